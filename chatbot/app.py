@@ -1,5 +1,7 @@
-"""Define the pages. chatbot.server (`byoai chat`) runs this script, bound to this machine and
-behind its guard.
+"""Define the pages of the web app.
+
+chatbot.server (`byoai chat`) runs this script, reachable from this machine only, behind the access
+control of the API.
 """
 
 from pathlib import Path

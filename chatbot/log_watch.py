@@ -1,6 +1,4 @@
-"""Keep what this process holds of a log in step with it: what is deleted elsewhere is also dropped
-here.
-"""
+"""Keep the turns that this process holds in memory in step with the log: what is deleted there is dropped here."""
 
 import logging
 import threading
@@ -20,22 +18,21 @@ _logger = logging.getLogger(__name__)
 
 
 class Holder(Protocol):
-    """An object that holds turns of one session of a log."""
+    """An object that holds the turns of one session of a log in memory."""
 
     id: str  # of the session
 
     def take_over(self, logged: Sequence[Turn], as_of: Stamp) -> None:
-        """Update to `logged`, all turns of the session (excluded ones included) at the log's stamp
-        `as_of`.
+        """Update to `logged`: all turns of the session, excluded ones included, when the log had the stamp `as_of`.
 
-        Whatever is not among them must be dropped.
+        Turns that are not among them must be dropped.
         """
 
 
 class LogWatch:
     """Watches one log for all objects in this process that hold turns of it.
 
-    While the log stays the same, a look reads nothing.
+    As long as the log is unchanged, `look` reads nothing.
     """
 
     def __init__(self, path: Path) -> None:
@@ -47,10 +44,9 @@ class LogWatch:
         self.lock = threading.RLock()
 
     def join(self, holder: Holder, tell: bool = True) -> None:
-        """Tell `holder` what the log contains: now, if `tell`, and after each change for as long as
-        it exists.
+        """Tell `holder` what the log contains after each change, as long as the holder exists.
 
-        Raises DataError like `look`.
+        `tell`: also tell it now. Raises DataError as `look` does.
         """
         with self.lock:
             self._holders.add(holder)
@@ -84,9 +80,7 @@ _making = threading.Lock()
 
 
 def watch_of(log: str | Path) -> LogWatch:
-    """Return the watch of a log, the same for all names of its file. It exists as long as anybody
-    holds it.
-    """
+    """Return the watch of a log, the same for all names of its file. It exists as long as any object refers to it."""
     path = ConversationLogger(log).path
     with _making:
         watch = _watches.get(path) or LogWatch(path)
@@ -100,8 +94,9 @@ def all_watches() -> list[LogWatch]:
 
 
 def keep_looking(ended: threading.Event) -> None:
-    """Look at every watched log until `ended` is set, even for closed pages that are still in
-    memory.
+    """Look at every watched log regularly until `ended` is set.
+
+    This also updates closed pages that are still in memory.
     """
     while not ended.wait(INTERVAL):
         for watch in all_watches():

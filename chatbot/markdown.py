@@ -1,10 +1,9 @@
-"""Make a model's answer safe Markdown that reads as intended: no image is fetched, no price becomes
-a formula.
+"""Make a model's answer safe Markdown that is shown as intended: no image is loaded, no price becomes a formula.
 
-Streamlit shows HTML in Markdown as text, but renders images, and `$...$` and `$$...$$` as formulas.
-Models also write `\\(...\\)` and `\\[...\\]`, which become formulas too. Only the display changes;
-the log keeps the original. Whatever a text contains, the page's Content-Security-Policy (server.py)
-also blocks images from elsewhere.
+Streamlit shows HTML in Markdown as text, but it renders images, and `$...$` and `$$...$$` as
+formulas. Models also write `\\(...\\)` and `\\[...\\]`, which become formulas too. Only the display
+changes; the log keeps the original. Whatever a text contains, the page's Content-Security-Policy
+(server.py) also blocks images from elsewhere.
 """
 
 import re
@@ -46,13 +45,13 @@ _SHORTCODE = re.compile(r":(?=[\w+/-]+[:\[])")
 def literal(text: str) -> str:
     """Return `text`, a single line, as Markdown that shows every character literally.
 
-    An invisible joiner keeps shortcodes from becoming pictures.
+    An invisible joiner keeps shortcodes such as `:smile:` from becoming pictures.
     """
     return _SIGNS.sub(r"\\\g<0>", _SHORTCODE.sub(":\u2060", text))
 
 
 def presentable(text: str) -> str:
-    """Return `text` with images as addresses, TeX as formulas, and single dollars as dollars.
+    """Return `text` with images shown as addresses, TeX as formulas, and single dollars as dollars.
 
     Code is left unchanged unless it hides an image.
     """
@@ -67,9 +66,7 @@ def presentable(text: str) -> str:
 
 
 def _without_code(text: str) -> str:
-    """Return `text` with each character of code replaced by a mark, so that positions stay the
-    same.
-    """
+    """Return `text` with each character of code replaced by a mark, so that all positions stay the same."""
     masked = _CODE.sub(lambda code: _CODE_MARK * len(code[0]), text)
     if not _INDENTED.search(text):
         return masked
@@ -82,7 +79,7 @@ def _without_code(text: str) -> str:
 
 
 def _formula(text: str, found: re.Match[str]) -> str | None:
-    """Return the formula in the form of Streamlit; None if it is not a formula."""
+    """Return the formula that `found` matches in Streamlit's form; None if it is not a formula."""
     kind = found.lastgroup
     if kind is None:
         return None
@@ -130,15 +127,15 @@ def _on_its_own_lines(tex: str, before: str) -> str:
 
 
 def _fence(tex: str, least: int) -> str:
-    """Return more dollars than `tex` has in a row."""
+    """Return a run of at least `least` dollar signs that is longer than any in `tex`."""
     return "$" * max([least, *(len(run) + 1 for run in re.findall(r"\$+", tex))])
 
 
 def _has_image(text: str) -> bool:
-    """Return whether a full parser finds an image.
+    """Return whether a complete Markdown parser finds an image in the text.
 
-    The simple patterns here may take text for code that is none, such as backticks in two cells of
-    a table.
+    The simple patterns of this module may take text for code that is none, such as backticks in two
+    cells of a table.
     """
     if "![" not in text:
         return False

@@ -1,6 +1,4 @@
-"""Share among pages: the configuration, the engine, and one look a second at its models and the
-log.
-"""
+"""Share among pages: the configuration, the engine, and what it and the log contain, read once a second."""
 
 import streamlit as st
 
@@ -15,7 +13,7 @@ from fine_tuning.planning import count_new
 
 @st.cache_resource(show_spinner="Looking for Ollama …", validate=lambda found: service().holds(found))
 def engine() -> Engine:
-    """Return the engine that pages and API share. Raises EngineError if none answers."""
+    """Return the engine that pages and API share. Raises EngineError if none is available."""
     return service().engine()
 
 
@@ -28,7 +26,7 @@ def models() -> Models:
 
 
 def connect_again() -> None:
-    """Forget the engine: the next use connects to the one that answers then."""
+    """Forget the engine, so that the next use connects again, perhaps to another engine."""
     service().connect_again()
     engine.clear()
     models.clear()

@@ -1,6 +1,4 @@
-"""Serve chat and API as one ASGI app on 127.0.0.1, behind one guard that decides who may talk to
-it.
-"""
+"""Serve the web app and the API as one ASGI app on 127.0.0.1, behind one access control (api/security.py)."""
 
 import asyncio
 import gc
@@ -67,9 +65,7 @@ _service: Service | None = None
 
 
 def service() -> Service:
-    """Return the service of the pages: the one given to `serve`, else one by
-    config/fine_tuning_config.yaml.
-    """
+    """Return the service of the pages: the one given to `serve`, else one with the default configuration file."""
     return _service or _default_service()
 
 
@@ -91,12 +87,11 @@ def serve(
     browser: bool = True,
     page: str = "",
 ) -> None:
-    """Serve the chat and the API until interrupted; open `page` in the browser once the server
-    answers.
+    """Serve the web app and the API until interrupted; open `page` in the browser once the server answers.
 
-    Without `settings`, the default configuration file is read. Before anything is served, raises
-    ConfigError for invalid settings, ByoaiError if the port is taken, and DataError if the file of
-    the log is not one of byoai.
+    Without `settings`, the default configuration file is read. Raises ConfigError for invalid settings,
+    ByoaiError if the port is taken, and DataError if the file of the log is not a log, all before
+    anything is served.
     """
     import streamlit
     from starlette.middleware import Middleware
@@ -139,8 +134,9 @@ def serve(
 
 
 def _say_what_is_missing() -> None:
-    """Log that there is no model, and what to do. This also connects the engine before the first
-    page.
+    """Log that there is no model, and what to do, if so.
+
+    This also connects the engine before the first page is drawn.
     """
     with suppress(ByoaiError):  # the pages report it
         if missing := service().models().missing:
@@ -148,7 +144,7 @@ def _say_what_is_missing() -> None:
 
 
 class _WithApi:
-    """Passes /api and /v1 on to the API, and everything else to the pages."""
+    """ASGI app that passes requests under /api and /v1 to the API, and all others to the pages."""
 
     def __init__(self, app: "ASGIApp", api: "ASGIApp") -> None:
         self._pages, self._api = app, api
@@ -159,5 +155,5 @@ class _WithApi:
 
 
 def _has_display() -> bool:
-    """Return whether a window can open: without one, a text browser would take over the terminal."""
+    """Return whether a browser window can be opened. Without a display, a text browser would take over the terminal."""
     return sys.platform in ("win32", "darwin") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

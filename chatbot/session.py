@@ -26,7 +26,7 @@ from fine_tuning.thoughts import split_thoughts
 
 
 class Answer:
-    """An answer in the making. One thread feeds it; any number of pages may watch or stop it."""
+    """An answer that is being generated. One thread writes it; any number of pages may watch or stop it."""
 
     def __init__(
         self,
@@ -40,8 +40,8 @@ class Answer:
         """Prepare the answer.
 
         Args:
-            parent: Id of the turn before it, "" for a first turn.
-            beside: The turn of which it becomes a sibling.
+            parent: Id of the turn before it; "" for a first turn.
+            beside: The turn whose question is asked again or replaced; None for a new question.
         """
         self.user_message = user_message
         self.model = model
@@ -62,8 +62,9 @@ class Answer:
         self._changed = threading.Condition()
 
     def texts(self, interval: float = 0.05) -> Iterator[str]:
-        """Yield the whole text so far, again whenever it has grown (at most every `interval`
-        seconds), until the answer ends.
+        """Yield the whole text so far, again whenever it has grown, until the answer ends.
+
+        `interval` is the minimum time in seconds between two texts.
         """
         while True:
             with self._changed:
@@ -76,7 +77,7 @@ class Answer:
                 self._changed.wait_for(partial(self._differs, shown), timeout=1.0)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Block until the answer ends. Return False if it does not within `timeout` seconds."""
+        """Wait until the answer ends. Return False if it does not within `timeout` seconds."""
         with self._changed:
             return self._changed.wait_for(lambda: self.ended, timeout)
 
@@ -85,7 +86,7 @@ class Answer:
         self.stopping = True
 
     def forget(self) -> None:
-        """Stop the generation at its next piece, and keep nothing of question and answer."""
+        """Stop the generation at its next piece, and drop question and answer."""
         with self._changed:
             self.stopping = self.forgotten = True
             self.user_message = self.text = ""
@@ -93,9 +94,7 @@ class Answer:
             self._changed.notify_all()
 
     def read(self, chunks: Iterator[ChatChunk]) -> None:
-        """Read the engine's stream until it is done, or `stop` or `forget` was called. Raises
-        EngineError if it breaks off.
-        """
+        """Read the engine's stream until it ends, or `stop` or `forget` is called. Raises EngineError if it breaks."""
         for chunk in chunks:
             with self._changed:
                 if self.forgotten:
@@ -124,19 +123,18 @@ class Answer:
 
 
 class Chat:
-    """A conversation: its turns, and the answer in the making.
+    """A conversation: its turns, and the answer that is being generated.
 
-    An answer that ended becomes a turn. One that failed, or was stopped before its first word,
-    stays in `answer` until it is asked again or dismissed, so that nobody has to type a question
-    twice.
+    An answer that ended becomes a turn. One that failed, or was stopped before its first word, stays in
+    `answer` until it is asked again or dismissed, so that nobody has to type a question twice.
 
-    While `recording` is off, nothing is logged, and those turns exist only in this object. A
-    recorded turn is answered from recorded turns only; otherwise its answer might repeat, in the
-    log, what was meant to stay out of it.
+    While `recording` is off, nothing is logged, and the turns exist only in this object. A recorded turn
+    is answered from recorded turns only; otherwise its answer might repeat, in the log, what was meant
+    to stay out of it.
 
-    Turns that are deleted from the log elsewhere are dropped here as well (`LogWatch`). With them
-    goes what was answered from them and is in no log, where `forget` could find it: the answer in
-    the making with its question, and later turns that were not recorded.
+    Turns that are deleted from the log elsewhere are dropped here too (`LogWatch`). So is what was
+    answered from them and is not in the log, where `forget` could find it: the answer that is being
+    generated, with its question, and later turns that were not recorded.
     """
 
     def __init__(
@@ -144,8 +142,7 @@ class Chat:
     ) -> None:
         """Open a chat.
 
-        `new`: the log has nothing of it yet, and need not be read. `limit`: as in
-        `ChatSettings.options`.
+        `new`: the chat is not in the log yet, which need not be read. `limit`: as in `ChatSettings.options`.
         """
         self.logger = logger
         self.id = logger.session_id
@@ -165,9 +162,7 @@ class Chat:
         watch.join(self, tell=not new)
 
     def take_over(self, logged: Sequence[Turn], as_of: Stamp) -> None:
-        """Adopt what was asked, rated and edited elsewhere, and drop what is gone (see
-        log_watch.Holder).
-        """
+        """Add what was asked, rated and edited elsewhere, and drop what is gone (see `log_watch.Holder`)."""
         with self._lock:
             first, self._as_of = self._as_of is None, as_of
             if first:
@@ -189,9 +184,7 @@ class Chat:
             self.version += self.turns != before or bool(gone)
 
     def _add(self, turns: Sequence[Turn]) -> None:
-        """Add turns that another tab or program has logged; the shown path is extended by those
-        that follow it.
-        """
+        """Add turns that another tab or program has logged. Those that follow the shown path extend it."""
         self.turns += turns
         tree = self._tree()
         for turn in turns:
@@ -203,24 +196,21 @@ class Chat:
         return self.answer is not None and not self.answer.ended
 
     def look(self) -> tuple[list[Turn], Answer | None]:
-        """Return the shown path and the answer in the making at one moment: an answer is never in
-        both, nor in neither.
+        """Return the turns of the shown path and the answer that is being generated, at the same moment.
 
-        With an answer in the making, the path is the one that it continues.
+        An answer is never in both, nor in neither. The path is the one that the answer continues.
         """
         with self._lock:
             return self._path(), self.answer
 
     def others(self) -> dict[str, "Others"]:
-        """Return, for each shown turn, the other questions and answers in its place."""
+        """Return for each shown turn, by id, the other questions and answers in its place."""
         with self._lock:
             tree = self._tree()
             return {turn.id: _others(tree, turn.id) for turn in self._path(tree)}
 
     def show(self, turn_id: str) -> None:
-        """Show the branch through a turn, which the next question continues. Raises TurnNotFound if
-        the turn is gone.
-        """
+        """Show the branch through a turn; the next question continues it. Raises TurnNotFound if the turn is gone."""
         with self._lock:
             self._shown = self._tree().through(turn_id)[-1].id
 
@@ -234,9 +224,7 @@ class Chat:
         return tree.path(self._shown) if self._shown and self._shown in tree else tree.chosen_path()
 
     def ask(self, engine: Engine, tag: str, user_message: str) -> Answer:
-        """Begin to answer in the background, after the shown path. Raises Busy while another answer
-        is in the making.
-        """
+        """Begin to answer a question in the background, after the shown path. Raises Busy during another answer."""
         return self._start(engine, lambda: self._next(tag, user_message))
 
     def _next(self, tag: str, user_message: str) -> Answer:
@@ -247,9 +235,7 @@ class Chat:
         return Answer(user_message, tag, path[-1].id if path else "", self.settings, recording, beside)
 
     def ask_instead(self, engine: Engine, tag: str, turn_id: str, user_message: str) -> Answer:
-        """Ask another question in place of a turn's, which begins a branch. Raises TurnNotFound if
-        the turn is gone.
-        """
+        """Ask another question in place of a turn's, which begins a branch. Raises TurnNotFound if the turn is gone."""
 
         def made() -> Answer:
             tree = self._tree()
@@ -262,7 +248,7 @@ class Chat:
     def regenerate(self, engine: Engine, tag: str, turn_id: str | None = None) -> Answer:
         """Answer a question again, by default the last one shown. Both answers are kept.
 
-        Raises DataError if nothing was asked yet, TurnNotFound if the turn is gone.
+        Raises DataError if nothing was asked yet, and TurnNotFound if the turn is gone.
         """
         with self._lock:
             path = self._tree().path(turn_id) if turn_id else self._path()
@@ -271,7 +257,7 @@ class Chat:
         return self.ask_instead(engine, tag, path[-1].id, path[-1].user_message)
 
     def dismiss(self) -> None:
-        """Give up a question that was not answered, and show the path from before."""
+        """Drop a question that was not answered, and show the path as it was before."""
         with self._lock:
             if not self.answering:
                 self.answer = None
@@ -290,7 +276,7 @@ class Chat:
             self.answer.stop()
 
     def rate(self, turn_id: str, rating: Rating | None, reason: str = "") -> None:
-        """Record the owner's rating of an answer, and the reason; None removes it.
+        """Record the owner's rating of an answer, with the reason; None removes the rating.
 
         Raises DataError for a turn that was not recorded.
         """
@@ -298,9 +284,7 @@ class Chat:
         self._watch.look()
 
     def edit(self, turn_id: str, bot_response: str) -> None:
-        """Record what the answer should have been. Raises DataError for an unrecorded turn, or an
-        empty answer.
-        """
+        """Record what the answer should have been. Raises DataError for an unrecorded turn, or an empty answer."""
         self.logger.edit(turn_id, bot_response)
         self._watch.look()
 
@@ -328,16 +312,14 @@ class Chat:
             self._name(engine, answer, turn)
 
     def _name(self, engine: Engine, answer: Answer, turn: Turn) -> None:
-        """Let the model make a title from the first turn."""
+        """Let the model write a title from the first turn, in the background."""
         system = answer.settings.system
         head = [Message(role="system", content=system)] if system.strip() else []
         options = answer.settings.options(self.limit)
         chat_titles.begin(engine, answer.model, [*head, *turn.messages()], options, turn, self.logger.index)
 
     def _tell(self, answer: Answer) -> list[Message]:
-        """Return the messages for the model: the system prompt, the conversation so far, and the
-        question.
-        """
+        """Return the messages for the model: the system prompt, the conversation so far, and the question."""
         with self._lock:
             told = [turn for turn in self._behind_answer(answer) if recorded(turn) or not answer.recorded]
             answer.told = frozenset(turn.id for turn in told if recorded(turn))
@@ -352,9 +334,7 @@ class Chat:
         return tree.path(answer.parent) if not answer.parent or answer.parent in tree else []
 
     def _keep(self, engine: Engine, answer: Answer, digest: str, seconds: float) -> Turn | None:
-        """Turn the answer into a turn, and return it; None if something that the model was told is
-        gone.
-        """
+        """Add the answer to the turns, and return its turn; None if something that the model was told is gone."""
         with self._watch.lock:
             if answer.forgotten:
                 return None
@@ -371,10 +351,9 @@ class Chat:
             return turn
 
     def _log(self, engine: Engine, answer: Answer, digest: str, seconds: float) -> Turn:
-        """Log the answer if recording was on from question to end; return its turn.
+        """Log the answer if recording was on from the question to the end; return its turn.
 
-        `metadata["incomplete"]` marks an answer that did not end by itself: it is kept, but not
-        learned.
+        `metadata["incomplete"]` marks an answer that did not end by itself: it is kept, but not learned.
         """
         facts = {
             "model": answer.model,
@@ -408,9 +387,7 @@ class Chat:
 
 @dataclass(frozen=True)
 class Others:
-    """The questions and answers in one place of a chat, oldest first: ids of turns, the shown one
-    among them.
-    """
+    """Ids of turns in one place of a chat, oldest first, including that of the shown turn."""
 
     questions: tuple[str, ...]  # one turn of each question
     answers: tuple[str, ...]  # all answers to the question that is shown
@@ -428,9 +405,7 @@ def recorded(turn: Turn) -> bool:
 
 
 def _without(turns: Sequence[Turn], gone: Collection[str]) -> list[Turn]:
-    """Return the turns that stay when some are gone: all before the first of them, and later ones
-    that are recorded.
-    """
+    """Return the turns without those in `gone`, and without later ones that are not recorded."""
     first = next((place for place, turn in enumerate(turns) if turn.id in gone), len(turns))
     return [*turns[:first], *(turn for turn in turns[first:] if recorded(turn) and turn.id not in gone)]
 
@@ -438,9 +413,7 @@ def _without(turns: Sequence[Turn], gone: Collection[str]) -> list[Turn]:
 def open_chat(
     log_file: str | Path, chat_id: str | None = None, export_every: int | None = None, limit: int | None = None
 ) -> Chat:
-    """Return a chat as it is in the log, with its answer in the making if there is one; a new chat
-    for an unknown id.
-    """
+    """Return a chat as it is in the log, with its answer if one is being generated; a new chat for an unknown id."""
     watch = watch_of(log_file)
     if chat_id:
         known = next((chat for chat in _chats(watch) if chat.id == chat_id and chat.answer), None)
@@ -451,7 +424,7 @@ def open_chat(
 
 
 def stop_all(patience: float = 10.0) -> None:
-    """Stop every answer in the making, and wait up to `patience` seconds for each to be recorded."""
+    """Stop every answer that is being generated, and wait up to `patience` seconds for each to be recorded."""
     answers = [chat.answer for watch in all_watches() for chat in _chats(watch) if chat.answer]
     for answer in answers:
         answer.stop()
@@ -461,5 +434,5 @@ def stop_all(patience: float = 10.0) -> None:
 
 
 def _chats(watch: LogWatch) -> list[Chat]:
-    """Return the open chats. A chat exists as long as a page, or the thread that answers, holds it."""
+    """Return the open chats. A chat exists as long as a page, or the thread that answers, refers to it."""
     return [holder for holder in watch.holders() if isinstance(holder, Chat)]

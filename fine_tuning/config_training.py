@@ -140,7 +140,10 @@ class Training(_Section):
         if flags and self.method not in (FineTuningMethod.LORA, FineTuningMethod.QLORA):
             raise ValueError(f"{' and '.join(flags)} belong to method lora or qlora, not to {self.method}")
         if self.folds and (self.folds < 2 or not self.early_stop):
-            raise ValueError("folds must be 2 or more, and needs early_stop, which ends the training of each fold")
+            raise ValueError(
+                "folds must be at least 2, and needs early_stop: true, since early stopping ends the training of each "
+                "fold"
+            )
         if self.base_weights in ("quantised", "nf4") and (self.method != FineTuningMethod.QLORA or self.use_dora):
             raise ValueError(
                 f"base_weights: {self.base_weights} belongs to method qlora without DoRA (DoRA needs the weights "

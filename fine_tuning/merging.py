@@ -66,7 +66,8 @@ class Part:
         pairs = read_adapter(self.run.adapter)
         if any(pair.has_magnitude for pair in pairs):
             raise ConfigError(
-                f"{self.tag} cannot be merged: DoRA also scales the base's weights, and such changes cannot be added up"
+                f"{self.tag} cannot be merged: DoRA also scales the base's weights, and such changes cannot be added "
+                "up. Choose versions that were trained with use_dora: false"
             )
         if any(pair.of_embedding for pair in pairs):
             raise ConfigError(f"{self.tag} cannot be merged: its adapter changes the embedding")

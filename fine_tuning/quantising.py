@@ -143,7 +143,10 @@ def _data(version: Version) -> tuple[Path, Path] | None:
 
 def _material(shop: Workshop, version: Version) -> Material:
     if (found := _data(version)) is None:
-        raise ConfigError(f"{version.tag} in fewer bits cannot be judged: the chats that were kept to test it are gone")
+        raise ConfigError(
+            f"a quantisation of {version.tag} cannot be judged: the chats that were kept to test it are gone. "
+            "Retrain, and quantise the new version"
+        )
     return Material(Dataset(found[0]), found[1], sorted(shop.registry.turns_of(version.name, version.number)))
 
 

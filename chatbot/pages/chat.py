@@ -1,4 +1,4 @@
-"""Draw the chat page: the answering model, the conversation, and what was recorded."""
+"""Draw the page Chat: the answering model, the conversation, and what was recorded."""
 
 import time
 from pathlib import Path
@@ -45,7 +45,7 @@ def ask(text: str | None) -> None:
 
 
 def begin(chat_id: str, widget: str) -> None:
-    """Ask the chosen example question, if its chat is still open and empty.
+    """Ask the example question that was chosen, if its chat is still open and empty.
 
     A browser may send the choice again, after the answer or after "New chat".
     """
@@ -69,7 +69,7 @@ def ask_again() -> None:
 
 
 def new_chat() -> None:
-    """Leave this chat. An answer in the making continues, and is recorded."""
+    """Leave this chat, and begin a new one. An answer that is being generated continues, and is recorded."""
     st.query_params.pop("chat", None)
     del state["chat"]
     state.refused = None
@@ -77,12 +77,12 @@ def new_chat() -> None:
 
 
 def pick() -> None:
-    """Keep the person's choice of a model. Choosing the default means to follow it when it changes."""
+    """Store the user's choice of a model. Whoever chooses the default also follows later changes of the default."""
     state.picked = None if state.models.get(state.tag) == state.models.default else state.tag
 
 
 def consent() -> None:
-    """Record what follows, or stop recording; the choice survives a reload."""
+    """Begin or stop recording. The choice survives a reload of the page."""
     state.chat.recording = state.recording
     if state.recording:
         st.query_params.pop("record", None)
@@ -95,16 +95,14 @@ def consent() -> None:
 
 @st.fragment(run_every=REFRESH)
 def watch() -> None:
-    """Redraw the page when the engine offers other models than shown."""
+    """Redraw the page if the engine offers other models than those shown."""
     if models() != state.models:
         st.rerun()
 
 
 @st.fragment(run_every=GLANCE)
 def watch_chat() -> None:
-    """Redraw the page when this chat was rated, edited or forgotten elsewhere; after forgetting, a
-    second time.
-    """
+    """Redraw the page if this chat was rated, edited or forgotten elsewhere; after forgetting, a second time."""
     if state.chat.version != state.version or (state.again and time.monotonic() > state.again):
         st.rerun()
 
@@ -132,14 +130,14 @@ def learning() -> None:
 
 
 def choose(tag: str) -> None:
-    """Let this model answer from now on."""
+    """Let the model `tag` answer from now on."""
     models.clear()
     state.models = models()
     state.picked = None if state.models.default and state.models.default.tag == tag else tag
 
 
 def announce(before: Models | None, now: Models) -> None:
-    """Announce the result of a training in a terminal that ended while this page was open."""
+    """Show a message about the result of a training that ended in a terminal while this page was open."""
     if not before or not before.found:
         return
     for choice in now.found:
@@ -151,7 +149,7 @@ def announce(before: Models | None, now: Models) -> None:
 
 
 def notice(now: Models) -> None:
-    """Say why no model answers, and what to do."""
+    """Show why no model answers, and what to do."""
     if now.trouble:
         st.error(presentable(now.trouble), title="Nobody can answer now", icon=":material/power_off:")
         st.button("Look again", icon=":material/refresh:", on_click=connect_again)
@@ -175,7 +173,7 @@ def welcome(choice: Choice) -> None:
 
 
 def refused() -> None:
-    """Say which file could not be read, and keep the typed text beside it."""
+    """Show which file could not be read, with a button to send the typed text without it."""
     if not state.refused:
         return
     text, why = state.refused

@@ -1,4 +1,4 @@
-"""Draw the data page: what will be learned next, and what can be changed before."""
+"""Draw the page Data: what will be learned next, and what can be changed before."""
 
 import streamlit as st
 
@@ -15,9 +15,9 @@ SAMPLE = str(paths.SAMPLES / "conversations.jsonl")
 
 
 def draw() -> None:
-    """Draw the chosen section only.
+    """Draw the chosen section of the page.
 
-    It is a function because callbacks of widgets keep the names of the module alive.
+    It is a function because callbacks of widgets keep the names of the module in memory.
     """
     st.title("Data", anchor=False)
     log = service().log()

@@ -1,4 +1,4 @@
-"""Draw the models page: versions with their verdicts, bases, and a comparison of two models."""
+"""Draw the page Models: versions with their verdicts, bases, and a comparison of two models."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ state = st.session_state
 
 
 def change_models(what: Callable[[], object], done: str = "") -> None:
-    """Do `what`, and say that it is done or why not."""
+    """Call `what`; then show `done`, or why it failed."""
     if not attempt(what):
         return
     models.clear()
@@ -68,9 +68,7 @@ def roll_back(name: str) -> None:
 
 
 def compare_with_who_answers(version: Version) -> None:
-    """Open the comparison of a version with the answering model, or with its base if it answers
-    itself.
-    """
+    """Open the comparison of a version with the answering model; with its base if the version itself answers."""
     state.view = "compare"
     st.query_params.update(comparison_of(version, models().default))
 
@@ -106,7 +104,7 @@ def forget(session: str) -> None:
 
 
 def sure(label: str, what: Callable[..., None], *args: object) -> None:
-    """Draw the button of a dialog that does what it asks for, and closes it."""
+    """Draw the button that confirms a dialog: it calls `what` and closes the dialog."""
     if st.button(label, type="primary", on_click=what, args=args):
         st.rerun()
 
@@ -176,7 +174,7 @@ def _chats(version: Version, taught: Lessons, page: int) -> None:
 
 
 def _to_forget(session: str, count: int) -> None:
-    """Ask for confirmation at the next drawing: a dialog cannot open another one."""
+    """Open the dialog for forgetting at the next drawing, since a dialog cannot open another one."""
     state.to_forget = session, count
 
 
@@ -326,7 +324,7 @@ def bases(seen: Seen) -> None:
 
 
 def last_question(chat: str) -> str:
-    """Return the last question of a recorded chat.
+    """Return the last question of a recorded chat; "" if there is none.
 
     The page's address contains only the chat's id, since browsers store addresses.
     """

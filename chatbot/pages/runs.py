@@ -1,4 +1,4 @@
-"""Draw the runs page: all jobs, newest first, and one of them in detail or several compared."""
+"""Draw the page Runs: all jobs, newest first; one of them in detail, or several compared."""
 
 from datetime import datetime
 
@@ -64,7 +64,7 @@ def newer() -> None:
 
 
 def line(job: Job) -> bool:
-    """Draw a job in the list; return whether it is ticked."""
+    """Draw a job in the list; return whether its box is ticked."""
     with st.container(border=True):
         with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
             label = f"{ICONS[job.state]} {job_runs.title(job)}: {STATES[job.state]}"

@@ -1,4 +1,4 @@
-"""Draw the settings page: the engine and its condition, privacy, schedule, gate, appearance."""
+"""Draw the page Settings: the engine and its condition, privacy, schedule, gate, appearance."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ def save(key: str, default: object) -> None:
 
 
 def put(key: str, value: object) -> None:
-    """Change a setting. If the value is invalid, keep the error for display beside its field."""
+    """Change a setting. If the value is invalid, store the error, which is shown beside the field."""
     faults = state.setdefault("faults", {})
     faults.pop(key, None)
     try:
@@ -42,7 +42,7 @@ def put(key: str, value: object) -> None:
 
 
 def field(setting: Setting, fixed: bool) -> None:
-    """Draw a setting: its value, an error, and a way back to the default."""
+    """Draw a setting: its field, an error, and a button to restore the default."""
     key, now = widget(setting.key), as_typed(setting.value)
     state.setdefault(key, now)
     common: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Draw the train page: model, data, settings, progress and result, one step after the other."""
+"""Draw the page Train: model, data, settings, progress and result, one step after the other."""
 
 from dataclasses import replace
 
@@ -36,9 +36,7 @@ state = st.session_state
 
 
 def open_page() -> Situation:
-    """Put everything that the page shows into `state`; return what decides, besides the draft,
-    whether it can start.
-    """
+    """Put everything that the page shows into `state`; return what decides whether a training can start."""
     found, trouble, turns, documents = models(), "", 0, 0
     try:
         log = ConversationLogger(config().log_path)
@@ -58,13 +56,13 @@ def open_page() -> Situation:
 
 
 def _offered(turns: int) -> Draft:
-    """Return the initial draft, which depends on what was recorded and imported so far."""
+    """Return the initial draft, which depends on what has been recorded and imported."""
     base = models_of.base_of(models().found, config())
     return Draft(base.tag if base else config().training.base_model, "chats" if turns else "sample")
 
 
 def _clone(job: str, turns: int, documents: int) -> None:
-    """Begin with the request of another run, whose "Clone" led here."""
+    """Use the request of another job as the draft. The button "Clone" on the page Runs leads here."""
     try:
         state.train_draft = tuning.draft_of(service().queue.get(job), config(), turns, datasets.find(), documents)
     except (ByoaiError, ValueError) as error:
@@ -154,8 +152,9 @@ def choose_settings(now: Situation) -> None:
 
 
 def _settings(start: FineTuningConfig, draft: Draft) -> tuple[FineTuningConfig, str]:
-    """Return the settings of the draft, and the error in them; with an error, the settings without
-    its changes.
+    """Return the settings of the draft and the error in them, or "".
+
+    If there is an error, they are the settings without the draft's changes.
     """
     basis = state.get("train_basis")
     try:
@@ -211,7 +210,7 @@ def begin(
     forecast: Forecast | None,
     fault: str,
 ) -> None:
-    """Show what is about to begin, with the button; or what is missing."""
+    """Draw what is about to begin, with the button that begins it; or what is missing."""
     why = tuning.missing(config(), draft, now, forecast, fault)
     if forecast and forecast.ready:
         st.subheader("Summary", anchor=False)
@@ -306,9 +305,7 @@ def what_next(tag: str) -> None:
 
 
 def _compared(tag: str) -> dict[str, str]:
-    """Return the models that the comparison begins with: the new version, and the one that answers
-    now.
-    """
+    """Return the query parameters of a comparison of the new version with the model that answers now."""
     version = service().registry.tagged(tag)
     return comparison_of(version, models().default) if version else {"view": "compare"}
 

@@ -1,1 +1,1 @@
-"""Draw what several pages share."""
+"""Parts of pages: each module draws one part, most of them for several pages."""

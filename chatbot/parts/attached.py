@@ -1,4 +1,4 @@
-"""Take files from the chat input into the text of a message, and show them below a question."""
+"""Put files from the chat input into the text of a message, and show them below a question."""
 
 import re
 
@@ -15,8 +15,9 @@ state = st.session_state
 
 
 def message(submitted: object) -> str | None:
-    """Return the input and its files as one text; None, with the reason in `state.refused`, if a
-    file cannot be read.
+    """Return the input and its files as one text.
+
+    Return None if a file cannot be read; `state.refused` then holds the reason.
     """
     text = submitted if isinstance(submitted, str) else getattr(submitted, "text", "") or ""
     uploads = list(getattr(submitted, "files", None) or [])
@@ -36,7 +37,7 @@ def message(submitted: object) -> str | None:
 
 
 def _drop(ids: list[str]) -> None:
-    """Remove uploads from Streamlit's memory, which keeps them as long as the page is open."""
+    """Remove uploads from Streamlit's memory, which otherwise keeps them as long as the page is open."""
     context = get_script_run_ctx()
     if context and isinstance(manager := context.uploaded_file_mgr, MemoryUploadedFileManager):
         for id in ids:
@@ -44,7 +45,7 @@ def _drop(ids: list[str]) -> None:
 
 
 def draw(message: str) -> None:
-    """Draw a question, and each of its files collapsed."""
+    """Draw a question, and below it each of its files, collapsed."""
     text, files = split(message)
     if text or not files:
         st.text(text)

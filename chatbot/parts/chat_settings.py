@@ -1,4 +1,4 @@
-"""Draw the settings of a chat in a popover: system prompt, how words are chosen, and presets."""
+"""Draw the settings of a chat in a popover: system prompt, sampling options, and presets."""
 
 from typing import Any
 
@@ -33,9 +33,7 @@ state = st.session_state
 
 
 def draw() -> None:
-    """Draw the button and, if it is open, the settings of this chat, which apply from the next
-    question on.
-    """
+    """Draw the button and, if it is open, the settings of this chat. They apply from the next question on."""
     count = len(state.chat.settings.facts())
     shown = st.popover(
         f"Settings{' (changed)' if count else ''}",
@@ -76,7 +74,10 @@ def draw() -> None:
 
 
 def drop() -> None:
-    """Forget what was typed. It is in the chat, and must not stay here when it is forgotten there."""
+    """Forget what was typed into the fields.
+
+    The chat has a copy, and a text that is forgotten there must not stay here.
+    """
     for key in [key for key in state if str(key).startswith(FIELD)]:
         del state[key]
 
@@ -88,7 +89,7 @@ def _fill(settings: ChatSettings) -> None:
 
 
 def apply() -> None:
-    """Apply what was typed."""
+    """Set what was typed as the settings of the chat."""
     told = {name: state.get(f"{FIELD}{name}") for name in ("system", *_NUMBERS)}
     try:
         state.chat.settings = ChatSettings.model_validate(
@@ -113,7 +114,7 @@ def _draw_presets() -> None:
 
 
 def load() -> None:
-    """Apply a preset."""
+    """Set the chosen preset as the settings of the chat."""
     if found := presets().get(state.get(PRESET) or ""):
         chosen = state[PRESET]
         state.chat.settings = found
@@ -138,7 +139,7 @@ def ask_to_delete(name: str) -> None:
 
 @st.dialog("Delete this preset?")
 def confirm_deletion(name: str) -> None:
-    """Delete a preset if the person confirms it."""
+    """Draw the dialog that deletes a preset if the user confirms it."""
     st.text(name)
     st.caption("Its settings are lost. Chats that use them keep them.")
     if st.button("Delete", key="really-delete-preset", type="primary"):

@@ -32,7 +32,7 @@ state = st.session_state
 
 @dataclass
 class Comparison:
-    """A question that two models answer. `blind`: without their names until a vote."""
+    """A question that two models answer. `blind`: their names are shown only after a vote."""
 
     question: str
     tags: tuple[str, str]  # left and right
@@ -93,9 +93,7 @@ def _form(tags: list[str], question: str, pair: tuple[str, str]) -> None:
 
 
 def _places(tags: list[str], pair: tuple[str, str]) -> tuple[int, int]:
-    """Return the indices of the two models in the form at first: `pair`, else the base and the
-    answering model.
-    """
+    """Return the initial indices of the form's two models: those of `pair`, else the base and the answering model."""
     default, base = models().default, base_of(models().found, config())
     if pair[0] != pair[1] and set(pair) <= set(tags):
         return tags.index(pair[0]), tags.index(pair[1])
@@ -141,7 +139,7 @@ def _stop(now: Comparison) -> None:
 
 
 def _stream(now: Comparison, slots: "dict[str, object]") -> None:
-    """Fill the slots one model after the other: both at once would slow each other down."""
+    """Write the answers into the slots, one model after the other, since together they would be slower."""
     now.answers.clear()
     try:
         limit = ChatOptions(default_max_tokens=config().chat.max_tokens)

@@ -1,6 +1,4 @@
-"""Draw the conflicts on the data page: different answers to a question side by side, and which is
-learned.
-"""
+"""Draw the conflicts on the page Data: different answers to one question, and which of them is learned."""
 
 import streamlit as st
 

@@ -1,4 +1,4 @@
-"""Draw the imports on the data page: drop a file, look into it, import it, and take an import back."""
+"""Draw the imports on the page Data: choose a file, look into it, import it, and undo an import."""
 
 import streamlit as st
 

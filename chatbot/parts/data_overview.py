@@ -1,6 +1,4 @@
-"""Draw the overview on the data page: how many turns there are, why some are not learned, what was
-scrubbed.
-"""
+"""Draw the overview on the page Data: how many turns there are, why some are not learned, what was scrubbed."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -43,7 +41,7 @@ def draw(log: ConversationLogger, now: data_view.Counts) -> None:
 
 
 def _look(log: ConversationLogger, look: Look | None) -> None:
-    """Show when the last survey was made, with a button for another one."""
+    """Draw when the last survey was made, with a button that begins another one."""
     job = data_view.newest(service(), "survey")
     if job and not job.over:
         waiting.until_over(job.id, "Looking through the log")
@@ -67,7 +65,7 @@ def _look(log: ConversationLogger, look: Look | None) -> None:
 
 
 def ask(kind: str, **request: object) -> None:
-    """Submit a job, or say why it cannot begin."""
+    """Submit a job of this kind with the server's settings; if that fails, show why."""
     attempt(lambda: data_view.ask_for(service(), kind, **request), "Not begun")
 
 
@@ -94,7 +92,7 @@ def _dropped(reasons: Sequence[data_view.Dropped]) -> None:
 
 
 def show(wanted: Mapping[str, str]) -> None:
-    """Go to the list of turns with these filters."""
+    """Show the list of turns with these filters."""
     for name in ("state", "reason", "model", "imported", "text"):
         st.session_state[f"turns-{name}"] = wanted.get(name, "")
     st.session_state["turns-page"], st.session_state.show = 0, "Turns"
@@ -154,6 +152,6 @@ def _bars(counts: Mapping[str, Sequence[int]], bins: Sequence[int], unit: str) -
 
 
 def short(text: str) -> str:
-    """Return the beginning of a text, on one line."""
+    """Return the beginning of a text, in one line of at most SHOWN characters."""
     line = " ".join(text[: 4 * SHOWN].split())
     return line if len(line) <= SHOWN else f"{line[: SHOWN - 1]}…"

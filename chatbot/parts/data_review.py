@@ -1,4 +1,4 @@
-"""Draw the review on the data page: the answers most worth a person's time, one at a time."""
+"""Draw the review on the page Data: the answers that are most worth a judgement, one at a time."""
 
 import streamlit as st
 
@@ -41,7 +41,7 @@ def draw(log: ConversationLogger) -> None:
 
 
 def left(log: ConversationLogger, job: Job) -> list[Turn]:
-    """Return the turns of a review that nobody has judged or skipped, the most worthwhile first."""
+    """Return the turns of a review job that nobody has judged or skipped, in the order that the job gave them."""
     ids = [item["turn"] for item in paths.read_json(job.result)["items"]] if job.result.exists() else []
     turns = {turn.id: turn for turn in log.index.turns(ids)}
     skipped = state.setdefault("review-skipped", set())

@@ -1,6 +1,6 @@
-"""Draw the list of turns on the data page.
+"""Draw the list of turns on the page Data.
 
-The log's index filters, sorts and pages it, so a page costs the same however long the list is.
+The log's index filters, sorts and pages the list, so a page takes the same time however long it is.
 """
 
 from collections.abc import Sequence
@@ -67,7 +67,7 @@ def draw(log: ConversationLogger) -> None:
 
 
 def filters(log: ConversationLogger) -> Wanted:
-    """Draw the filters, and return what they ask for."""
+    """Draw the filters, and return what they select."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
         state.setdefault("turns-text", "")
         st.text_input(
@@ -158,7 +158,7 @@ def _row(each: Listed, place: int) -> None:
 
 
 def status_line(each: Listed) -> str:
-    """Return the state of a turn in words."""
+    """Return the state of a turn as a line of text."""
     facts = each.turn.metadata
     said = [each.turn.timestamp[:10]]
     if each.excluded:
@@ -208,7 +208,7 @@ def _export(log: ConversationLogger, known: Learned, wanted: Wanted) -> None:
 
 
 def exported(log: ConversationLogger, known: Learned, wanted: Wanted, format: str) -> bytes:
-    """Return the wanted turns, without excluded ones, as a file in this format."""
+    """Return the selected turns, without excluded ones, as a file in this format."""
     turns = [
         turn for turn in log.index.turns(turn_list.ids(log.index, known, wanted)) if not turn.metadata.get("excluded")
     ]

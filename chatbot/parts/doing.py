@@ -1,4 +1,4 @@
-"""Run the action of a button."""
+"""Call the function of a button, and show its error if it fails."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from fine_tuning.errors import ByoaiError
 
 
 def attempt(what: Callable[[], object], refused: str = "Not done") -> bool:
-    """Run `what`; return whether it succeeded. If not, show a toast with `refused` and the reason."""
+    """Call `what`; return whether it succeeded. If not, show `refused` and the reason in a toast."""
     try:
         what()
     except (ByoaiError, OSError) as error:

@@ -1,4 +1,4 @@
-"""Draw what a page shows while there is no model: a button that fetches one, and the progress."""
+"""Draw what a page shows while there is no model: a button that downloads one, and the progress."""
 
 import streamlit as st
 
@@ -12,9 +12,9 @@ from fine_tuning.integration.first_model import BUTTON
 
 
 def draw(place: str) -> None:
-    """Say what is missing, with a button to fetch it; while it is fetched, show the progress.
+    """Draw what is missing, with a button that downloads a model; during the download, draw the progress.
 
-    `place`: distinguishes several of these on one page.
+    `place` distinguishes several of these buttons on one page.
     """
     job = first_model.newest(service())
     if job and not job.over:

@@ -1,6 +1,6 @@
 """Draw the list of chats in the side bar: search, open, rename, pin, move, export, delete.
 
-What it shows is decided in integration/chats.py.
+What is shown is decided in integration/chats.py.
 """
 
 from collections.abc import Callable, Iterable
@@ -56,7 +56,7 @@ def draw() -> None:
 
 @st.fragment(run_every=GLANCE)
 def watch() -> None:
-    """Redraw the page when a chat was begun, continued, named or deleted elsewhere."""
+    """Redraw the page if a chat was begun, continued, named or deleted elsewhere."""
     try:
         now = _look(service().log().index, chats.being_forgotten(service().queue))
     except ByoaiError:
@@ -66,9 +66,7 @@ def watch() -> None:
 
 
 def _look(index: LogIndex, hidden: set[str]) -> tuple[object, ...]:
-    """Return a value that changes with the list. It contains no text, which would outlive its chat
-    here.
-    """
+    """Return a value that changes whenever the list does. It contains no text, which would outlive its chat here."""
     return index.mark(), frozenset(hidden), hash(frozenset(chat_labels.labels().items()))
 
 
@@ -103,9 +101,7 @@ def _group(title: str, those: Iterable[Chat]) -> None:
 
 
 def _folder(index: LogIndex, name: str, ids: set[str], shown: int) -> None:
-    """Draw a folder, open only if it contains the open chat. Chats in a closed folder are not
-    looked up.
-    """
+    """Draw a folder, open only if it contains the open chat. Chats in a closed folder are not looked up."""
     folder = st.expander(
         f"{literal(name)} · {len(ids)}",
         icon=":material/folder:",
@@ -172,7 +168,7 @@ def _choose(id: str, pinned: bool) -> None:
 
 
 def open_chat(id: str) -> None:
-    """Show a chat. An answer in the making in the chat before continues, and is found there later."""
+    """Show another chat. An answer that is being generated in the previous one continues, and is shown there later."""
     st.query_params["chat"] = id  # a reload returns to it
     if state.chat.id != id:
         del state["chat"]
@@ -191,7 +187,7 @@ def _results(hits: list[Hit]) -> None:
 
 
 def _marked(hit: Hit) -> str:
-    """Return the excerpt as Markdown with the words in bold."""
+    """Return the excerpt of a hit as Markdown, with the words in bold."""
     parts, at = [], 0
     for start, end in hit.marks:
         parts += [literal(hit.excerpt[at:start]), f"**{literal(hit.excerpt[start:end])}**"]
@@ -218,7 +214,7 @@ def close() -> None:
 
 
 def _done(what: Callable[[], object]) -> bool:
-    """Do what a dialog asked for, and close it."""
+    """Close the dialog, and call `what`, which it asked to confirm; return whether it succeeded."""
     close()
     return attempt(what)
 
@@ -238,7 +234,7 @@ def _rename(chat: Chat) -> None:
 
 
 def _save_title(id: str) -> None:
-    """Save what was typed. The unchanged automatic title does not count as given by a person."""
+    """Store the typed title. If it is the unchanged automatic title, it does not count as given by a person."""
     title, index = state[TITLE], service().log().index
     _done(lambda: None if title == chats.get(index, id).title else chats.change(index, id, title=title))
 

@@ -1,4 +1,4 @@
-"""Draw the small bar with running jobs on every page: their progress, and where to watch them."""
+"""Draw a small bar with running jobs on every page: their progress, and a link to each."""
 
 import streamlit as st
 
@@ -15,9 +15,7 @@ SHOWN = 3  # jobs at most
 
 @st.fragment(run_every=GLANCE)
 def draw() -> None:
-    """Draw a line for each running job that the page does not show itself; nothing if there is
-    none.
-    """
+    """Draw a line for each running job that the page does not show itself."""
     for job in at_work():
         told = progress_of_job(job)
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):

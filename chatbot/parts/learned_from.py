@@ -1,5 +1,6 @@
-"""Draw, under a fine-tuned answer, a button that opens the turns it was learned from, with actions
-on each.
+"""Draw, under an answer of a fine-tuned version, a button that shows the turns it was learned from.
+
+Each of these turns can be edited, excluded or forgotten there.
 """
 
 from collections.abc import Callable
@@ -34,7 +35,7 @@ state = st.session_state
 
 @dataclass
 class Opened:
-    """The open dialog. It holds only ids and numbers, so that no text stays here."""
+    """The state of the open dialog. It contains only ids and numbers, so that no text outlives its turn."""
 
     turn: str
     edited: str | None = None
@@ -44,9 +45,7 @@ class Opened:
 
 
 def button(turn: Turn) -> None:
-    """Draw the button under the answer of a version, and what it opens; nothing under other
-    answers.
-    """
+    """Draw the button under the answer of a version, and the dialog that it opens. Other answers get none."""
     if not is_by_version(turn, config().deployment.model_name_prefix):
         return
     key = f"why-{turn.id}"
@@ -65,7 +64,7 @@ def _close() -> None:
 
 
 def _drop_drafts(edited: str | None) -> None:
-    """Forget the typed text for an answer that is no longer being edited, or is gone."""
+    """Forget what was typed for an answer that is no longer being edited, or is gone."""
     for key in [key for key in state if str(key).startswith(DRAFT) and key != f"{DRAFT}{edited}"]:
         del state[key]
 
@@ -106,7 +105,7 @@ def _missing(found: LearnedFrom) -> str:
 
 
 def _likelihood(opened: Opened, found: LearnedFrom) -> None:
-    """Say how likely the version considers its answer, or offer to compute it."""
+    """Draw how likely the version finds its answer, or a button to compute it."""
     place = st.empty()
     help = meaning("likelihood")
     if not opened.likelihoods:

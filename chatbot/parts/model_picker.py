@@ -1,6 +1,4 @@
-"""Draw the model switch in the side bar, and a dialog about all models, in which they are fetched
-and removed.
-"""
+"""Draw the model picker in the side bar, and a dialog with all models, in which they are downloaded and removed."""
 
 import time
 from collections.abc import Callable
@@ -33,7 +31,7 @@ state = st.session_state
 
 
 def draw(now: Models, choice: Choice | None, pick: Callable[[], None]) -> None:
-    """Draw the answering model. `pick` is called when `state.tag` names another."""
+    """Draw the picker with the answering model `choice`. `pick` is called when `state.tag` names another one."""
     if choice:
         state.tag = choice.tag
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small", wrap=False):
@@ -114,7 +112,7 @@ def _badges(facts: ModelFacts, answers: bool) -> str:
 
 
 def measures(facts: ModelFacts) -> list[str]:
-    """Return the size of a model, for people, and whether it fits into memory."""
+    """Return texts about the size of a model, and whether it fits into memory."""
     told = [
         f"{facts.parameter_size} parameters" if facts.parameter_size else "",
         facts.quantization,
@@ -130,7 +128,7 @@ def measures(facts: ModelFacts) -> list[str]:
 
 
 def learned(facts: ModelFacts) -> str:
-    """Return what a version learned and when, and the verdict of the gate."""
+    """Return a text about what a version learned and when, and the verdict of the gate."""
     if not (known := facts.learned):
         return ""
     turns = f"learned {answers(known.turns)}" if known.turns else "nobody noted what it learned"
@@ -153,7 +151,7 @@ def _ask_to_remove(tag: str) -> None:
 
 
 def _confirm(facts: ModelFacts, ollama: bool) -> None:
-    """Ask for confirmation; say how much disk is freed, and who else may need the model."""
+    """Draw the dialog for removing a model: how much disk space is freed, and who else may need the model."""
     tag = facts.choice.tag
     back = model_facts.freed_by(service().engine(), tag)
     told = (
@@ -213,7 +211,7 @@ def _download(ollama: bool) -> None:
 
 
 def _pull() -> None:
-    """Submit the download, unless the name is invalid."""
+    """Submit the download of the model with the typed name. If the name is invalid, store the error."""
     state.pull_refused = ""
     name = (state.get(NAME) or "").strip()
     try:
@@ -260,7 +258,7 @@ def _watch_pulls(place: str) -> None:
 
 
 def downloading(model: str, job: State, done: int, total: int) -> str:
-    """Return the progress of a download, for people."""
+    """Return a text about the progress of a download. `job` is the job's state."""
     if job == State.QUEUED:
         return f"{model} waits for its turn"
     if job == State.CANCELLING:

@@ -1,7 +1,7 @@
-"""Define which settings the page shows, by group.
+"""Define which settings the page Settings shows, by group.
 
-Their words come from setting_words.py, like those of all pages; bounds and defaults from the
-configuration.
+Their labels and help come from setting_words.py, like those of all pages; bounds and defaults come
+from the configuration.
 """
 
 from typing import Any
@@ -34,12 +34,12 @@ CRON = "0 2 * * * cd {folder} && ./scripts/retrain.sh --if-new {new_turns}"
 
 
 def as_typed(value: Any) -> Any:
-    """Return a value in the form of its field: the texts of a list on a line each."""
+    """Return a value as its field shows it: a list becomes one line per item."""
     return "\n".join(map(str, value)) if isinstance(value, list | tuple) else value
 
 
 def as_value(typed: Any, default: Any) -> Any:
-    """Return the content of a field as a value for the configuration."""
+    """Return the content of a field as a value for the configuration; `default` shows the type."""
     if not isinstance(default, list | tuple):
         return typed
     return [line.strip() for line in str(typed).splitlines() if line.strip()]

@@ -1,6 +1,6 @@
-"""Draw Train's second step, the data: the chats with what was imported, the sample, or a file.
+"""Draw the second step of the page Train, the data: the chats and imports, the shipped sample, or a file.
 
-A file may be dropped here; a document becomes questions and answers, as on the page Data.
+A file can be uploaded here; a document becomes questions and answers, as on the page Data.
 """
 
 from dataclasses import replace
@@ -64,7 +64,7 @@ def _set_data(widget: str) -> None:
 
 
 def _watch_import(id: str) -> None:
-    """Show the progress of an import; when it is done, choose what it brought as the data."""
+    """Draw the progress of an import. When it is completed, choose what it added as the data."""
     job = service().queue.get(id)
     if not job.over:
         waiting.until_over(id, "Importing")
@@ -126,7 +126,7 @@ def _set_dataset(dataset: Dataset) -> None:
 
 
 def _offer(file: Incoming) -> None:
-    """Offer to learn a file as it is, or to import it."""
+    """Draw the buttons that learn a file as it is, or import it."""
     dataset = datasets.get("upload", file.id)
     as_it_is, text = datasets.format_of(dataset) is not None, dataset.type == "text"
     if file.questions or not as_it_is:

@@ -1,7 +1,6 @@
-"""Keep step and draft of the training that is put together, while other pages are visited and after
-a reload.
+"""Keep the step and the draft of a training that is being prepared, while the user visits other pages or reloads.
 
-The address of the page contains their id.
+The address of the page contains the id under which they are stored.
 """
 
 import uuid
@@ -32,7 +31,7 @@ def _place(id: str) -> Place:
 
 
 def come_back(step: str) -> None:
-    """Restore step and draft into the session; `step` is the first one of a new training."""
+    """Put the stored step and draft into `state`. `step` is the first step of a new training."""
     known = st.query_params.get("draft", "")
     if "train_place" not in state:
         state.train_place = known or uuid.uuid4().hex[:12]
@@ -46,7 +45,7 @@ def come_back(step: str) -> None:
 
 
 def leave_mark() -> None:
-    """Store step and draft."""
+    """Store the step and the draft."""
     place = _place(state.train_place)
     place.step, place.draft, place.first = state.train_step, state.train_draft, state.train_first
 

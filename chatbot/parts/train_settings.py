@@ -1,6 +1,4 @@
-"""Draw the settings of a training: a few in plain words, all others under "Advanced". Choices go
-into a draft.
-"""
+"""Draw the settings of a training: a few in plain words, all others under "Advanced". Choices change the draft."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -34,7 +32,7 @@ _ABOVE = {  # asked for in plain words or elsewhere, or useless for a training
 
 
 def draw(start: FineTuningConfig, settings: FineTuningConfig, forecast: Forecast | None) -> None:
-    """Draw the form. `start`: the settings without preset and changes. `settings`: the chosen ones."""
+    """Draw the form. `start` holds the settings without preset and changes, `settings` the chosen ones."""
     st.segmented_control(
         "How thorough",
         list(LEVELS),
@@ -144,9 +142,7 @@ def _field(each: Field, settings: FineTuningConfig, start: FineTuningConfig) -> 
 
 
 def _number(each: Field, settings: FineTuningConfig, start: FineTuningConfig) -> None:
-    """Draw the field of a number. The browser shows its bounds; they are checked with everything
-    else.
-    """
+    """Draw the field of a number, with its bounds. They are also checked together with all other settings."""
     value, allowed = tuning.value_of(settings, each.key), each.bounds or bounds(each.key)
     kind = int if allowed.whole else float
     least = allowed.least if allowed.least is not None else allowed.above
@@ -174,7 +170,7 @@ def _draft() -> Draft:
 
 
 def _key(name: str) -> str:
-    """Return the key of a widget; it changes when a preset or another page has changed the values."""
+    """Return the key of a widget. It changes when a preset or another page has changed the values."""
     return f"train-{state.setdefault('train_round', 0)}-{name}"
 
 
@@ -197,10 +193,9 @@ def _set_size(widget: str, settings: FineTuningConfig, start: FineTuningConfig) 
 
 
 def _take(widget: str, start: FineTuningConfig, changes: Callable[[Any], dict[str, Any]]) -> None:
-    """Apply the changes that follow from a widget's value.
+    """Apply the changes that the value of a widget causes to the draft.
 
-    Nothing is changed if the browser reports a widget that another page or preset has removed in
-    the meantime.
+    Nothing is changed if the browser reports a widget that another page or preset has removed meanwhile.
     """
     if widget not in state:
         return

@@ -31,7 +31,7 @@ def record(what: Callable[[], object]) -> None:
 
 
 def ask(what: Callable[[], object]) -> None:
-    """Do what needs an answering model, unless an answer is being given."""
+    """Call `what`, which needs an answering model, unless there is none or an answer is being generated."""
     if state.choice and not state.chat.answering:
         attempt(what)
 
@@ -41,7 +41,7 @@ def rate(turn_id: str, widget: str) -> None:
 
 
 def save(turn_id: str) -> None:
-    """Record the typed reason for a rating, and the typed correction of an answer, if any."""
+    """Record the typed reason for a rating, and the typed correction of an answer, if there are any."""
     answer, why = state[f"{DRAFT}{turn_id}"], state[f"{WHY}{turn_id}"].strip()
     turn = next((turn for turn in state.chat.turns if turn.id == turn_id), None)
     if turn and why and why != turn.metadata.get("rating_reason"):
@@ -74,7 +74,7 @@ def browse(turn_id: str) -> None:
 
 
 def drop_drafts(turns: Sequence[Turn]) -> None:
-    """Forget typed texts for questions and answers that are no longer being edited, or are gone."""
+    """Forget what was typed for questions and answers that are no longer being edited, or are gone."""
     shown = {turn.id for turn in turns}
     state.edited = state.edited if state.edited in shown else None
     state.asked = state.asked if state.asked in shown else None
@@ -87,8 +87,10 @@ def drop_drafts(turns: Sequence[Turn]) -> None:
 
 
 def draw(turn: Turn, others: session.Others, answering: bool) -> None:
-    """Draw a turn. `answering`: an answer is being given below, so that other branches cannot be
-    begun or shown.
+    """Draw a turn.
+
+    `others` are the other questions and answers in its place. `answering`: an answer is being generated
+    below, so that no other branch can be begun or shown.
     """
     with st.chat_message("user", avatar=USER):
         if state.asked == turn.id:
@@ -138,9 +140,7 @@ def _judge(turn: Turn, answering: bool) -> None:
 
 
 def _browser(what: str, ids: Sequence[str], shown: str, disabled: bool) -> None:
-    """Draw ‹ 2/3 › for switching between the branches that begin here; nothing if there is only
-    one.
-    """
+    """Draw ‹ 2/3 ›, which switches between the branches that begin here; nothing if there is only one."""
     if len(ids) < 2:
         return
     here = ids.index(shown)
@@ -206,7 +206,7 @@ def _draw_answer_draft(turn: Turn) -> None:
 
 
 def footnote(turn: Turn) -> str:
-    """Return which model answered, how fast, and what is special about the answer."""
+    """Return a line about an answer: the model, the speed, and whether it was cut, edited, rated or not recorded."""
     facts = [state.models.title(turn.metadata.get("model", "")).removesuffix(" · live").removesuffix(" · refused")]
     seconds, tokens = turn.metadata.get("seconds"), turn.metadata.get("tokens")
     if seconds:
@@ -227,7 +227,7 @@ def footnote(turn: Turn) -> str:
 
 
 def draw_coming(answer: session.Answer) -> None:
-    """Show an answer as it is generated, until it ends or the chat has changed elsewhere."""
+    """Draw an answer while it is generated, until it ends or the chat has changed elsewhere."""
     with st.chat_message("user", avatar=USER):
         attached.draw(answer.user_message)
     slot = st.chat_message("assistant", avatar=BOT).empty()
@@ -241,7 +241,7 @@ def draw_coming(answer: session.Answer) -> None:
 
 
 def draw_unfinished(answer: session.Answer, ask_again: Callable[[], None]) -> None:
-    """Show a question without an answer, and why."""
+    """Draw a question that has no answer, the reason, and a button to ask it again."""
     with st.chat_message("user", avatar=USER):
         attached.draw(answer.user_message)
     with st.chat_message("assistant", avatar=BOT):

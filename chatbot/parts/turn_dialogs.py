@@ -1,6 +1,4 @@
-"""Draw the dialogs of the data page: a turn, for rating or correcting it, and the question before
-forgetting.
-"""
+"""Draw the dialogs of the page Data: a turn that can be rated and corrected, and the confirmation of forgetting."""
 
 from collections.abc import Callable, Sequence
 
@@ -31,7 +29,7 @@ def close() -> None:
 
 
 def opened() -> str | None:
-    """Return the turn whose dialog is open. What was typed in a closed dialog is forgotten."""
+    """Return the id of the turn whose dialog is open; None if none is. What was typed in a closed one is forgotten."""
     id = state.get("opened")
     for key in [key for key in state if str(key).startswith(DRAFT) and key != f"{DRAFT}{id}"]:
         del state[key]
@@ -39,13 +37,13 @@ def opened() -> str | None:
 
 
 def record(what: Callable[[], object]) -> bool:
-    """Change the log; return whether it was done. If not, say why."""
+    """Call `what`, which changes the log; return whether it succeeded. If not, show why."""
     return attempt(what, "Not recorded")
 
 
 @st.dialog("A turn", width="large", on_dismiss=close)
 def edit(log: ConversationLogger, turn_id: str) -> None:
-    """Show a whole turn, with actions: rate it, correct its answer, exclude it."""
+    """Draw a whole turn in a dialog, with actions: rate it, correct its answer, exclude it."""
     if state.get("opened") != turn_id:
         st.rerun()
     turn = next(iter(log.index.turns([turn_id])), None)
@@ -72,7 +70,7 @@ def edit(log: ConversationLogger, turn_id: str) -> None:
 
 
 def _answer(log: ConversationLogger, turn: Turn) -> None:
-    """Draw the answer, which can be edited, and thumbs."""
+    """Draw the answer in a field in which it can be corrected, and the thumbs."""
     key = f"{DRAFT}{turn.id}"
     # not passed to the widget, since Streamlit would keep it after the widget is gone
     state.setdefault(key, turn.bot_response)
@@ -99,7 +97,7 @@ def _rate(log: ConversationLogger, turn_id: str, widget: str) -> None:
 
 @st.dialog("Forget for good?")
 def forget(turn_ids: Sequence[str]) -> None:
-    """Ask for confirmation, and say what is lost."""
+    """Draw the dialog that asks for confirmation before turns are forgotten, and says what is lost."""
     st.markdown(
         f"**{len(turn_ids)}** {'turn goes' if len(turn_ids) == 1 else 'turns go'} from the log and from every file "
         "made of it."

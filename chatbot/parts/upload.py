@@ -1,7 +1,7 @@
-"""Draw the field for files, on Data and Train.
+"""Draw the field for uploading files, on the pages Data and Train.
 
-A dropped file is shown with its unreadable parts or, if it is a document, with the questions made
-of it. The page offers what to do with it.
+A file is shown with its unreadable parts or, if it is a document, with the questions made from it.
+The page decides which buttons are offered for it.
 """
 
 import json
@@ -31,7 +31,7 @@ state = st.session_state
 
 @dataclass(frozen=True)
 class Incoming:
-    """A file that was dropped, and what was found in it."""
+    """A file that was uploaded, and what was found in it."""
 
     id: str  # of the upload
     is_known: bool  # whether an importer reads it
@@ -45,9 +45,7 @@ class Incoming:
 
 
 def draw(offer: Callable[[Incoming], None]) -> None:
-    """Draw the field; after a file was dropped, its content with what the page offers to do with
-    it.
-    """
+    """Draw the field; after a file was uploaded, its content and what `offer` draws for it."""
     if found := _incoming():
         _shown(found, offer)
     else:
@@ -55,7 +53,7 @@ def draw(offer: Callable[[Incoming], None]) -> None:
 
 
 def import_it(file: Incoming) -> None:
-    """Submit the import of a file; a document is imported as its questions."""
+    """Submit the import of a file. From a document, the questions and answers made from it are imported."""
     ask("import", upload=file.id, me=file.me, format="document" if file.questions else "")
     job = data_view.newest(service(), "import")
     state["import-asked"] = job.id if job else None
@@ -63,12 +61,12 @@ def import_it(file: Incoming) -> None:
 
 
 def open_again(id: str) -> None:
-    """Show an upload as if it had just been dropped."""
+    """Show an upload as if it had just been uploaded."""
     state["incoming"] = id
 
 
 def done() -> None:
-    """Make room for the next file."""
+    """Close the shown file, so that the next one can be uploaded."""
     state["incoming"] = None
 
 
@@ -91,7 +89,7 @@ def _drop() -> None:
 
 
 def _take(key: str) -> None:
-    """Move the file from the browser's memory into the uploads, and make room for the next one."""
+    """Move the file from the browser's memory to the uploads, and show it."""
     dropped = state.get(key)
     if dropped is None:
         return
@@ -103,7 +101,7 @@ def _take(key: str) -> None:
 
 
 def _incoming() -> Upload | None:
-    """Return the dropped file that is not imported yet; None if there is none, or it was forgotten."""
+    """Return the file that was uploaded here and is not imported yet; None if there is none, or it was deleted."""
     with suppress(DatasetNotFound):
         return uploads.get(state["incoming"]) if state.get("incoming") else None
     done()
@@ -111,9 +109,7 @@ def _incoming() -> Upload | None:
 
 
 def _shown(upload: Upload, offer: Callable[[Incoming], None]) -> None:
-    """Show the beginning of a file, what the page offers to do with it, and a button that closes
-    it.
-    """
+    """Draw the beginning of a file, what `offer` draws for it, and a button that closes it."""
     try:
         seen = peek(upload.content)
     except DataError as error:
@@ -181,7 +177,7 @@ def _questions(id: str) -> list[Pair]:
 
 
 def _asked(questions: list[Pair]) -> None:
-    """Show what a document teaches: one question for each of its answers."""
+    """Draw what would be learned from a document: one question for each of its answers."""
     st.caption(
         f"Read as: a document, of which {len(questions):,} questions and answers are made. The answers are quoted "
         "from it; each is asked for in several wordings, some of which are kept aside to test what was learned."

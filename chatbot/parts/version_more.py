@@ -1,4 +1,4 @@
-"""Draw the menu *More* under a version: make it smaller, or merge it with another of the same base."""
+"""Draw the menu *More* under a version: make it smaller, or merge it with another one of the same base."""
 
 from collections.abc import Sequence
 
@@ -27,7 +27,7 @@ state = st.session_state
 
 
 def menu(version: Version) -> None:
-    """Draw the button *More*, unless nothing can be made of the version."""
+    """Draw the button *More*, unless nothing can be made from the version."""
     if making.can_be_made_smaller(version):
         key = f"more-{version.tag}"
         st.menu_button(
@@ -48,7 +48,7 @@ def _choose(key: str, tag: str) -> None:
 
 
 def panel(version: Version) -> None:
-    """Draw what was chosen in the menu of a version."""
+    """Draw what was chosen in the menu of a version, if it is this one."""
     tag, what = state.get("making") or ("", "")
     if tag == version.tag:
         with st.container(border=True):
@@ -76,7 +76,7 @@ def _begin_to_combine(version: Version, parts: Sequence[Version]) -> None:
 
 
 def _is_at_work(job: Job | None, what: str) -> bool:
-    """Show the progress of a job; return whether it is at work."""
+    """Draw the progress of a job if it is not over; return whether it is not."""
     if job and not job.over:
         waiting.until_over(job.id, what, models.clear)
         return True
@@ -84,7 +84,7 @@ def _is_at_work(job: Job | None, what: str) -> bool:
 
 
 def _ended(job: Job | None) -> None:
-    """Show the result of a job that made a version; nothing if there is none."""
+    """Draw the result of a job that made a version; nothing if there is no such job."""
     waiting.failure(job)
     if job and job.state == State.COMPLETED and (end := progress_of_job(job).finished):
         _SIGNS.get(end.state, st.info)(presentable(end.text), icon=":material/check:")

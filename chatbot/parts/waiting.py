@@ -15,7 +15,7 @@ GLANCE = 0.5  # seconds between looks
 
 @st.fragment(run_every=GLANCE)
 def until_over(id: str, what: str, then: Callable[[], object] = lambda: None) -> None:
-    """Show the progress of a job; when it is over, call `then` and redraw the whole page."""
+    """Draw the progress of a job; when it is over, call `then` and redraw the whole page."""
     watched.note(id)
     job = service().queue.get(id)
     if job.over:
@@ -34,6 +34,6 @@ def _stop(id: str) -> None:
 
 
 def failure(job: Job | None) -> None:
-    """Say why a job was not completed; nothing if it was."""
+    """Show why a job was not completed; nothing if it was."""
     if job and job.over and job.state != State.COMPLETED:
         st.warning(presentable(job.reason), title="It did not come to its end", icon=":material/error:")

@@ -1,4 +1,4 @@
-"""Stream answers to clients of /v1: each is generated in a thread, and stopped when its client disconnects."""
+"""Generate answers for clients of /v1 in threads, and stop an answer when its client disconnects."""
 
 import asyncio
 import contextlib
@@ -16,10 +16,11 @@ from fine_tuning.engines.base import ChatChunk, Engine
 from fine_tuning.errors import Busy
 from fine_tuning.integration import chat_titles
 
-Speak = Callable[[threading.Event], Generator[ChatChunk]]  # takes an event that is set when the client has left
+Speak = Callable[[threading.Event], Generator[ChatChunk]]
+"""A function that generates an answer. The event that it gets is set when the client has disconnected."""
 
-_AT_ONCE = {"embedded": 1}  # maximum number of simultaneous answers by engine; Ollama has a queue of its own
-_MOST = 8  # the same for other engines
+_AT_ONCE = {"embedded": 1}  # maximum number of simultaneous answers, by the engine's name
+_MOST = 8  # the same for other engines; Ollama has a queue of its own
 _PARTING = 5.0  # seconds that a closing server waits for stopped answers
 _WAITING = 64  # maximum number of waiting requests
 
@@ -27,7 +28,10 @@ _T = TypeVar("_T")
 
 
 class Answers:
-    """Generates the answers of one app, in its own threads, since answers take long and routes share few threads."""
+    """Generates the answers of one app.
+
+    It has its own threads, since an answer takes long, and all routes share few threads.
+    """
 
     def __init__(self) -> None:
         self._turns: dict[str, asyncio.Semaphore] = {}
@@ -36,9 +40,11 @@ class Answers:
         self._reading: set[asyncio.Future[None]] = set()
 
     async def pieces(self, engine: Engine, speak: Speak, stopping: threading.Event) -> AsyncGenerator[ChatChunk]:
-        """Run `speak` in a thread and yield its chunks. Set `stopping` when this generator is closed or cancelled.
+        """Run `speak` in a thread, and yield its chunks as they arrive.
 
-        Raises the errors of `speak`, and Busy if too many requests wait already. A waiting request holds no thread.
+        `stopping` is given to `speak`, and is set when this generator ends, is closed or cancelled.
+        While too many answers of `engine` are being generated, the call waits, without holding a
+        thread. Raises the errors of `speak`, and Busy if too many requests wait already.
         """
         chat_titles.interrupt()
         turn = self._turns.setdefault(engine.name, asyncio.Semaphore(_AT_ONCE.get(engine.name, _MOST)))
@@ -69,7 +75,10 @@ class Answers:
             stopping.set()
 
     async def parted(self) -> None:
-        """Wait a few seconds at most until stopped answers are recorded, so that no engine runs when Python exits."""
+        """Wait at most a few seconds until the threads have ended and recorded their answers.
+
+        Called when the server closes, so that no engine runs when Python exits.
+        """
         if self._reading:
             await asyncio.wait(self._reading, timeout=_PARTING)
 
@@ -93,7 +102,10 @@ def answers_of(app: Starlette) -> Answers:
 
 
 async def while_there(request: Request, work: Awaitable[_T]) -> _T | None:
-    """Return the result of `work`; cancel it and return None if the client disconnects first."""
+    """Return the result of `work`; if the client disconnects first, cancel `work` and return None.
+
+    Raises the errors of `work`.
+    """
     working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_leaves(request))
     try:
         await asyncio.wait([working, leaving], return_when=asyncio.FIRST_COMPLETED)
@@ -110,7 +122,10 @@ async def _leaves(request: Request) -> None:
 
 
 class Streamed(StreamingResponse):
-    """A streaming response that sets `stopping` when it ends for any reason."""
+    """A response of server-sent events that sets the event `stopping` when it ends for any reason.
+
+    Without it the answer's thread would not notice that the client has left.
+    """
 
     def __init__(self, pieces: AsyncGenerator[str], stopping: threading.Event, headers: dict[str, str]) -> None:
         super().__init__(pieces, media_type="text/event-stream", headers={"cache-control": "no-cache", **headers})

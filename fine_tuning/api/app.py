@@ -1,4 +1,4 @@
-"""Assemble the API as one ASGI app: all routes, the description at /api/openapi.json, and uniform errors."""
+"""Assemble the API as one ASGI app: all routes, uniform errors, and the OpenAPI description at /api/openapi.json."""
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -44,8 +44,8 @@ ROUTERS: tuple[APIRouter, ...] = (
     ui.router,
     openai.router,
 )
-# Statuses that any route may return: bad values, a missing token, refusals by the door, a wrong
-# content type, an invalid request, a full disk.
+# Error statuses that any route may return, for example for bad values, a missing token, a request that
+# `security.Door` rejects, a wrong content type, or a full disk.
 _ANYWHERE = (400, 401, 403, 404, 409, 413, 415, 422, 507)
 
 _ABOUT = """\
@@ -54,7 +54,10 @@ Everything that people can do with byoai, for programs on this machine. A change
 
 
 def create_app(service: Service, lifespan: Lifespan | None = None) -> FastAPI:
-    """Return the app. It must be wrapped in `security.Door`, which controls access."""
+    """Return the app, which must be wrapped in `security.Door`, since it does not control access itself.
+
+    `lifespan` runs while the app is served.
+    """
     app = FastAPI(
         title="byoai",
         version=_version(),

@@ -1,4 +1,4 @@
-"""Run a server: find a free port, run jobs and the schedule in threads, and serve the API without pages."""
+"""Run a server: find a free port, run jobs and the schedule in threads, and serve the API without the chat pages."""
 
 import os
 import socket
@@ -22,7 +22,10 @@ _TRIED = 20  # number of ports to try
 
 
 def free_port(first: int = PORT, address: str = LOOPBACK[0]) -> int:
-    """Return the first free port from `first` on. Raises ByoaiError if twenty consecutive ports are taken."""
+    """Return the first free port of `address` from `first` on.
+
+    Raises ByoaiError if twenty consecutive ports are taken.
+    """
     for port in range(first, min(first + _TRIED, 65_536)):
         if is_free(port, address):
             return port
@@ -30,7 +33,7 @@ def free_port(first: int = PORT, address: str = LOOPBACK[0]) -> int:
 
 
 def check_port(access: Access) -> None:
-    """Raise ByoaiError if the port is taken."""
+    """Raise ByoaiError if the port of `access` is taken."""
     if not is_free(access.port, access.address):
         raise ByoaiError(
             f"port {access.port} of {access.address} is taken: name another with --port, or none to get the next "
@@ -50,7 +53,7 @@ def is_free(port: int, address: str) -> bool:
 
 
 def running() -> str | None:
-    """Return the URL of the server that runs for this data folder; None if none runs."""
+    """Return the URL of the server that is running for this data folder; None if there is none."""
     try:
         noted = paths.read_json(_note())
         process = Process(int(noted["pid"]), float(noted["started"]))
@@ -65,7 +68,10 @@ def _note() -> Path:
 
 @contextmanager
 def tended(service: Service, access: Access) -> Iterator[None]:
-    """Run jobs and the schedule within the `with` block; at its end, stop jobs that are not detached."""
+    """Run jobs and the schedule in threads within the `with` block, and note the server in server.json.
+
+    At the end of the block, jobs that are not detached are stopped.
+    """
     ended, me = threading.Event(), processes.this_process()
     schedule = partial(scheduler.run, queue=service.queue, settings=lambda: service.config)
     work: dict[str, Callable[[threading.Event], None]] = {"jobs": service.queue.run, "schedule": schedule}
@@ -84,7 +90,15 @@ def tended(service: Service, access: Access) -> Iterator[None]:
 
 
 def serve(access: Access, settings: FineTuningConfig | None = None, ollama_url: str | None = None) -> None:
-    """Serve the API without pages until interrupted. Raises ByoaiError for a taken port, DataError for a bad log."""
+    """Serve the API without the chat pages until interrupted.
+
+    Args:
+        access: The port, and who may reach it.
+        settings: The configuration; by default the user's.
+        ollama_url: The URL of Ollama; by default OLLAMA_HOST, else that in the configuration.
+
+    Raises ByoaiError for a taken port, and DataError for a damaged log.
+    """
     from fastapi import FastAPI
 
     from fine_tuning.api.answering import answers_of

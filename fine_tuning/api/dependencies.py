@@ -1,4 +1,4 @@
-"""Shared parameters of routes: the service of this process, ids, and the paging of long lists."""
+"""Define what routes share: their common parameters, base classes of bodies, and the paging of long lists."""
 
 import base64
 import binascii
@@ -48,7 +48,7 @@ SessionId = Annotated[str, Path(pattern=TEXT_ID, description="a conversation's i
 
 
 class Asked(BaseModel):
-    """The base class of request bodies, which rejects unknown fields and values of the wrong type."""
+    """The base class of request bodies. It rejects unknown fields and values of the wrong type."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -58,7 +58,7 @@ class NoFields(Asked):
 
 
 class Page(BaseModel, Generic[Item]):
-    """A page of a long list. `next` is the cursor of the next page; None at the end."""
+    """A page of a long list. `next` is the cursor of the next page; null on the last page."""
 
     items: list[Item]
     next: str | None = None
@@ -70,18 +70,28 @@ def page_of(
     shown: Callable[[Found], Item],
     place: Callable[[Found], tuple[str | float | int, ...]],
 ) -> Page[Item]:
-    """Return a page of the first `limit` items. `place` returns the position of an item, for the next cursor."""
+    """Return the first `limit` items as a page.
+
+    Args:
+        found: The items from this page on; at least one more than `limit` if there is a next page.
+        limit: The maximum number of items.
+        shown: Converts an item for the response.
+        place: Returns the position of an item in the list, which becomes the cursor of the next page.
+    """
     items = [shown(each) for each in found[:limit]]
     return Page(items=items, next=to_cursor(*place(found[limit - 1])) if len(found) > limit else None)
 
 
 def to_cursor(*place: str | float | int) -> str:
-    """Encode a position in a list as a cursor, which is safe in a URL."""
+    """Encode a position in a list as a cursor: a text that can stand in a URL."""
     return base64.urlsafe_b64encode(json.dumps(place).encode()).decode().rstrip("=")
 
 
 def from_cursor(cursor: str, *kinds: type) -> Sequence[Any]:
-    """Decode a cursor made by `to_cursor`. Raises ConfigError for any other text."""
+    """Return the position that a cursor of `to_cursor` encodes, whose values have the types `kinds`.
+
+    Raises ConfigError for any other text.
+    """
     try:
         place = json.loads(base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True))
     except (ValueError, binascii.Error, RecursionError):
@@ -98,7 +108,10 @@ def _is_plain(value: str | float) -> bool:
 
 @contextmanager
 def one_at_a_time(lock: threading.Lock, busy: str) -> Iterator[None]:
-    """Hold the lock within the block. Raises Busy with the message `busy` if another request holds it."""
+    """Hold the lock within the `with` block.
+
+    Raises Busy with the message `busy`, without waiting, if another request holds the lock.
+    """
     if not lock.acquire(blocking=False):
         raise Busy(busy)
     try:

@@ -59,7 +59,7 @@ class ErrorAnswer(BaseModel):
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, object]]:
-    """Return the OpenAPI description of these error statuses."""
+    """Return the OpenAPI description of responses with these error statuses, for a route's `responses`."""
     return {status: {"model": ErrorAnswer} for status in statuses}
 
 
@@ -74,18 +74,21 @@ def answer(
 
 
 def status_of(error: errors.ByoaiError) -> int:
-    """Return the status of an error, which is 507 whenever a full disk is the cause."""
+    """Return the HTTP status of an error: that of STATUS, but 507 if the cause is a full disk."""
     return 507 if is_full(error) else next(status for kind, status in STATUS if isinstance(error, kind))
 
 
 def _methods(request: Request) -> set[str]:
-    """Return the methods of all routes at a request's path; Starlette would list only those of the first route."""
+    """Return the HTTP methods that the routes at a request's path allow together.
+
+    Starlette itself would report only those of the first route.
+    """
     routes = [route for route in request.app.routes if route.matches(request.scope)[0] != Match.NONE]
     return {method for route in routes for method in getattr(route, "methods", None) or ()}
 
 
 def add_handlers(app: FastAPI) -> None:
-    """Add handlers that return byoai's errors and unexpected exceptions in the same form."""
+    """Make `app` answer every exception, expected or not, in the form of ErrorAnswer."""
 
     @app.exception_handler(errors.ByoaiError)
     async def ours(request: Request, error: errors.ByoaiError) -> JSONResponse:

@@ -1,4 +1,7 @@
-"""Pass a job's events on to any number of watchers, reading its event file only once for all of them."""
+"""Send the events of jobs to watchers (clients that follow a job).
+
+A job's event file is read once, however many watchers it has.
+"""
 
 import asyncio
 import json
@@ -18,7 +21,7 @@ _GLANCE = 0.2  # seconds between two checks of a job
 
 
 class Told(NamedTuple):
-    """A message to watchers, as JSON for a WebSocket and as a server-sent event."""
+    """A message to watchers in two forms: `socket`, JSON for a WebSocket; `sent`, a server-sent event."""
 
     socket: str
     sent: str
@@ -39,7 +42,7 @@ class Told(NamedTuple):
 
 
 class Feed:
-    """The events of one job so far, updated by a task as long as there are watchers."""
+    """The events of one job so far. A task reads new ones while there are watchers."""
 
     def __init__(self, id: str) -> None:
         self._id = id
@@ -49,9 +52,10 @@ class Feed:
         self._task: asyncio.Task[None] | None = None
 
     async def watch(self, after: int = 0) -> AsyncGenerator[Told]:
-        """Yield events with numbers above `after`, changes of the job's state, and heartbeats, until the job is over.
+        """Yield the events with numbers above `after`, the job at each change of its state, and heartbeats.
 
-        An error in reading the events is raised in every watcher.
+        The generator ends when the job is over. If reading the events fails, the error is raised in
+        every watcher.
         """
         self._task = self._task or asyncio.create_task(self._read())
         at, shown = 0, None
@@ -76,7 +80,7 @@ class Feed:
                 yield Told.heartbeat()
 
     def stop(self) -> None:
-        """Stop reading events, once there are no watchers."""
+        """Stop the task that reads events. Called when the last watcher has left."""
         if self._task:
             self._task.cancel()
 
@@ -91,7 +95,7 @@ class Feed:
                     if job.over:
                         return
                     await asyncio.sleep(_GLANCE)
-                    # The job is read before its events, so that the last events are not missed.
+                    # The state is read before the events: if the job is over, all its events are there to be read.
                     if (now := changes.version()) != seen:
                         seen, job = now, await asyncio.to_thread(store.get, self._id)
         finally:
@@ -109,13 +113,13 @@ class Feed:
 
 
 class Feeds:
-    """The feeds that have watchers, by job id."""
+    """The feeds of all jobs that have watchers; each is created for the first watcher and removed after the last."""
 
     def __init__(self) -> None:
         self._feeds: dict[str, tuple[Feed, int]] = {}
 
     async def watch(self, id: str, after: int = 0) -> AsyncGenerator[Told]:
-        """Watch a job; see `Feed.watch`. Raises JobNotFound if there is no such job."""
+        """Yield the messages about a job, see `Feed.watch`. Raises JobNotFound if there is no such job."""
         await asyncio.to_thread(store.get, id)
         feed, watchers = self._feeds.get(id) or (Feed(id), 0)
         self._feeds[id] = feed, watchers + 1

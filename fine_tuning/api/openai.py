@@ -1,4 +1,7 @@
-"""The OpenAI-compatible API at /v1: its clients can chat with the live model, and have conversations recorded."""
+"""The routes under /v1, which are compatible with OpenAI's API.
+
+Its clients can chat with every model, and have their conversations recorded in the log.
+"""
 
 import asyncio
 import base64
@@ -62,7 +65,7 @@ def list_openai_models(service: Serving) -> ModelList:
 
 @router.get("/models/{id:path}")
 def show_openai_model(id: Id, service: Serving) -> Model:
-    """Show one model."""
+    """Show one model: `live`, `base`, or a tag."""
     return Model(id=id, owned_by=_owner(_chosen(service, id)))
 
 
@@ -70,7 +73,7 @@ def show_openai_model(id: Id, service: Serving) -> Model:
 async def create_chat_completion(
     body: ChatBody, request: Request, service: Serving, wish: Wish = "", session: Session = ""
 ) -> Response:
-    """Answer a conversation, as one response or as server-sent events."""
+    """Answer a conversation, as one response or, with `stream`, as server-sent events."""
     wanted = is_wanted(request.headers, wish)
     asked = await asyncio.to_thread(
         lambda: _Asked(service, body, body.told(), body.chat_options(), wanted, session, ChatForm())
@@ -82,7 +85,7 @@ async def create_chat_completion(
 async def create_completion(
     body: CompletionBody, request: Request, service: Serving, wish: Wish = "", session: Session = ""
 ) -> Response:
-    """Answer a prompt, as a chat of one message."""
+    """Answer a prompt: it is given to the model as the only message of a chat."""
     wanted = is_wanted(request.headers, wish)
     asked = await asyncio.to_thread(
         lambda: _Asked(service, body, body.told(), body.options(), wanted, session, TextForm())
@@ -96,7 +99,7 @@ _embedding = threading.BoundedSemaphore(_EMBEDDINGS)
 
 @router.post("/embeddings")
 def create_embeddings(body: EmbeddingBody, service: Serving) -> EmbeddingList:
-    """Return the embeddings of texts, if the engine and the model support them."""
+    """Return the embeddings (vectors) of texts. 400 if the engine or the model does not support embeddings."""
     found = _named(service.models(), body.model, service)
     tag = found.tag if found else body.model  # embedding models cannot chat, so the list lacks them
     texts = [body.input] if isinstance(body.input, str) else body.input
@@ -143,7 +146,10 @@ def _chosen(service: Service, name: str) -> Choice:
 
 
 class _Asked:
-    """A request that is being answered. The constructor blocks, since it uses the engine and the log."""
+    """A request for an answer.
+
+    The constructor blocks, since it uses the engine and the log: call it in a thread.
+    """
 
     def __init__(
         self,
@@ -174,7 +180,12 @@ class _Asked:
         return Streamed(self._events(first, pieces), self._stopping, headers) if first else Response(status_code=_GONE)
 
     def _speak(self, stopping: threading.Event) -> Generator[ChatChunk]:
-        """Yield the engine's answer until it ends or the client leaves, and record it before its last chunk."""
+        """Yield the engine's answer until it ends or `stopping` is set.
+
+        If recording is wanted, the answer is recorded before its last chunk is yielded; a stopped one
+        is recorded only if the client had it streamed. Raises EngineError if the engine fails, or
+        does not finish the answer.
+        """
         started, spoken = time.monotonic(), Spoken()
         stream = cast("Generator[ChatChunk]", self._engine.chat(self._tag, self._messages, self._options))
         with closing(stream):

@@ -1,4 +1,7 @@
-"""The responses of /v1: OpenAI's objects, and the conversion of an answer to them, as a whole or in chunks."""
+"""Define the responses of /v1 (OpenAI's objects), and convert an engine's answer to them, whole or in chunks.
+
+Format: https://platform.openai.com/docs/api-reference
+"""
 
 import json
 import time
@@ -24,7 +27,7 @@ class ModelList(BaseModel):
 
 
 class Usage(BaseModel):
-    """Token counts, as reported by the engine."""
+    """The numbers of tokens, as the engine reports them; 0 if it does not."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -101,7 +104,7 @@ class EmbeddingList(BaseModel):
 
 @dataclass
 class Spoken:
-    """An answer that is being generated."""
+    """The part of an answer that has been generated so far."""
 
     text: str = ""
     calls: tuple[ToolCall, ...] = ()
@@ -128,7 +131,10 @@ def event(told: dict[str, object]) -> str:
 
 
 class Form:
-    """The base class of the formats in which an answer is returned."""
+    """The base class of the two formats of an answer.
+
+    `name` is the type of a streamed object, `word` the prefix of the answer's id.
+    """
 
     name, word = "", ""
 
@@ -150,7 +156,10 @@ class ChatForm(Form):
         return self._part(None, delta={"role": "assistant", "content": ""})
 
     def piece(self, chunk: ChatChunk, calls: int) -> list[dict[str, object]]:
-        """Return the events for a chunk. `calls`: the number of tool calls so far, including this chunk's."""
+        """Return the objects to stream for a chunk of the answer.
+
+        `calls` is the number of tool calls so far, including those of this chunk.
+        """
         said = [{"content": chunk.text}] if chunk.text else []
         first = calls - len(chunk.tool_calls)
         called = [

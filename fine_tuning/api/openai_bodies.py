@@ -1,7 +1,7 @@
-"""The request bodies of /v1, and their conversion to the engine's messages and options.
+"""Define the request bodies of /v1, and convert them to the engine's messages and options.
 
-A parameter that would change the answer but that the engines do not support is accepted only with
-its neutral value.
+Some of OpenAI's parameters would change the answer, but the engines do not support them. These are
+accepted only with the value that changes nothing.
 """
 
 import base64
@@ -76,7 +76,7 @@ class UserMessage(Asked):
 
 
 class AssistantMessage(Asked):
-    """An earlier answer, which may have the additional fields of a response."""
+    """An earlier answer. Clients may send it back with all fields of the response in which they got it."""
 
     role: Literal["assistant"]
     content: Texts | None = None
@@ -119,7 +119,7 @@ class PlainText(Asked):
 
 
 class Sampled(Asked):
-    """The parameters that chats and completions share."""
+    """The parameters that chat completions and completions share."""
 
     model: ModelName
     stream: bool | None = None
@@ -178,7 +178,10 @@ class ChatBody(Sampled):
     verbosity: Short | None = Ignored
 
     def told(self) -> list[Message]:
-        """Return the messages for the engine. Raises ConfigError for an invalid image, tool call or tool result."""
+        """Return the messages for the engine.
+
+        Raises ConfigError, which names the message, for an invalid image, tool call or tool result.
+        """
         names: dict[str, str] = {}
         return [_message(message, f"messages.{number}", names) for number, message in enumerate(self.messages)]
 
@@ -197,7 +200,10 @@ class CompletionBody(Sampled):
     suffix: Literal[""] | None = None
 
     def told(self) -> list[Message]:
-        """Return the prompt as the only message of a chat, as Ollama does, since the models are made for chats."""
+        """Return the prompt as the only message of a chat.
+
+        Ollama does the same, since the models are made for chats.
+        """
         return [Message(role="user", content=self.prompt if isinstance(self.prompt, str) else self.prompt[0])]
 
 
@@ -215,7 +221,16 @@ class EmbeddingBody(Asked):
 
 
 def _message(message: AnyMessage, place: str, names: dict[str, str]) -> Message:
-    """Return a message for the engine. `names`: the names of the tools called so far, by id of the call."""
+    """Return a message for the engine.
+
+    Args:
+        message: The client's message.
+        place: The message's position in the request, for errors: messages.0, ...
+        names: The names of the tools that were called so far, by the id of the call. The calls of
+            this message are added.
+
+    Raises ConfigError for an invalid image or tool call, and for the result of an unknown call.
+    """
     match message:
         case SystemMessage():
             return Message(role="system", content=_text(message.content))
@@ -269,16 +284,19 @@ def _image(url: str, place: str) -> bytes:
     return image
 
 
-_MOST_FIELDS = 60  # maximum number of fields, since reporting a million unknown ones would take seconds
+_MOST_FIELDS = 60  # maximum number of a body's fields; reporting a million unknown ones would take seconds
 
 
 def image_type(image: bytes) -> str:
-    """Return the media type of an image by its content; "" if it is not a known image."""
+    """Return the media type of an image by its first bytes; "" if it is not PNG, JPEG, GIF or WebP."""
     return next((kind for sign, kind in _SIGNS.items() if image.startswith(sign)), "")
 
 
 def _whole(value: object, depth: int = 0) -> object:
-    """Return JSON data with invalid characters replaced. Raises ValueError if it is nested too deeply."""
+    """Return JSON data in which characters that UTF-8 cannot encode are replaced.
+
+    Raises ValueError if the data are nested too deeply or have too many fields.
+    """
     if depth > _DEEPEST:
         raise ValueError(f"nested more than {_DEEPEST} levels deep")
     if isinstance(value, dict) and not depth and len(value) > _MOST_FIELDS:

@@ -1,4 +1,5 @@
-"""Render the API's plain HTML pages: the log-in, and the light page for a machine without a screen.
+"""Render the API's own HTML pages: the log-in, and the light page, a small page to start and watch trainings.
+
 The pages have no build step, and load nothing from other servers.
 """
 

@@ -33,12 +33,16 @@ Exchange = tuple[str, str]  # question, answer
 
 
 def is_wanted(headers: Headers, wish: str) -> bool:
-    """Return whether the client asks for recording.
+    """Return whether the client asks for its exchange to be recorded, and may do so.
+
+    The client asks for it by `wish`, or by an API key that ends in `:record`.
 
     Args:
+        headers: The headers of the request.
         wish: The header X-Byoai-Record ("on", "off" or ""), which takes precedence over the API key.
 
-    Raises HTTPException 401 without the right token, ConfigError for a repeated header.
+    Raises HTTPException 401 if it asks without the data folder's token, and ConfigError if a header
+    is repeated.
     """
     for name in (RECORD_HEADER, SESSION_HEADER):
         if len(headers.getlist(name)) > 1:
@@ -57,19 +61,25 @@ def is_wanted(headers: Headers, wish: str) -> bool:
 
 @dataclass
 class Recorder:
-    """Records one exchange once its answer is complete."""
+    """What must be known to record one exchange when its answer is there."""
 
-    log: ConversationLogger  # set to the session that the exchange joins
+    log: ConversationLogger  # its session is the one that the exchange joins
     question: str
     facts: dict[str, Any]  # for the turn's metadata
-    parts: list[dict[str, object]]  # the parts that are not text: images, tool calls and their results
-    told: set[str] = field(default_factory=set)  # ids of the recorded turns that the client repeats
+    parts: list[dict[str, object]]  # descriptions of the parts that are not text: images, tool calls, their results
+    told: set[str] = field(default_factory=set)  # ids of the recorded turns that the client repeats as earlier messages
     as_of: Stamp | None = None  # the state of the log when these turns were found
 
     def keep(self, engine: Engine, text: str, last: ChatChunk | None, seconds: float) -> None:
-        """Log the answer `text` unless it is empty. Without a `last` chunk it was stopped.
+        """Log the exchange with the answer `text`, unless the answer is empty.
 
-        Raises TurnDeleted if a turn of the repeated conversation was deleted in the meantime.
+        Args:
+            engine: The engine that answered.
+            text: The answer, with thoughts.
+            last: The answer's last chunk; None if the answer was stopped.
+            seconds: How long the answer took.
+
+        Raises TurnDeleted if a turn that the client repeats has been deleted in the meantime.
         """
         if not split_thoughts(text).answer.strip():
             return
@@ -94,10 +104,15 @@ class Recorder:
 def recorder(
     service: Service, tag: str, messages: Sequence[Message], user: str | None, session: str
 ) -> Recorder | None:
-    """Return the recorder for the answer to `messages`; None if the settings disable recording.
+    """Return the Recorder for the answer to `messages`; None if the settings disable recording.
 
     Args:
-        session: The session to join; "" for the session that `messages` continue, else a new one.
+        service: Gives the settings and the log.
+        tag: The model that answers.
+        messages: The messages of the request.
+        user: The client's name for its user, which is recorded.
+        session: The session to join. If it is "", this is the session that `messages` continue, or a
+            new one if there is none.
 
     Raises ConfigError if the messages do not end with a question.
     """
@@ -132,7 +147,10 @@ def _calls(message: Message) -> tuple[ToolCall, ...]:
 
 
 def _exchanges(messages: Sequence[Message]) -> list[Exchange]:
-    """Return each question with the last answer before the next question."""
+    """Return each question with its answer: the last answer before the next question.
+
+    Questions without an answer are left out.
+    """
     found: list[tuple[str, str]] = []
     for message in messages:
         if _asks(message):
@@ -147,13 +165,16 @@ def _pair(question: str, answer: str) -> Exchange:
 
 
 def _pairs(turn: Turn) -> set[Exchange]:
-    """Return the exchanges as which a client may repeat a turn: with the original or the edited answer."""
+    """Return the exchanges that match a turn: its question with the original answer, and with the edited one."""
     answers = (turn.bot_response, str(turn.metadata.get("original_response", turn.bot_response)))
     return {_pair(turn.user_message, answer) for answer in answers}
 
 
 def _session_of(log: ConversationLogger, history: Sequence[Exchange]) -> str | None:
-    """Return the session of the newest turn that matches the last recorded exchange of the history."""
+    """Return the session that a conversation continues; None if none of its last exchanges is in the log.
+
+    It is the session of the newest turn that matches the last exchange that is in the log.
+    """
     for exchange in reversed(history[-_LOOKED_UP:]):
         words = [word[:_LETTERS] for text in exchange for word in text.split()[:_WORDS]]
         for turn in log.search(" ".join(words)):
@@ -163,7 +184,11 @@ def _session_of(log: ConversationLogger, history: Sequence[Exchange]) -> str | N
 
 
 def _regenerated(logged: Sequence[Turn], told: Sequence[Turn], question: str) -> str | None:
-    """Return the id of the turn that this exchange regenerates: the same question after the same turns."""
+    """Return the id of the turn that a new answer regenerates; None if there is none.
+
+    That is the newest turn with the same question after the turns `told`, which the client repeats.
+    `logged` are all turns of the session.
+    """
     if not told:
         return None
     later = logged[logged.index(told[-1]) + 1 :]

@@ -1,4 +1,4 @@
-"""Middleware that caches responses of lists until the data that they depend on change."""
+"""Cache responses of the API that clients request repeatedly, until the data that they depend on change."""
 
 import time
 from collections import OrderedDict
@@ -18,7 +18,10 @@ _GLANCE = 0.5  # seconds for which the progress of jobs is cached
 
 
 class Repeated:
-    """Caches the app's responses together with the state of the data that they depend on."""
+    """ASGI middleware that keeps responses together with the state of the data that they were made from.
+
+    A request gets the kept response if the data are still in that state.
+    """
 
     def __init__(self, app: "ASGIApp", service: Service) -> None:
         self._app, self._service, self._changes = app, service, Changes()
@@ -47,7 +50,10 @@ class Repeated:
         return self._keep(key, now, told)
 
     def _made_of(self, path: str) -> object:
-        """Return the state of the data that the response at `path` depends on; None if it is not cached."""
+        """Return the state of the data that the response at `path` depends on, to be compared with a later one.
+
+        Return None if the path is not cached, or the state cannot be read.
+        """
         try:
             match path:
                 case "/api/settings":

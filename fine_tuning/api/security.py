@@ -1,4 +1,4 @@
-"""Access control for every route, page and socket: allowed hosts and origins, tokens, and browser policies."""
+"""Control access to every route, page and WebSocket: hosts, origins, tokens, and policies for browsers."""
 
 import asyncio
 import contextlib
@@ -22,14 +22,15 @@ COOKIE = "byoai_token"
 LOGIN = "/login"
 PAGE = "/api/ui"  # path of the light page
 MOST = 16 * 2**20  # maximum bytes of a body, except uploads
-CHANGES = ("POST", "PUT", "PATCH", "DELETE")
+CHANGES = ("POST", "PUT", "PATCH", "DELETE")  # the methods that change something
 
 _API, _OPENAI = "/api", "/v1"
 _JSON, _BYTES = "application/json", "application/octet-stream"
-_LOGINS, _PERIOD = 5, 60.0  # maximum number of wrong tokens within so many seconds
+_LOGINS, _PERIOD = 5, 60.0  # maximum number of wrong tokens at the log-in, within this many seconds
 _GLANCE = 1.0  # seconds between checks that an open connection's token is still valid
 
-# Pages load nothing from other servers, whatever a model or a person writes, and cannot be framed.
+# The content security policy of all pages: they load nothing from other servers, whatever a model or a person
+# writes, and cannot be shown in a frame of another page.
 _POLICY = (
     "default-src 'self'",
     "script-src 'self' 'unsafe-inline' 'wasm-unsafe-eval'",  # Streamlit's index.html has an inline script
@@ -45,9 +46,10 @@ _POLICY = (
 
 
 class Token:
-    """The secret of this data folder, in `data/api_token` (mode 0600).
+    """The secret of a data folder, stored in data/api_token (mode 0600).
 
-    Requests that change something must send it; over the network all requests must.
+    Requests that change something must send it; if the server is open to the network, all requests
+    must.
     """
 
     def __init__(self, file: Path | None = None) -> None:
@@ -64,7 +66,7 @@ class Token:
         return self._file.exists()
 
     def renew(self) -> str:
-        """Replace the token. Connections that use the old one are closed."""
+        """Replace the token by a new one, and return it. Connections that use the old one are closed."""
         new = secrets.token_urlsafe(32)
         paths.atomic_write(self._file, new + "\n")
         return new
@@ -78,7 +80,7 @@ class Access:
     """The names and port of the server, and whether other machines may reach it."""
 
     port: int
-    hosts: tuple[str, ...] = LOOPBACK  # without a port
+    hosts: tuple[str, ...] = LOOPBACK  # the server's host names, without a port
     lan: bool = False  # whether other machines may reach it; every request then needs the token
     certificate: str | None = None  # file with the TLS certificate
     key: str | None = None  # file with the TLS key
@@ -100,7 +102,11 @@ class Access:
         return "https" if self.tls else "http"
 
     def names(self) -> frozenset[str]:
-        """Return the accepted values of the header `Host`; browsers leave out the default port."""
+        """Return the accepted values of the header `Host`: each host name with the port.
+
+        If the port is the scheme's default, the names without it are included, since browsers leave
+        it out.
+        """
         usual = 443 if self.tls else 80
         return frozenset(
             {f"{host}:{self.port}" for host in self.hosts} | (set(self.hosts) if self.port == usual else set())
@@ -111,7 +117,7 @@ class Access:
 class _Logins:
     """Limits the number of failed log-ins."""
 
-    wrong: deque[float] = field(default_factory=lambda: deque(maxlen=_LOGINS))
+    wrong: deque[float] = field(default_factory=lambda: deque(maxlen=_LOGINS))  # times of the last ones
 
     def may_try(self) -> bool:
         return len(self.wrong) < _LOGINS or time.monotonic() - self.wrong[0] > _PERIOD
@@ -124,14 +130,15 @@ class Refusal:
 
 
 class Door:
-    """Rejects HTTP and WebSocket requests that come from neither this server's pages nor an authorised program.
+    """ASGI middleware that rejects HTTP and WebSocket requests of other sites and unauthorised programs.
 
-    - `Host` must be one of the server's names with its port (against DNS rebinding), and `Origin`
-      must be absent or the server's own (against other sites and other local servers).
-    - Requests that change something under /api need the token, in `X-Byoai-Token` or as
-      `Authorization: Bearer`, and a JSON body, or bytes for an upload. /v1 needs no token on this
-      machine, since answering changes nothing; recording checks the token itself.
-    - With `lan`, every request needs the token, which a browser gets as a cookie on the page /login.
+    - The header `Host` must be one of the server's names with its port (against DNS rebinding), and
+      `Origin` must be absent or the server's own (against other sites and other local servers).
+    - A request that changes something needs a JSON body, or bytes for an upload. Under /api it also
+      needs the token, in `X-Byoai-Token` or as `Authorization: Bearer`. /v1 needs no token on this
+      machine, since answering changes nothing; `recording` checks the token itself.
+    - If `Access.lan` is set, every request needs the token. A browser gets it as a cookie on the
+      page /login.
     """
 
     def __init__(self, app: "ASGIApp", access: Access, token: Token) -> None:
@@ -189,7 +196,7 @@ class Door:
         return Refusal(401, f"log in first, at {LOGIN}, or send the token in the header {TOKEN_HEADER}")
 
     async def _while_known(self, given: list[str], scope: "Scope", receive: "Receive", send: "Send") -> None:
-        """Serve a request until it ends, or until its token is replaced."""
+        """Serve a request until it ends, or until none of its tokens `given` is valid any more."""
         served = asyncio.ensure_future(self._app(scope, receive, send))
         try:
             while not (await asyncio.wait([served], timeout=_GLANCE))[0]:
@@ -219,7 +226,7 @@ class Door:
         return await answer(refusal.status, refusal.message, "Refused", headers=headers)(scope, receive, send)
 
     async def _log_in(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
-        """Show the log-in page, and set the cookie for the right token."""
+        """Answer a request for the log-in page: show it, or set the cookie if the right token was posted."""
         from starlette.requests import Request
         from starlette.responses import HTMLResponse, RedirectResponse, Response
 
@@ -249,7 +256,11 @@ class Door:
 
 
 class _Headers:
-    """The headers of a request. `one` treats a repeated header as missing, since its meaning is ambiguous."""
+    """The headers of a request.
+
+    `all` returns every value of a header. `one` returns its only value, and treats a repeated header
+    as missing, since it is ambiguous.
+    """
 
     def __init__(self, scope: "Scope") -> None:
         self._found: list[tuple[bytes, bytes]] = scope["headers"]
@@ -262,42 +273,45 @@ class _Headers:
         return found[0] if len(found) == 1 else None
 
     def tokens(self) -> list[str]:
-        """Return the tokens in headers, which other sites' pages cannot set."""
+        """Return the tokens in the headers `X-Byoai-Token` and `Authorization`, which other sites' pages cannot set."""
         bearer = bearer_of(self.one("authorization") or "")
         return [*self.all(TOKEN_HEADER), *([bearer.removesuffix(RECORD)] if bearer else [])]
 
     def secrets(self) -> list[str]:
-        """Return all tokens of a request: those in headers, and the cookie."""
+        """Return all tokens of a request: those of `tokens`, and that of the log-in cookie."""
         cookies = [part.strip().partition("=") for header in self.all("cookie") for part in header.split(";")]
-        # cookies of other programs may have any form
+        # not parsed by http.cookies, since cookies of other programs on this host may have any form
         return [*self.tokens(), *(value for name, _, value in cookies if name == COOKIE)]
 
 
 def bearer_of(authorization: str) -> str:
-    """Return KEY from `Bearer KEY`; "" for any other value."""
+    """Return KEY if the value of an `Authorization` header is `Bearer KEY`; "" for any other value."""
     scheme, _, key = authorization.partition(" ")
     return key.strip() if scheme.lower() == "bearer" else ""
 
 
 def announced_length(told: str | None) -> int:
-    """Return the body's length by its Content-Length; 0 if the header is missing or invalid."""
+    """Return the length of a body in bytes by the value of Content-Length; 0 if it is missing or invalid."""
     return int(told) if told and told.isascii() and told.isdecimal() and len(told) < 20 else 0
 
 
 def _is_upload(scope: "Scope") -> bool:
-    """Return whether a request is a part of an upload, which has its own limits and is not held in memory."""
+    """Return whether a request sends a part of an upload. Such a body has other limits, and is not held in memory."""
     return scope.get("method") == "PUT" and _is_under(scope["path"], f"{_API}/uploads")
 
 
 def _is_from_elsewhere(scope: "Scope", headers: "_Headers") -> bool:
-    """Return whether another site's page makes the request. Links to our pages do not count."""
+    """Return whether another site's page makes the request.
+
+    Following a link to one of byoai's pages is allowed, so such a request does not count.
+    """
     if headers.one("sec-fetch-site") not in ("cross-site", "same-site"):
         return False
     return headers.one("sec-fetch-mode") != "navigate" or (is_of_api(scope["path"]) and scope["path"] != PAGE)
 
 
 def _bounded(receive: "Receive") -> "Receive":
-    """Return a `receive` that disconnects when a body exceeds the limit, whatever length was announced."""
+    """Return an ASGI `receive` that reports a disconnect when a body exceeds MOST bytes, whatever was announced."""
     received = 0
 
     async def part() -> "Message":
@@ -319,7 +333,7 @@ def _is_under(path: str, *roots: str) -> bool:
 
 
 async def _field(request: object, name: str, most: int = 4096) -> str | None:
-    """Return a field of a posted form; None if it is missing or the form exceeds `most` bytes."""
+    """Return the value of a field of a posted form; None if it is missing or the form has more than `most` bytes."""
     from urllib.parse import parse_qs
 
     body = b""

@@ -1,7 +1,7 @@
-"""The training form of the light page.
+"""Define the training form of the light page: its methods and settings.
 
-Defaults and bounds come from the configuration, labels and help from the table of all pages
-(integration/setting_words.py).
+Defaults and bounds come from the configuration; labels and help texts come from
+integration/setting_words.py, which all pages share.
 """
 
 from dataclasses import dataclass
@@ -29,11 +29,11 @@ METHODS = {  # name and description to display
 
 @dataclass(frozen=True)
 class Setting:
-    """A number in the form."""
+    """A setting that the form shows as a field for a number."""
 
-    key: str  # dotted name in the configuration
+    key: str  # dotted name in the configuration, such as training.num_epochs
     often: bool = False  # shown directly rather than under "More settings"
-    methods: tuple[str, ...] = ()  # the methods that use it; empty: all
+    methods: tuple[str, ...] = ()  # the training methods that use it; empty: all
 
     @property
     def name(self) -> str:
@@ -52,7 +52,7 @@ SETTINGS = (
 
 
 def values_of(config: FineTuningConfig) -> dict[str, object]:
-    """Return the form's values from a configuration, by dotted keys."""
+    """Return the values of the method and of all SETTINGS in a configuration, by dotted name."""
     record = config.model_dump(mode="json")
     places = [key.split(".") for key in ("training.method", *(each.key for each in SETTINGS))]
     return {f"{section}.{name}": record[section][name] for section, name in places}

@@ -19,7 +19,10 @@ _PIECE = 1 << 20  # bytes
 
 
 def file_of(version: Version, part: Part) -> Response:
-    """Return a response with a file of a version's run. Raises ModelNotFound if the file does not exist."""
+    """Return a response that sends a version's GGUF, or its adapter in PEFT's format as a zip archive.
+
+    Raises ModelNotFound if the version's run does not have it.
+    """
     folder = run_of(version)
     run = Run(folder) if folder and folder.is_dir() else None
     name = version.tag.replace(":", "-")
@@ -38,7 +41,7 @@ def _there(version: Version, part: Part, file: Path | None) -> Path:
 
 
 def _zipped(folder: Path) -> Iterator[bytes]:
-    """Yield a zip archive of a folder's files, a megabyte at a time, without a temporary file."""
+    """Yield a zip archive of a folder's files in pieces of about a mebibyte, without a temporary file."""
     out = _Pieces()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
         for file in sorted(each for each in folder.rglob("*") if each.is_file() and not each.is_symlink()):
@@ -53,7 +56,7 @@ def _zipped(folder: Path) -> Iterator[bytes]:
 
 
 class _Pieces(io.RawIOBase):
-    """A write-only file in memory, whose content is taken out piece by piece."""
+    """A write-only file in memory. `take` returns what was written since the last call, and frees it."""
 
     def __init__(self) -> None:
         self._held, self._at = bytearray(), 0

@@ -1,4 +1,4 @@
-"""Serve an ASGI app with uvicorn, with limits for slow clients and for shutting down."""
+"""Serve an ASGI app with uvicorn, with time limits for slow clients and for shutting down."""
 
 import asyncio
 import logging
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 PARTING = 3  # seconds that open streams have to finish when the server ends
-WINDOW = 20.0  # seconds of a window, in which a client must send at least LEAST bytes of a request
+WINDOW = 20.0  # seconds; in each such window a client must send at least LEAST bytes of an incomplete request
 LEAST = 10_000  # bytes; a request that is complete within the window may be smaller
 IDLE = 5  # seconds that an idle connection is kept open between requests
 
 
 class ImpatientProtocol(H11Protocol):
-    """An HTTP/1.1 protocol that closes connections whose requests arrive too slowly, lest they exhaust the server.
+    """An HTTP/1.1 protocol that closes connections whose requests arrive too slowly.
 
-    uvicorn limits only the time between two requests. A window in which the client had to wait for
-    the app does not count.
+    Many such connections would exhaust the server, and uvicorn limits only the time between two
+    requests. A window in which the client had to wait for the app is not judged.
     """
 
     window = WINDOW
@@ -74,13 +74,16 @@ class ImpatientProtocol(H11Protocol):
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Return False for log records about streams that were cut off at shutdown, which is expected."""
+    """Return whether a log record should be shown: not if it reports a stream that was cut off at shutdown."""
     error = record.exc_info[1] if record.exc_info else None
     return not isinstance(error, asyncio.CancelledError) and "timeout graceful shutdown" not in record.getMessage()
 
 
 def run(app: "ASGIApp", access: Access) -> None:
-    """Serve `app` until SIGINT or SIGTERM, and then end within seconds even if streams are open."""
+    """Serve `app` at the address and port of `access` until SIGINT or SIGTERM.
+
+    The server then ends within seconds, even if streams are open.
+    """
     logging.getLogger("uvicorn.error").addFilter(_is_news)
     uvicorn.run(
         app,

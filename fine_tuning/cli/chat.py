@@ -1,4 +1,4 @@
-"""The commands chat, ask and compare, which get answers from models."""
+"""The commands chat, ask and compare: open the chat page, and get answers from models in the terminal."""
 
 import argparse
 import random

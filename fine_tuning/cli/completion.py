@@ -1,4 +1,7 @@
-"""The command completion: print a script for shell completion of commands, options and names."""
+"""The command completion: print a shell script that completes commands, options and names.
+
+The script then calls `byoai` for completions, which `complete` prints.
+"""
 
 import argparse
 
@@ -25,7 +28,7 @@ def add_commands(commands: Commands) -> None:
 
 
 def complete(parser: argparse.ArgumentParser) -> None:
-    """Print the completions and exit, if the shell asked for them."""
+    """Print the completions that the shell asked for, and exit."""
     from argcomplete import autocomplete
 
     _add_names(parser)
@@ -33,7 +36,7 @@ def complete(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_names(parser: argparse.ArgumentParser) -> None:
-    """Add completers for names (profiles, versions, jobs) to a parser and its subparsers."""
+    """Add completers for the names of profiles, versions and jobs to a parser and its subparsers."""
     for action in parser._actions:
         if action.dest in _NAMES:
             action.completer = _NAMES[action.dest]  # type: ignore[attr-defined]

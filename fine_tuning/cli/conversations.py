@@ -1,4 +1,4 @@
-"""The commands find, review, forget, lineage, why, stats, data and export, for the log."""
+"""The commands about the log: find, review, forget, lineage, why, stats, data and export."""
 
 import argparse
 import sys
@@ -51,7 +51,7 @@ def add_commands(commands: Commands) -> None:
 
     lineage = commands.add("lineage", _lineage, "show which versions learned a turn, or which turns taught a version")
     lineage.add_argument("turn", nargs="?", metavar="TURN|SESSION", help="the id of a turn or a session")
-    lineage.add_argument("--version", type=count, metavar="N", help="the number of a version")
+    lineage.add_argument("--version", type=count, metavar="N", help="list the turns that version N was trained on")
     add_model_name(lineage)
 
     _add_why(commands)
@@ -113,7 +113,8 @@ def _add_forget(commands: Commands) -> None:
     forget.add_argument(
         "--now",
         action="store_true",
-        help="remove these versions before the new one is trained; the base model answers in the meantime",
+        help="remove the versions that learned the turns before the new one is trained; the base model answers in the "
+        "meantime",
     )
     add_dry_run(forget)
 
@@ -281,7 +282,7 @@ def _why(options: argparse.Namespace) -> None:
 
 
 def _list_teachers(tag: str, taught: set[str], said: "Mapping[str, Turn]") -> None:
-    """List the turns that a version learned: first those in the log, in its order, then the others."""
+    """Print the turns that a version was trained on: those in the log, in its order, then those no longer there."""
     for id in [*(id for id in said if id in taught), *sorted(taught - said.keys())]:
         print(f"{id}  {_first_words(said[id]) if id in said else '(no longer in the log)'}")
     print(f"{len(taught)} turn(s) taught {tag}")

@@ -1,6 +1,6 @@
-"""The JSON forms of plans, versions and reports for `--json`.
+"""Convert plans, versions and reports to the dictionaries that `--json` prints.
 
-They leave out or rename fields of the internal types.
+The dictionaries leave out or rename fields of the internal types.
 """
 
 from dataclasses import asdict
@@ -22,7 +22,10 @@ Facts = dict[str, object]
 
 
 def of_models(engine: "Engine", registry: "Registry", prefix: str) -> list[Facts]:
-    """Return every model that the chat can use; for a version also its registry entry."""
+    """Return every model that people can choose to chat with; for a version also its entry in the registry.
+
+    `prefix` begins the names of fine-tuned models.
+    """
     from fine_tuning.model_management.elo import ratings
     from fine_tuning.model_management.model_switcher import choices
 
@@ -43,12 +46,12 @@ def of_models(engine: "Engine", registry: "Registry", prefix: str) -> list[Facts
 
 
 def of_version(version: "Version") -> Facts:
-    """Return a version's registry entry."""
+    """Return a version's entry in the registry, with its tag."""
     return {"tag": version.tag, **asdict(version)}
 
 
 def of_plan(plan: "Plan") -> Facts:
-    """Return a plan: what a retrain would learn, its memory in bytes, and its time in seconds."""
+    """Return what a retrain would learn, its memory in bytes, and its time in seconds."""
     names = (
         "name",
         "turns",
@@ -79,7 +82,7 @@ def of_plan(plan: "Plan") -> Facts:
 
 
 def of_pruned(found: "Sequence[Pruned]", dry_run: bool) -> list[Facts]:
-    """Return the versions and runs that were removed, or would be removed."""
+    """Return the versions and runs that were removed; with `dry_run`, those that would be."""
     return [
         {
             "version": each.version.tag if each.version else None,
@@ -93,7 +96,10 @@ def of_pruned(found: "Sequence[Pruned]", dry_run: bool) -> list[Facts]:
 
 
 def of_case(case: "Case", elsewhere: "Sequence[Path]") -> Facts:
-    """Return what would be forgotten: the turns with their questions, and the versions that learned them."""
+    """Return what would be forgotten: the turns with their questions, and the versions that were trained on them.
+
+    `elsewhere`: files that contain the text although no turn does.
+    """
     turns = [{"id": id, "user_message": case.said.get(id)} for id in case.turns]
     return {"turns": turns, "versions": [version.tag for version in case.versions], "files": elsewhere}
 
@@ -105,7 +111,7 @@ def of_forgotten(outcome: "Forgotten") -> Facts:
 
 
 def of_import(report: "Report", written: bool) -> Facts:
-    """Return the report of an import or of its preview."""
+    """Return the report of an import, or of its preview if `written` is false."""
     names = (
         "id",
         "added",
@@ -129,7 +135,7 @@ def of_import(report: "Report", written: bool) -> Facts:
 
 
 def of_learned_from(found: "LearnedFrom") -> Facts:
-    """Return the learned turns that are most similar to an answer."""
+    """Return where an answer was learned: the most similar of the turns that its version was trained on."""
     turns = [
         {
             **each.turn.model_dump(mode="json"),

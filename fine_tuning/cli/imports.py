@@ -1,4 +1,4 @@
-"""The command import: import chats from other programs into the log, list the imports, and undo one."""
+"""The command import: import chats and documents into the log, list the imports, and undo an import."""
 
 import argparse
 import os
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fine_tuning.data_collection.importers.importing import Imported, Report
     from fine_tuning.jobs.kinds import ImportRequest
 
-_LOOK = 1_000  # turns to read for the preview before the confirmation
+_LOOK = 1_000  # maximum number of turns that are read for the preview before the confirmation
 _EPILOG = """\
 formats (found by themselves):
     exports of ChatGPT, Claude, Gemini, Open WebUI, LM Studio, Jan, SillyTavern,
@@ -66,7 +66,7 @@ def add_commands(commands: Commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    """Import, list the imports, or undo one."""
+    """Import, list the imports, or undo an import, as the options say."""
     from fine_tuning.data_collection.conversation_logger import ConversationLogger
     from fine_tuning.data_collection.importers.importing import imports, undo
 
@@ -131,7 +131,10 @@ def _import(config: "FineTuningConfig", options: argparse.Namespace) -> None:
 
 
 def _from_anywhere(place: str) -> str:
-    """Return a file's absolute path, since a resumed job may run in another folder."""
+    """Return the absolute path of a file; `hf:owner/name` unchanged.
+
+    A relative path would be wrong in a resumed job, which may run in another folder.
+    """
     # unlike pathlib's functions, these two leave a path with an unknown ~user unchanged
     return place if place.startswith("hf:") else os.path.abspath(os.path.expanduser(place))  # noqa: PTH100, PTH111
 
@@ -145,7 +148,7 @@ def _confirmed(options: argparse.Namespace, question: str) -> bool:
 
 
 def _short(text: str) -> str:
-    """Return the beginning of a text, quoted, with control characters escaped."""
+    """Return at most the first 60 characters of a text, quoted, with control characters escaped."""
     flat = " ".join(text.split())
     return repr(flat if len(flat) <= 60 else f"{flat[:59]}…")
 

@@ -1,4 +1,4 @@
-"""The command jobs: list jobs, and watch, cancel, resume or retry one, or show its log.
+"""The command jobs: list jobs; watch, cancel, resume or retry a job; show its log.
 
 Other commands submit and follow their jobs with `do_job`.
 """
@@ -62,7 +62,7 @@ def add_commands(commands: Commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    """Run the chosen action; return the exit code."""
+    """Run the chosen action, such as `list`; return the exit code."""
     from fine_tuning.jobs.queue import Queue
 
     code: int | None = options.do(options, Queue())
@@ -128,7 +128,10 @@ def _logs(options: argparse.Namespace, queue: "Queue") -> None:
 
 
 def _chosen(options: argparse.Namespace, queue: "Queue") -> "Job":
-    """Return the job that the options name. Raises ByoaiError for no match or several matches."""
+    """Return the job whose id begins with `options.job`; the newest job if it is None.
+
+    Raises JobNotFound if there is none, and ByoaiError if there are several.
+    """
     jobs = queue.jobs(limit=500)
     wanted = options.job
     found = [job for job in jobs if wanted is None or job.id.startswith(wanted)]
@@ -153,9 +156,10 @@ def add_detach(command: argparse.ArgumentParser) -> None:
 
 
 def do_job(options: argparse.Namespace, kind: str, request: dict[str, object]) -> "Job | None":
-    """Submit a job and follow it to its end; return the job.
+    """Submit a job, show its progress until it is over, and return it.
 
-    Ctrl-C stops the job. With `--detach` the job is only started, and None is returned.
+    Ctrl-C stops the job. With `--detach` the job is only submitted, and None is returned. Raises
+    ConfigError for an invalid request.
     """
     from fine_tuning.cli.options import stop_on_signal
     from fine_tuning.cli.show import Terminal
@@ -187,13 +191,14 @@ def follow(
     after: int = 0,
     stopping: Callable[[], bool] = lambda: False,
 ) -> "Job":
-    """Pass each event of a job with its number to `tell`, until the job is over; return the job.
+    """Call `tell` with the number and content of each event of a job, until the job is over; return the job.
 
-    When `stopping` returns True, the job is cancelled.
+    Only events with numbers above `after` are passed on. The job is cancelled when `stopping`
+    returns True.
     """
     reader, asked = EventReader(job.events, after), False
     while True:
-        job = queue.get(job.id)  # read before its events, so that the last events are not missed
+        job = queue.get(job.id)  # before the events are read: if the job is over, all its events are there
         for number, event in reader.read():
             tell(number, event)
         if job.over:
@@ -205,7 +210,7 @@ def follow(
 
 
 def show_end(options: argparse.Namespace, job: "Job") -> dict[str, Any]:
-    """Show how a job ended; return its result, {} if it has none."""
+    """Show how a job ended; return its result, or {} if it has none."""
     from fine_tuning import paths
     from fine_tuning.cli.show import show_finished
     from fine_tuning.jobs.progress import progress_of
@@ -223,14 +228,14 @@ def show_end(options: argparse.Namespace, job: "Job") -> dict[str, Any]:
 
 
 def record(job: "Job") -> dict[str, object]:
-    """Return a job as a JSON-able dictionary, with its progress."""
+    """Return a job as a dictionary of JSON values, with its progress."""
     from fine_tuning.jobs import progress
 
     return progress.record(job)
 
 
 def exit_code(job: "Job") -> int:
-    """Return the exit code of a command that followed a job to its end."""
+    """Return the exit code of a command whose job is over: 0 if completed, else that of the job's error."""
     if job.state == "completed":
         return 0
     return Cancelled.exit_code if job.state in ("cancelled", "interrupted") else job.exit_code or 1

@@ -1,4 +1,4 @@
-"""The commands doctor, prepare and pull, which check and set up this machine."""
+"""The commands doctor, prepare and pull: check this machine, and download models."""
 
 import argparse
 

@@ -1,5 +1,5 @@
 # PYTHON_ARGCOMPLETE_OK
-"""Entry point of `byoai`: parse the command line, run the command, and turn errors into messages and exit codes.
+"""The entry point of `byoai`: parse the command line, run the command, turn errors into messages and exit codes.
 
 Commands import heavy modules only when they run, so that `byoai --help` is fast.
 """
@@ -32,12 +32,12 @@ from fine_tuning.errors import ByoaiError, ConfigError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return its exit code.
+    """Run the command that `arguments` name (default: sys.argv); return the exit code.
 
     Each kind of error has its own exit code (`byoai retrain --help` lists them).
     """
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # escape characters that the terminal's encoding lacks
+        if hasattr(stream, "reconfigure"):  # print characters that the terminal's encoding lacks as escapes
             stream.reconfigure(errors="backslashreplace")
     whole = parser()
     if "_ARGCOMPLETE" in os.environ:  # the shell asks for completions
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command is None:
         whole.print_help()
         return ConfigError.exit_code
-    # Limit how long OpenMP threads spin while waiting: spinning halves the speed of a busy machine.
+    # Limit how long OpenMP threads wait in a busy loop, which halves the speed where other programs need the cores.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         _check_texts(options)
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def _signals_as_before() -> Iterator[None]:
-    """Restore the signal handlers afterwards, for programs that call `main`."""
+    """Restore the handlers of SIGINT and SIGTERM after the `with` block, for programs that call `main`."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -137,7 +137,10 @@ class _Listing(argparse.HelpFormatter):
 
 
 class _ShowVersion(argparse.Action):
-    """Prints the version of the installed package; reading its metadata earlier would cost time."""
+    """Prints the version of the installed package and exits.
+
+    The version is read from the package's metadata only here, since that costs time.
+    """
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from importlib.metadata import PackageNotFoundError, version
@@ -154,10 +157,7 @@ class _ShowVersion(argparse.Action):
 
 @contextlib.contextmanager
 def _only_json(options: argparse.Namespace) -> Iterator[None]:
-    """With `--json`, let only `print_json` write to stdout.
-
-    All other output goes to stderr.
-    """
+    """With `--json`, redirect all output within the `with` block to stderr, except that of `print_json`."""
     if not options.json:
         yield
         return
@@ -167,7 +167,7 @@ def _only_json(options: argparse.Namespace) -> Iterator[None]:
 
 
 def _explain(error: Exception) -> str:
-    """Return a message for an unexpected error."""
+    """Return the message for an unexpected error: about the file for an OSError, else a request to report it."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"cannot use {error.filename}: {error.strerror}. Is the disk full, or the folder read-only?"
     message = str(error).strip().partition("\n")[0]

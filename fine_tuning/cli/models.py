@@ -1,4 +1,4 @@
-"""The commands models, use, rollback, merge, quantise and prune, for the versions of the fine-tuned model."""
+"""The commands about the versions of a fine-tuned model: models, use, rollback, merge, quantise and prune."""
 
 import argparse
 
@@ -176,7 +176,10 @@ def _merge(options: argparse.Namespace) -> int:
 
 
 def _part(text: str) -> dict[str, object]:
-    """Parse `VERSION[=WEIGHT]`. Raises ConfigError if it is invalid."""
+    """Return the version, the model's name (None if not given) and the weight in `VERSION[=WEIGHT]`.
+
+    Raises ConfigError if the text is invalid.
+    """
     from fine_tuning.integration.ollama_integration import version_number
 
     version, _, weight = text.partition("=")
@@ -210,7 +213,7 @@ def _models(options: argparse.Namespace) -> None:
 
 
 def _changes(options: argparse.Namespace) -> list[tuple[int, dict[str, object]]]:
-    """Return the numbers of the versions to change, each with its new values."""
+    """Return (number of the version, new values) for each of --pin, --unpin, --note and --label that was given."""
     from fine_tuning.integration.ollama_integration import version_number
 
     changes: list[tuple[int, dict[str, object]]] = [

@@ -1,4 +1,4 @@
-"""Shared parts of the commands: adding a command, common options, and reading them."""
+"""Define what the commands share: how a command is added, common options, and how options are read."""
 
 import argparse
 import json
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fine_tuning.engines.base import Engine
 
 Run = Callable[[argparse.Namespace], int | None]
-"""Runs a command with its options; returns the exit code, where None is 0."""
+"""A function that runs a command with its options, and returns the exit code; None means 0."""
 
 EXIT_CODES = """\
 exit codes:
@@ -51,13 +51,15 @@ class Commands:
     def add(
         self, name: str, run: Run, help: str, more: str = "", epilog: str = "", *, json: bool = True
     ) -> argparse.ArgumentParser:
-        """Add the command `name`; return its parser, for the command's own options.
+        """Add the command `name`; return its parser, to which the command's own options can be added.
 
         Args:
-            help: One line for the list of commands.
-            more: Further sentences for the command's help.
-            epilog: Text to print unchanged below the options.
-            json: Whether the command supports `--json` (`print_json`).
+            name: The command.
+            run: The function that runs it.
+            help: One line about it, for the list of commands.
+            more: Further sentences for its own help.
+            epilog: A text that is printed unchanged below the options in its help.
+            json: Whether it supports `--json`, by calling `print_json`.
         """
         description = f"{help[0].upper()}{help[1:]}. {more}"
         command = self._parsers.add_parser(
@@ -70,7 +72,7 @@ class Commands:
 
 
 class _Formatter(argparse.HelpFormatter):
-    """A help formatter that keeps the line breaks of texts with several lines."""
+    """A help formatter that prints texts with line breaks as they are, and wraps all others."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return text if "\n" in text else super()._fill_text(text, width, indent)
@@ -86,16 +88,13 @@ def add_json(command: argparse.ArgumentParser) -> None:
 
 
 def print_json(options: argparse.Namespace, *facts: object) -> None:
-    """Print mappings or dataclasses as JSON, one per line.
-
-    The output goes to `options.facts_to`, by default stdout.
-    """
+    """Print mappings or dataclasses as JSON, one per line, to `options.facts_to` (None: stdout)."""
     for each in facts:
         print(json.dumps(_plain(each)), file=options.facts_to, flush=True)
 
 
 def _plain(value: object) -> object:
-    """Return a JSON-able form of a value, with None for infinite numbers and NaN."""
+    """Return a value as JSON values: dataclasses as dictionaries, paths as text, infinite numbers and NaN as None."""
     if is_dataclass(value) and not isinstance(value, type):
         value = asdict(value)
     if isinstance(value, Mapping):
@@ -111,7 +110,7 @@ def _plain(value: object) -> object:
 
 
 def _shared_options() -> argparse.ArgumentParser:
-    """Return a parser with the options of every command."""
+    """Return a parser with the options that every command has."""
     shared = argparse.ArgumentParser(add_help=False)
     group = shared.add_argument_group("configuration")
     group.add_argument(
@@ -131,7 +130,7 @@ AUTO = "lower the tokens computed at once, the sequence length or the rank until
 
 
 def add_training_options(command: argparse.ArgumentParser) -> None:
-    """Add the options that retrain and sweep share."""
+    """Add the options `--sample`, `--auto` and `--force`, which retrain and sweep share."""
     add_sample(command)
     command.add_argument("--auto", action="store_true", help=AUTO)
     command.add_argument("--force", action="store_true", help="train even if there is little data")
@@ -160,7 +159,7 @@ def add_dry_run(command: argparse.ArgumentParser, help: str = "only say what wou
 
 
 def _whole(least: int, most: int) -> Callable[[str], int]:
-    """Return an argparse type for whole numbers from `least` to `most` in ASCII digits."""
+    """Return an argparse type for whole numbers from `least` to `most`, written in the digits 0 to 9."""
 
     def number(text: str) -> int:
         if not re.fullmatch(r"[+-]?[0-9]{1,19}", text.strip()) or not least <= int(text) <= most:
@@ -177,7 +176,7 @@ count, positive, port = _whole(0, 2**31 - 1), _whole(1, 2**31 - 1), _whole(1, 65
 
 
 def read_config(options: argparse.Namespace) -> "FineTuningConfig":
-    """Return the configuration that the options select. Raises ConfigError with all its faults."""
+    """Return the configuration that the options select. Raises ConfigError, which lists all faults in it."""
     from fine_tuning.config import load_config, read_settings
 
     return load_config(options.config, options.profile, read_settings(options.set))
@@ -186,16 +185,17 @@ def read_config(options: argparse.Namespace) -> "FineTuningConfig":
 def given_config(options: argparse.Namespace) -> "FineTuningConfig | None":
     """Return the configuration that the options select; None if they select none.
 
-    With None, the default file applies, including its later changes.
+    None tells a server to use the default file, and to read it again whenever it changes.
     """
     return read_config(options) if options.config or options.profile or options.set else None
 
 
 def read_training_config(options: argparse.Namespace) -> "FineTuningConfig":
-    """Return the configuration for training on the log.
+    """Return the configuration that the options select, for a training on the log.
 
-    If the options name no file, profile or sample, the profile for documents applies where the log
-    consists of documents.
+    If the options name no file, profile or sample, and the log consists of imported documents, the
+    profile for documents is applied below the user's own settings. Raises ConfigError, which lists
+    all faults.
     """
     from fine_tuning.config import read_settings
     from fine_tuning.profiles import for_documents
@@ -213,14 +213,14 @@ def choose_sample(options: argparse.Namespace) -> None:
 
 
 def connect_engine(options: argparse.Namespace, config: "FineTuningConfig") -> "Engine":
-    """Return the engine that the options select. Raises EngineError if it is not available."""
+    """Return the engine that the options and the configuration select. Raises EngineError if it is not available."""
     from fine_tuning.engines.connect import connect
 
     return connect(options.ollama_url, config)
 
 
 def say_if_fetching(engine: "Engine") -> None:
-    """Print that a base model will be downloaded, if the engine has none that is whole."""
+    """Print that a base model will be downloaded, if the engine has none, or only a default base that is damaged."""
     from fine_tuning.engines.default_base import DEFAULT_TAG, is_damaged
 
     if all(model.tag == DEFAULT_TAG and is_damaged(engine, model.tag) for model in engine.list_models()):
@@ -244,7 +244,11 @@ def model_name(options: argparse.Namespace, config: "FineTuningConfig") -> str:
 
 
 def stop_on_signal() -> Callable[[], bool]:
-    """Return a function that tells whether SIGINT or SIGTERM has arrived. A second signal ends the program."""
+    """Handle SIGINT and SIGTERM from now on; return a function that returns whether one of them has arrived.
+
+    The first signal is only noted, so that the work can stop at a safe point. A second one ends the
+    program at once, with exit code 130.
+    """
     asked: list[int] = []
 
     def note(number: int, frame: object) -> None:

@@ -1,4 +1,4 @@
-"""Interactive prompts of the commands: confirmation, blind comparison and review of answers."""
+"""Ask the user in the terminal: for confirmation, for votes in a blind comparison, and to review answers."""
 
 import random
 from collections.abc import Iterable, Sequence
@@ -20,12 +20,12 @@ _SCORES = {"a": 1.0, "b": 0.0, "tie": 0.5, "t": 0.5}  # score of the first model
 
 
 def confirmed(question: str) -> bool:
-    """Return whether the user answers yes; anything else, including the end of the input, is no."""
+    """Ask a question; return whether the user answers yes. Anything else counts as no, as does the end of the input."""
     return _line(f"{question} [y/N] ").casefold() in ("y", "yes")
 
 
 def compare(engine: "Engine", tags: Sequence[str], prompts: Iterable[str], options: "ChatOptions") -> None:
-    """Stream every model's answer to each prompt."""
+    """Print every model's answer to each prompt while it is generated."""
     for prompt in prompts:
         _headline(prompt)
         _stream(engine, prompt, {tag: tag for tag in tags}, options)
@@ -34,7 +34,11 @@ def compare(engine: "Engine", tags: Sequence[str], prompts: Iterable[str], optio
 def compare_blind(
     engine: "Engine", tags: Sequence[str], prompts: Iterable[str], options: "ChatOptions", chance: random.Random
 ) -> None:
-    """Show two anonymous models' answers to each prompt in random order, ask for a vote, then reveal the models."""
+    """Show two models' answers to each prompt without their names, ask which is better, and store the vote.
+
+    The two models and their order are drawn with `chance`. After the vote their names and Elo
+    ratings are shown. The comparison ends when the user answers q.
+    """
     for prompt in prompts:
         one, other = chance.sample(list(tags), 2)
         _headline(prompt)
@@ -50,7 +54,10 @@ def compare_blind(
 
 
 def review(log: ConversationLogger, candidates: Sequence["Candidate"]) -> int:
-    """Show the answers one at a time, and log the user's rating or edit; return the number of judged answers."""
+    """Show the answers one at a time, and log the user's rating or edit of each.
+
+    Return the number of answers that were rated or edited. The review ends when the user answers q.
+    """
     judged = 0
     for number, candidate in enumerate(candidates, 1):
         _show_candidate(candidate, f"{number}/{len(candidates)}")
@@ -81,7 +88,7 @@ def _show_candidate(candidate: "Candidate", place: str) -> None:
 
 
 def _stream(engine: "Engine", prompt: str, names: dict[str, str], options: "ChatOptions") -> None:
-    """Stream the answers of the models in `names`, each under its displayed name."""
+    """Print the answers to `prompt` while they are generated. `names`: the displayed name of each model, by tag."""
     out, last = console(), ""
     for tag, chunk in side_by_side(engine, list(names), [Message(role="user", content=prompt)], options):
         if tag != last:

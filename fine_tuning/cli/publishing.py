@@ -154,7 +154,10 @@ def _adopt(options: argparse.Namespace) -> None:
 
 
 def _version(options: argparse.Namespace, config: "FineTuningConfig") -> "Version":
-    """Return the version that the options name, by default the live one. Raises ModelNotFound if there is none."""
+    """Return the version that the options name, by default the live one.
+
+    Raises ModelNotFound if there is no such version, or none is live.
+    """
     from fine_tuning.errors import ModelNotFound
     from fine_tuning.integration.ollama_integration import version_number
     from fine_tuning.model_management.model_registry import Registry

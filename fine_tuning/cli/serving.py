@@ -1,4 +1,4 @@
-"""The commands serve, start-tuning and token, for the API, the training page and access to them."""
+"""The commands serve, start-tuning and token: serve the API, open the training page, and show the token for both."""
 
 import argparse
 import urllib.request
@@ -42,7 +42,7 @@ def add_commands(commands: Commands) -> None:
         "token",
         _token,
         "show the token that programs send with each change",
-        "Whoever has the token can do in byoai all that you can.",
+        "Anyone who has the token can do everything in byoai that you can.",
     )
     token.add_argument("--new", action="store_true", help="make a new token; the old one stops working at once")
 
@@ -52,7 +52,7 @@ def add_server_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--port", type=port, metavar="N", help="port of the server (default: 8501, or the next free port)"
     )
-    group = command.add_argument_group("over the network (without --lan, only this machine is answered)")
+    group = command.add_argument_group("over the network (without --lan, only this machine can connect)")
     group.add_argument(
         "--lan", action="store_true", help="also answer other machines, which need the token (`byoai token`)"
     )
@@ -66,7 +66,11 @@ def add_server_options(command: argparse.ArgumentParser) -> None:
 
 
 def access_of(options: argparse.Namespace) -> "Access":
-    """Return the access settings of these options. Raises ConfigError for contradictory options."""
+    """Return the server's port, names and TLS files that the options select.
+
+    Raises ConfigError for contradictory options or a missing file, and ByoaiError if no port is
+    free.
+    """
     from fine_tuning.api.background import PORT, free_port
     from fine_tuning.api.security import LOOPBACK, Access
 
@@ -91,7 +95,7 @@ def access_of(options: argparse.Namespace) -> "Access":
 def server_of(options: argparse.Namespace) -> "tuple[FineTuningConfig | None, Access]":
     """Return the configuration and the access settings of a server; with --lan, print how to log in.
 
-    The configuration is None if the options select none. Raises ConfigError for wrong settings or
+    The configuration is None if the options select none. Raises ConfigError for invalid settings or
     contradictory options.
     """
     settings, access = given_config(options), access_of(options)
@@ -103,7 +107,7 @@ def server_of(options: argparse.Namespace) -> "tuple[FineTuningConfig | None, Ac
 
 
 def _say_token() -> None:
-    """Print how to log in; a new token is shown once."""
+    """Print how to log in over the network. The token itself is printed only when it is new."""
     from fine_tuning.api.security import Token
 
     token = Token()
@@ -140,7 +144,10 @@ def _start_tuning(options: argparse.Namespace) -> None:
 
 
 def _page_of(server: str) -> str:
-    """Return the path of the training page on a running server; "" if it has none (`byoai serve`)."""
+    """Return the path of the training page on the running server with the URL `server`.
+
+    Return "" if it has none, because it was started with `byoai serve`.
+    """
     try:
         with urllib.request.urlopen(f"{server}/_stcore/health", timeout=2.0) as answer:
             return TRAIN if answer.status == 200 else ""

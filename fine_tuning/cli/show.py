@@ -1,4 +1,4 @@
-"""Output of the commands: progress of long work, and results as tables and sentences."""
+"""Print for people: the progress of long work, and results as tables and sentences."""
 
 import sys
 import time
@@ -36,7 +36,10 @@ _QUIET_INTERVAL = 10.0  # seconds between lines of progress if the output is not
 
 
 class Terminal:
-    """Shows the events of long work (events.Tell): a progress bar in a terminal, or occasional lines in a file."""
+    """Prints the events of long work. Use it as the `tell` of a Watch, and in a `with` statement.
+
+    In a terminal the progress is a bar; if the output is redirected, it is a line every few seconds.
+    """
 
     def __init__(self) -> None:
         self.console = console()
@@ -45,7 +48,7 @@ class Terminal:
         self._last_line = 0.0
 
     def __call__(self, event: Event) -> None:
-        """Show one event."""
+        """Print one event; events that say nothing about the progress are ignored."""
         match event:
             case Stage(title):
                 self._end_bar()
@@ -64,7 +67,7 @@ class Terminal:
         self._end_bar()
 
     def note(self, text: str) -> None:
-        """Print a line of text."""
+        """Print a line of text, indented below the title of its stage."""
         self.console.print(Text(f"  {text}"))
 
     def _step(self, step: Step) -> None:
@@ -107,7 +110,7 @@ def _share(done: int, total: int, unit: str) -> str:
 
 
 def show_plan(plan: "Plan | Survey") -> None:
-    """Show what a retrain would learn, and its memory and time."""
+    """Show what a retrain would learn, with its warnings, and the memory and time that a Plan estimates."""
     out = console()
     out.print(Text("What would be learned", style="italic"))
     for name, value in plan.facts():
@@ -151,7 +154,7 @@ def show_outcome(outcome: "Outcome") -> None:
 
 
 def show_finished(finished: Finished) -> None:
-    """Show the outcome of a job that ran in another process."""
+    """Show how a job ended that ran in another process: its last event."""
     show_answers(finished.answers)
     style = {"live": "bold green", "refused": "bold red"}.get(finished.state, "bold")
     console().print(Text(finished.text, style=style))
@@ -170,7 +173,10 @@ def _effort(training: "TrainingResult") -> str:
 
 
 def show_quantisations(found: Mapping[str, Any]) -> None:
-    """Show the measurements of a version's quantisations (`quantising.Compression` as a dictionary)."""
+    """Show the measurements of a version's quantisations as a table.
+
+    `found` is a quantising.Compression as a dictionary.
+    """
     table = Table(title=f"\n{found['tag']} in fewer bits", title_justify="left")
     for heading in ("", "size", "reads", "answers", "speed", f"perplexity of {found['texts']} held-out texts", ""):
         table.add_column(heading, justify="left" if not heading else "right")
@@ -190,7 +196,7 @@ def show_quantisations(found: Mapping[str, Any]) -> None:
 
 
 def show_scores(tag: str, scores: "Sequence[MetricScores]") -> None:
-    """Show the scores of a version, its base, and the live version if there was one."""
+    """Show a version's scores as a table, beside those of its base, and of the live version if there was one."""
     table = Table(
         title=f"\n{tag} against its base, on held-out conversations and general knowledge", title_justify="left"
     )
@@ -230,7 +236,7 @@ def show_answers(answers: Sequence[tuple[str, str, str]]) -> None:
 
 
 def show_facts(found: "Facts | None") -> None:
-    """Show answers of base and version to held-out questions about documents, if there are any."""
+    """Show some answers of base and version to held-out questions about documents; nothing if `found` is None."""
     if found is None:
         return
     out = console()
@@ -243,7 +249,10 @@ def show_facts(found: "Facts | None") -> None:
 
 
 def show_models(engine: "Engine", registry: "Registry", prefix: str) -> None:
-    """Show every model that the chat can use, with what the registry knows about it."""
+    """Show every model that people can choose to chat with, and what the registry says about it.
+
+    `prefix` begins the names of fine-tuned models.
+    """
     from fine_tuning.integration import first_model
     from fine_tuning.model_management.elo import ratings
     from fine_tuning.model_management.model_switcher import choices
@@ -301,7 +310,7 @@ def show_stats(stats: Mapping[str, Any], new: int) -> None:
 
 
 def show_turns(turns: "Sequence[Turn]") -> None:
-    """Show turns with id, time, marks, question and answer."""
+    """Show turns: id, time, model, rating, and the beginnings of question and answer."""
     out = console()
     for turn in turns:
         marks = [
@@ -316,7 +325,7 @@ def show_turns(turns: "Sequence[Turn]") -> None:
 
 
 def show_learned_from(found: "LearnedFrom") -> None:
-    """Show the turns from which an answer was learned."""
+    """Show the turns from which an answer was probably learned, the most similar first."""
     from fine_tuning.integration.learned_from import told
 
     out = console()
@@ -374,7 +383,7 @@ def show_case(case: "Case", elsewhere: "Sequence[Path]" = ()) -> None:
 
 
 def show_forgotten(outcome: "Forgotten") -> None:
-    """Show the result of forgetting: the new version, and what still contains the text."""
+    """Show the result of forgetting: the new version if there is one, and what still contains the text."""
     out = console()
     if outcome.version:
         out.print(Text(f"{outcome.version} was made without it, and is live", style="bold green"))
@@ -406,7 +415,7 @@ def show_forgotten(outcome: "Forgotten") -> None:
 
 
 def console() -> Console:
-    """Return the console for output, which does not break lines, so that tags and paths can be copied."""
+    """Return the console that prints to stdout. It does not wrap lines, so that tags and paths can be copied."""
     return Console(soft_wrap=True, highlight=False, file=sys.stdout)
 
 
@@ -415,7 +424,7 @@ def _joined(parts: Sequence[str]) -> str:
 
 
 def visible(text: str) -> str:
-    """Return a text of a model or of a person with its control characters escaped.
+    """Return a text of a model or a person with its control characters escaped, except tabs and line ends.
 
     In a terminal they could move the cursor, change colours, or reverse the text.
     """

@@ -76,7 +76,10 @@ def _talk(options: argparse.Namespace) -> None:
 
 
 class Talk:
-    """A chat that reads questions and commands line by line; answers go to stdout, everything else to stderr."""
+    """A chat that reads questions and commands from stdin, one per line.
+
+    Answers go to stdout, everything else to stderr.
+    """
 
     def __init__(self, config: "FineTuningConfig", engine: "Engine", options: argparse.Namespace) -> None:
         self._config, self._engine, self._options = config, engine, options
@@ -96,7 +99,10 @@ class Talk:
         }
 
     def run(self) -> None:
-        """Process lines until the end; in a pipe, the first error ends the chat."""
+        """Process lines until the end of the input or /quit.
+
+        In a terminal errors are printed; in a pipe the first error is raised.
+        """
         if self._interactive:
             self._welcome()
         while not self._over and (line := self._read()) is not None:
@@ -125,7 +131,7 @@ class Talk:
         _note(f"{kept if self._recording else 'Nothing is recorded'}. /help lists commands, Ctrl-D ends.")
 
     def _read(self) -> str | None:
-        """Return the next line; None at the end."""
+        """Return the next line; None at the end of the input."""
         if not self._interactive:
             return sys.stdin.readline() or None
         with contextlib.suppress(ImportError):  # not available on Windows
@@ -140,7 +146,7 @@ class Talk:
                 _note("\n(Ctrl-D or /quit ends)")
 
     def _follow(self, answer: "Answer") -> None:
-        """Stream an answer; Ctrl-C stops it."""
+        """Print an answer while it is generated; Ctrl-C stops it. Raises the error that ended it, if any."""
         from fine_tuning.cli.show import visible
 
         shown = 0
@@ -156,7 +162,7 @@ class Talk:
             raise KeyboardInterrupt
 
     def _ended(self, answer: "Answer") -> None:
-        """Print how an answer ended; raise its error, if it has one."""
+        """Print how an answer ended, if not normally. Raises the answer's error, if it has one."""
         turns, unfinished = self._chat.look()
         if answer.forgotten:
             _note("(the conversation was forgotten in the meantime, so this answer is not kept)")
@@ -176,9 +182,10 @@ class Talk:
     # The model
 
     def _tag(self) -> str:
-        """Return the tag of the model that answers now, chosen like on the chat page.
+        """Return the tag of the model that answers now, and print its name if it has changed.
 
-        It is the user's choice, or else the default, which a retrain may have changed.
+        As on the chat page, this is the model that the user chose, or else the default, which a
+        retrain may have changed.
         """
         from fine_tuning.integration.ollama_integration import look
 
@@ -196,7 +203,10 @@ class Talk:
         return choice.tag
 
     def _tag_of(self, name: str) -> str:
-        """Return the tag for base, live, v3, or a tag. Raises ModelNotFound if there is none."""
+        """Return the tag of the model that is named "base", "live", a version such as "v3", or a tag.
+
+        Raises ModelNotFound if there is none.
+        """
         from fine_tuning.engines.base import known_tag
         from fine_tuning.model_management.compare import chosen_tags
         from fine_tuning.model_management.model_registry import Registry
@@ -256,7 +266,7 @@ class Talk:
         if not text:
             raise ConfigError("say what the answer should have been: /edit TEXT")
         self._chat.edit(last.id, text)
-        _note("(saved: this text is learned in its place)")
+        _note("(saved: your text is learned instead of the model's answer)")
 
     def _again(self, _: str) -> None:
         from fine_tuning.conversation import approved
@@ -300,7 +310,10 @@ def _typed_line() -> str:
 
 
 def _typed(prompt: str, before: str) -> str:
-    """Return a line typed by the user, who can edit the text `before` if it is one line."""
+    """Ask the user for a line and return it; "" if the input ends or Ctrl-C is pressed.
+
+    If the terminal supports it and `before` is a single line, this text is there to be edited.
+    """
     line_editing = sys.modules.get("readline")
     if line_editing and "\n" not in before:
         line_editing.set_startup_hook(lambda: line_editing.insert_text(before))
@@ -315,7 +328,7 @@ def _typed(prompt: str, before: str) -> str:
 
 @contextlib.contextmanager
 def _stopped_by_ctrl_c(answer: "Answer") -> Iterator[None]:
-    """Make Ctrl-C stop the answer at its next chunk; a second Ctrl-C ends the program."""
+    """Make Ctrl-C stop the answer within the `with` block; a second Ctrl-C raises KeyboardInterrupt."""
 
     def stop(*_: object) -> None:
         if answer.stopping:

@@ -1,4 +1,4 @@
-"""The command mlflow: serve MLflow's pages about the runs, for this machine only."""
+"""The command mlflow: serve MLflow's pages about the runs to browsers on this machine only."""
 
 import argparse
 import contextlib
@@ -61,9 +61,9 @@ def _mlflow(options: argparse.Namespace) -> None:
 
 @contextlib.contextmanager
 def _served(port: int) -> Iterator["subprocess.Popen[bytes]"]:
-    """Run MLflow's server within the block.
+    """Run MLflow's server, in a process of its own, within the `with` block; yield the process.
 
-    It accepts only requests whose Host is its own address.
+    The server accepts only requests whose header Host is its own address.
     """
     from fine_tuning.jobs.tracking import store_uri
 

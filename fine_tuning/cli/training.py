@@ -1,4 +1,4 @@
-"""The commands retrain, train, sweep and evaluate."""
+"""The commands retrain, train, sweep and evaluate: make versions, search for settings, and measure a version."""
 
 import argparse
 from pathlib import Path
@@ -125,7 +125,9 @@ def _add_train(commands: Commands) -> None:
         "dataset", metavar="DATASET", help="a file or folder, owner/name of the Hugging Face hub, or module:function"
     )
     train.add_argument(
-        "--format", choices=("jsonl", "csv", "text", "huggingface", "custom"), help="default: detected from DATASET"
+        "--format",
+        choices=("jsonl", "csv", "text", "huggingface", "custom"),
+        help="the format of the dataset, see below (default: detected from DATASET)",
     )
     train.add_argument("--auto", action="store_true", help=AUTO)
     train.add_argument(
@@ -179,7 +181,7 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _format_of(dataset: str) -> str:
-    """Return the format of a dataset, detected from its name and files."""
+    """Return the format of a dataset, which is detected from its name and from whether it is a file or a folder."""
     path = Path(dataset)
     if not path.exists():
         return "custom" if ":" in dataset else "jsonl" if path.suffix else "huggingface"
@@ -260,7 +262,7 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 def _ended(options: argparse.Namespace, outcome: "Outcome") -> int:
-    """Show the outcome of a retrain; return the exit code."""
+    """Show the outcome of a retrain; return the exit code, which is not 0 if the gate refused the version."""
     from fine_tuning.cli.show import show_outcome
     from fine_tuning.jobs.version_kinds import result_of
     from fine_tuning.outcome import NewVersion

@@ -1,9 +1,8 @@
-"""Apply a function to many lines on all cores: in this process, and in one child for each further
-core.
+"""Apply a function to many lines on all cores: in this process, and in one child process per further core.
 
-The children are separate Python processes that know only the function's name. They can be started
+The children are separate Python processes that get only the function's name, so they can be started
 from any program and any thread, and import only what the function needs. A child ends when its
-standard input does, so none outlives the program, however that ends.
+standard input is closed, so none outlives the program, however the program ends.
 """
 
 import os
@@ -27,9 +26,7 @@ class AllCores:
     """
 
     def __init__(self, work: Work, children: int | None = None) -> None:
-        """Set the function, and the number of child processes: by default one for each usable core
-        but one.
-        """
+        """Set the function, and the number of child processes (default: the number of usable cores minus one)."""
         self._work = work
         self._wanted = cores() - 1 if children is None else children
         self._children: list[subprocess.Popen[bytes]] = []
@@ -67,8 +64,9 @@ class AllCores:
 
     @contextmanager
     def _fed(self, lines: Sequence[bytes], waiting: deque[int], results: list[bytes | None]) -> Iterator[None]:
-        """Let the children take lines while the `with` block runs; at its end wait until they are
-        done.
+        """Let the children process lines while the `with` block runs, and wait for them at its end.
+
+        `waiting` holds the indices of the lines that are not taken yet; `results` gets the results.
         """
         threads = [
             threading.Thread(target=_feed, args=(child, lines, waiting, results), daemon=True)
@@ -88,13 +86,14 @@ class AllCores:
 
 
 def cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def serve(target: str) -> None:
-    """Run a child: apply the function named `target` ("module:function") to each line of standard
-    input.
+    """Run a child process: apply the function `target` ("module:function") to each line of standard input.
+
+    The results are written to standard output, one per line.
     """
     import signal
 
@@ -107,7 +106,7 @@ def serve(target: str) -> None:
 
 
 def _next(waiting: deque[int]) -> tuple[int] | None:
-    """Return the next number, which no other thread gets; None if all are taken."""
+    """Return the next index in a tuple, so that no other thread gets it; None if all are taken."""
     try:
         return (waiting.popleft(),)
     except IndexError:
@@ -129,7 +128,7 @@ def _feed(
 
 
 def _environment() -> dict[str, str]:
-    """Return an environment in which a child finds the same modules as this process."""
+    """Return the environment of a child: it finds the same modules as this process, and uses one thread."""
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),

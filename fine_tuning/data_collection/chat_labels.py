@@ -1,8 +1,8 @@
-"""Store a chat's title, folder, and whether it is pinned: a table in data/state.db, beside the log.
+"""Store the title and the folder of each chat, and whether it is pinned, in a table of data/state.db.
 
 A title may contain private words. So a chat's row is removed with the last of its turns in the log,
-and a title that a model wrote is removed with the turn it was made from (`drop_orphans`, called by
-the log's index). `forget` redacts the columns in `TEXTS` (forgetting.py).
+and a title that a model wrote is removed with the turn that it was made from (`drop_orphans`, which
+the log's index calls). `forget` redacts the columns in `TEXTS` (forgetting.py).
 """
 
 import unicodedata
@@ -42,9 +42,7 @@ class Label:
 
 
 def one_line(text: str) -> str:
-    """Return `text` in one line, without invisible characters and those that reverse the direction
-    of text.
-    """
+    """Return `text` in one line, without invisible characters and those that reverse the direction of text."""
     shown = (" " if unicodedata.category(each) in ("Cc", "Cs") or each in _DIRECTIONS else each for each in text)
     return " ".join("".join(shown).split())
 
@@ -64,8 +62,10 @@ def labels_of(sessions: Collection[str]) -> dict[str, Label]:
 def set_label(
     session: str, *, title: str | None = None, pinned: bool | None = None, folder: str | None = None
 ) -> Label:
-    """Change the given values and return the label as it is now. Texts are put in one line and
-    shortened if too long.
+    """Change the given values of a chat's label, and return the label.
+
+    Values that are None stay unchanged. Texts are put in one line, and cut at LONGEST_TITLE and
+    LONGEST_FOLDER characters.
     """
     with state.connect() as database, state.transaction(database):
         before = _labels(database, "session = ?", session).get(session, Label())
@@ -86,8 +86,9 @@ def set_label(
 
 
 def set_made(session: str, title: str, turn: str) -> None:
-    """Store the title that a model made from a turn, with the turn's id. An empty title removes the
-    stored one for good.
+    """Store the title that a model made from the turn with the id `turn`.
+
+    An empty title removes the stored one, so that no trace of its text is left in the file.
     """
     with state.connect() as database:
         with state.transaction(database):
@@ -109,7 +110,7 @@ def _drop_empty(database: Connection, session: str) -> None:
 
 
 def keep_together(sessions: Collection[str], folder: str) -> None:
-    """Put chats into one folder, except those that already have a label."""
+    """Put chats into one folder, except those that already have a title, a folder or a pin."""
     name = one_line(folder)[:LONGEST_FOLDER].rstrip()
     with state.connect() as database, state.transaction(database):
         database.executemany(
@@ -119,9 +120,7 @@ def keep_together(sessions: Collection[str], folder: str) -> None:
 
 
 def drop_orphans(database: Connection) -> None:
-    """Remove labels of sessions without a turn in any log, and titles made from a turn that is
-    gone.
-    """
+    """Remove the labels of chats that have no turn in any log, and titles made from a turn that is gone."""
     database.execute(ORPHANS)
     database.execute(_ORPHANED_TITLES)
 

@@ -1,8 +1,7 @@
-"""Divide a text into prose, code and tables, line by line, so that rules for prose judge only
-prose.
+"""Divide a text into prose, code and tables, line by line, so that rules for prose are applied to prose only.
 
-Code is what stands between fences (CommonMark), and lines that look like code of any common
-language, or like formulas. Each line is of one kind: code within a sentence counts as prose.
+Code is text between fences (CommonMark), and lines that look like code of a common language or like
+formulas. Each line has one kind: code within a sentence counts as prose.
 """
 
 import re
@@ -21,9 +20,7 @@ class Part(NamedTuple):
 
 
 def parts(text: str) -> list[Part]:
-    """Divide `text` into parts. Neighbouring parts differ in kind, and all joined give `text`
-    exactly.
-    """
+    """Divide `text` into parts. Neighbouring parts differ in kind, and all joined give `text` exactly."""
     if not _may_hold_any(text):
         return [Part("prose", text)] if text else []
     if "\n" not in text:
@@ -52,8 +49,9 @@ _FENCE = re.compile(r"[ \t>]*(?:(?:[-*+]|\d+[.)])[ \t]+)?(`{3,}(?=[^`]*$)|~{3,})
 
 
 def _fenced(lines: Sequence[str]) -> list[bool]:
-    """Return whether each line is between fences or is one. A fence that is never closed ends with
-    the text, as CommonMark says.
+    """Return for each line whether it is a fence or between fences.
+
+    A fence that is never closed ends with the text, as CommonMark says.
     """
     flags = []
     fence = ""
@@ -100,9 +98,7 @@ _ROWS = re.compile(rf"(?i),(?=\S)[^\n]*?,(?=\S)|{_CELL}(?:(?!\n)[\s,;\[\](){{}}]
 
 
 def _may_hold_any(text: str) -> bool:
-    """Return whether there may be code or a table. If not, the text need not be examined line by
-    line.
-    """
+    """Return whether a text may contain code or a table; if not, its lines need not be examined."""
     anywhere = "  " in text or _SIGN.search(text) or ("\n" in text and _ROWS.search(text))
     return bool(anywhere or _FIRST_LINE.match(text) or _LINE_BELOW.search(text))
 
@@ -162,7 +158,7 @@ _LONG = 400  # characters that decide a line's kind, half of them from each end
 
 
 def is_code_line(line: str) -> bool:
-    """Return whether one line, without regard to its neighbours, is code by its look."""
+    """Return whether a line looks like code, without regard to the lines beside it."""
     line = _REMARK.sub("", line.rstrip())
     if len(line) > _LONG:
         line = line[: _LONG // 2] + line[-_LONG // 2 :]
@@ -181,8 +177,10 @@ def _join_below(lines: Sequence[str], kinds: list[Kind], fenced: Sequence[bool])
 
 
 def _belongs(line: str, above: str) -> bool:
-    """Return whether a line below code is code too: indented more deeply, indented at all, a
-    comment, or a little like code.
+    """Return whether `line`, which follows the line of code `above`, is code too.
+
+    It is if it is indented more deeply or by at least two columns, is a comment, or looks a little like
+    code; but not if it looks like a sentence.
     """
     if _SENTENCE.match(line) and not line[0].isspace():
         return False
@@ -226,8 +224,9 @@ _GAP = re.compile(r"(?<=[^\s.!?:;,]) {2,}(?=\S)")
 
 
 def _tables(lines: Sequence[str], fenced: Sequence[bool]) -> list[Kind]:
-    """Return "table" for consecutive lines of the same shape, if they are as many as that shape
-    requires; "prose" for all others.
+    """Return "table" for each line of a table, and "prose" for all others.
+
+    A table is a run of lines of the same shape (`_shape`) that is as long as `_LEAST` requires.
     """
     if len(lines) < min(_LEAST.values()):
         return ["prose"] * len(lines)
@@ -242,10 +241,9 @@ def _tables(lines: Sequence[str], fenced: Sequence[bool]) -> list[Kind]:
 
 
 def _piped(rows: Sequence[str]) -> bool:
-    """Return whether lines with pipes form a table: one is a rule, or all have a pipe at either
-    end.
+    """Return whether lines with pipes form a table: one of them is a rule, or all begin and end with a pipe.
 
-    The pipe alone does not suffice: `|` is also an operator.
+    A pipe alone does not suffice: `|` is also an operator.
     """
     return any(map(_RULE.match, rows)) or all(row.strip()[0] == row.strip()[-1] == "|" for row in rows)
 
@@ -256,8 +254,9 @@ _LEAST = {"pipes": 2, "tabs": 2, "numbers": 2, "commas": 3, "gaps": 3}
 
 
 def _shape(line: str) -> tuple[str, int] | None:
-    """Return how a line's cells are separated, and how many there are if all lines must have the
-    same number.
+    """Return (how a line's cells are separated, how many separators or cells it has); None for no table.
+
+    For pipes the number is always 0, since their rows may differ in length.
     """
     line = line.strip()
     rule = _RULE.match(line) and ("+" in line or "|" in line)

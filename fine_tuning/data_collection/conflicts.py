@@ -1,9 +1,8 @@
-"""Find questions that were answered differently at different times, of which only one answer is
-learned.
+"""Find questions that were answered differently at different times; only one of the answers is learned.
 
 Two questions are the same if they have the same words at the same point of a conversation. Articles
-and polite words do not count, nor do typing errors in long words. Any other difference, as in a
-name, a number or a negation, makes them different questions.
+and polite words do not count, and neither do typing errors in long words. Any other difference, for
+example in a name, a number or a negation, makes them different questions.
 """
 
 from collections.abc import Iterable, Iterator, Set
@@ -20,7 +19,7 @@ _CROWD = 64  # questions of one topic compared with another: more are a form fil
 
 
 class Asked(NamedTuple):
-    """A turn that may be learned, with what decides whether another turn asks the same."""
+    """A turn that may be learned, and what is compared to find turns with the same question."""
 
     turn: Turn
     after: int  # number of the turn before it, as `RepeatedTurns` counts; -1 if it begins its conversation
@@ -35,20 +34,19 @@ class Conflict:
 
     @property
     def stands(self) -> Turn:
-        """Return the turn whose answer is learned: the last one the owner approved (thumbs up, or
-        edited), else the last.
-        """
+        """The turn whose answer is learned: the last one that the owner rated up or edited; if none, the last one."""
         return next(filter(approved, reversed(self.turns)), self.turns[-1])
 
     @property
     def losers(self) -> list[Turn]:
-        """Return the other turns, except those that the owner included by hand."""
+        """The turns that are not learned: all others, except those that the owner included by hand."""
         return [turn for turn in self.turns if turn is not self.stands and not turn.metadata.get("included")]
 
 
 def find_conflicts(asked: Iterable[Asked]) -> list[Conflict]:
-    """Return the conflicts among these turns, ordered by their first turns. The time grows linearly
-    with the turns.
+    """Return the conflicts among these turns, ordered by their first turns.
+
+    The time grows linearly with the number of turns.
     """
     topics: dict[tuple[int, bytes], list[Asked]] = {}
     for each in asked:
@@ -60,8 +58,9 @@ def find_conflicts(asked: Iterable[Asked]) -> list[Conflict]:
 
 
 def cut_out(conversations: Iterable[Conversation], losers: Set[str]) -> Iterator[Conversation]:
-    """Yield the conversations without the turns `losers`. A turn removed from the middle splits its
-    conversation into two with the same id.
+    """Yield the conversations without the turns whose ids are in `losers`.
+
+    A turn that is removed from the middle splits its conversation into two with the same id.
     """
     for conversation in conversations:
         if losers.isdisjoint(turn.id for turn in conversation.turns):
@@ -73,7 +72,7 @@ def cut_out(conversations: Iterable[Conversation], losers: Set[str]) -> Iterator
 
 
 def _within(topic: list[Asked]) -> Iterator[Conflict]:
-    """Yield the conflicts among turns whose questions have the same sketch."""
+    """Yield the conflicts among turns whose questions have the same sketch (see `dedupe.fingerprint`)."""
     if len({each.said[ANSWER] for each in topic}) == 1:
         return
     groups: list[list[Asked]] = []

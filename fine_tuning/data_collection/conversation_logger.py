@@ -73,8 +73,10 @@ class ConversationLogger:
     def __init__(
         self, path: str | Path = "conversations.jsonl", session_id: str | None = None, export_every: int | None = None
     ) -> None:
-        """Open the log. `export_every`: write the whole log to data/exports in all formats after so
-        many new turns.
+        """Open the log.
+
+        `export_every`: after this many new turns, write the whole log to data/exports in all formats; None:
+        never.
         """
         self._file = LogFile(
             Path(path) if Path(path).is_absolute() else paths.within_home(paths.conversations_dir() / path)
@@ -105,12 +107,12 @@ class ConversationLogger:
         """Log one exchange; return the turn as it will be read back.
 
         Args:
-            answered_from: ids of the turns that the model was given, all of them in the log at the
-                stamp `as_of`.
+            answered_from: Ids of the turns that the model was given, all of which were in the log when it
+                had the stamp `as_of`.
 
         Raises:
-            DataError: a message is not text, or JSON cannot represent the metadata.
-            TurnDeleted: one of `answered_from` was deleted since, and the answer may quote it.
+            DataError: A message is not text, or JSON cannot represent the metadata.
+            TurnDeleted: One of `answered_from` has been deleted since, and the answer may quote it.
                 Nothing is logged.
         """
         record = {
@@ -137,11 +139,10 @@ class ConversationLogger:
         return turn
 
     def log_imported(self, entries: Sequence[Entry]) -> int:
-        """Log turns from another source, with their ratings and edits, in one write; return how
-        many were added.
+        """Log turns from another source, with their ratings and edits, in one write; return how many were added.
 
-        Turns that the log has, or had until they were deleted, are skipped. Each turn names its
-        import in metadata["import"], for `take_back`.
+        Turns that are in the log, or were until they were deleted, are skipped. Each turn names its import
+        in metadata["import"], by which `take_back` finds it.
         """
         with self._file.locked():
             known = self.index.known([entry.turn.id for entry in entries])
@@ -164,11 +165,10 @@ class ConversationLogger:
         return len(new)
 
     def take_back(self, import_id: str) -> int:
-        """Remove the turns of an import, with their ratings and edits; return how many turns were
-        removed.
+        """Remove the turns of an import, with their ratings and edits; return how many turns were removed.
 
-        Log and index are then the same, to the byte, as if there had been no import. Versions that
-        learned the turns are not touched. Raises TurnNotFound if the log has no such import.
+        Log and index are then the same, to the byte, as if there had been no import. Versions that were
+        trained on the turns are not changed. Raises TurnNotFound if the log has no such import.
         """
         with self._file.locked():
             count, ranges = self.index.lines_of_import(import_id)
@@ -180,7 +180,7 @@ class ConversationLogger:
         return count
 
     def _ended_another(self, line: Range) -> bool:
-        """Return whether the import that wrote this turn had to end the unfinished line before it."""
+        """Return whether the import that wrote this line first had to end the unfinished line before it."""
         with self._file.opened() as (content, _):
             content.seek(line[0])
             record = decode(content.read(line[1]))
@@ -199,19 +199,20 @@ class ConversationLogger:
         self._append_event("rating", turn_id, rating=rating, by=by, **why)
 
     def edit(self, turn_id: str, bot_response: str) -> None:
-        """Record what the answer should have been. To exclude the turn altogether, use `exclude`."""
+        """Record what the answer should have been, which is then learned instead of it.
+
+        Raises DataError if it is empty, and TurnNotFound. To leave a turn out of the training, use `exclude`.
+        """
         if not isinstance(bot_response, str) or not bot_response.strip():
             raise DataError("an edited answer must be text, and not empty: to leave the turn out, exclude it")
         self._append_event("edit", turn_id, bot_response=bot_response)
 
     def exclude(self, turn_id: str, excluded: bool = True) -> None:
-        """Exclude the turn from all learning, or (False) include it again."""
+        """Exclude a turn from all training; with `excluded` False, include it again. Raises TurnNotFound."""
         self._append_event("exclude", turn_id, excluded=bool(excluded))
 
     def exclude_all(self, turn_ids: Collection[str], excluded: bool = True) -> int:
-        """Exclude or include many turns in one write; ids without a turn are skipped. Return how
-        many turns there were.
-        """
+        """Exclude or include many turns in one write; return how many of the ids are turns of the log."""
         with self._file.locked():
             there = sorted(self.index.there(turn_ids))
             if there:
@@ -219,12 +220,11 @@ class ConversationLogger:
         return len(there)
 
     def delete(self, turn_id: str | None = None, session_id: str | None = None) -> int:
-        """Remove the text of a turn, or of all turns of a session, from the log and its quarantine;
-        return how many turns.
+        """Remove the text of a turn, or of all turns of a session, from the log; return how many turns were removed.
 
-        Also removes events whose turn is missing, and damaged lines that do not show which turn
-        they belong to. Datasets and exports that were made from the log are not touched:
-        `deleted_ids` says what must not be in them.
+        The quarantine (damaged lines that were set aside) is purged too. Events whose turn is missing are
+        removed, and damaged lines that do not show which turn they belong to. Datasets and exports that were
+        made from the log are not changed: `deleted_ids` says what must not be in them.
         """
         if (turn_id is None) == (session_id is None):
             raise DataError("name either the turn to delete, or the session")
@@ -235,9 +235,7 @@ class ConversationLogger:
         return len(gone)
 
     def forget(self, turn_ids: Collection[str], wanted: Pattern | None = None) -> int:
-        """Delete many turns, and the damaged lines that match `wanted`; return how many turns were
-        deleted.
-        """
+        """Delete many turns, and the damaged lines that match `wanted`; return how many turns were deleted."""
         with self._file.locked():
             gone = self.index.there(turn_ids)
             self._remove(gone)
@@ -245,9 +243,7 @@ class ConversationLogger:
         return len(gone)
 
     def _remove(self, gone: Collection[str]) -> None:
-        """Remove these turns from the log, and events whose turn is missing. The caller holds the
-        lock.
-        """
+        """Remove these turns from the log, and events whose turn is missing. The caller holds the lock."""
         if not self.index.is_sound():
             self._settle()
         if ranges := self.index.lines_of(gone):
@@ -256,11 +252,9 @@ class ConversationLogger:
             self.index.removed(ranges, before)
 
     def find(self, text: str) -> set[str]:
-        """Return the ids of the turns that contain `text` in anything that was said, whatever the
-        case.
+        """Return the ids of the turns that contain `text` in anything that was said, ignoring case.
 
-        Answers before an edit and metadata are searched too, but not the names of fields and
-        models.
+        Answers before an edit and metadata are searched too, but not the names of fields and models.
         """
         wanted = pattern([text])
         if wanted is None:
@@ -273,7 +267,7 @@ class ConversationLogger:
         }
 
     def has_damaged(self, wanted: Pattern) -> bool:
-        """Return whether `wanted` matches a damaged line, be it in the log or in the quarantine."""
+        """Return whether a damaged line, in the log or in the quarantine, matches `wanted`."""
         log = self._read()
         return any(wanted.search(line) for line in (*log.damaged, log.torn, *self._file.quarantined()))
 
@@ -290,7 +284,7 @@ class ConversationLogger:
         return found
 
     def deleted_ids(self) -> set[str]:
-        """Return the ids of all turns that were ever deleted."""
+        """Return the ids of all turns that were ever deleted from the log."""
         return self.index.deleted_ids()
 
     def session_turns(self, session_id: str) -> list[Turn]:
@@ -298,9 +292,7 @@ class ConversationLogger:
         return self.index.turns_of(session_id)
 
     def search(self, text: str, limit: int = 50) -> list[Turn]:
-        """Return the newest turns that contain every word of `text`, whatever the case, newest
-        first.
-        """
+        """Return at most `limit` turns that contain every word of `text`, ignoring case, newest first."""
         return self.index.search(text, limit)
 
     def turns(self, include_excluded: bool = False) -> list[Turn]:
@@ -336,21 +328,18 @@ class ConversationLogger:
         return write_export(self.conversations(), format, Path(path))
 
     def stamp(self) -> Stamp:
-        """Return a stamp of the log's state, without reading it: as long as the stamp is the same,
-        so is the content.
+        """Return a stamp of the log's state. As long as the stamp is the same, so is the log's content.
+
+        The log itself is not read.
         """
         return self._file.stamp()
 
     def check(self) -> None:
-        """Raise DataError if the file exists and is not a log. Reads no further than its first
-        record.
-        """
+        """Raise DataError if the file exists and is not a log. It is read only up to its first record."""
         self._file.check()
 
     def health(self) -> LogHealth:
-        """Return the state of the log, read as a whole. It works without an index, or with a
-        damaged one.
-        """
+        """Return the state of the log, which is read as a whole. This does not need the index."""
         return health_of(self._file, self._read())
 
     def _export_when_due(self) -> None:
@@ -373,8 +362,9 @@ class ConversationLogger:
             self._file.append(line)
 
     def _read(self) -> WholeLog:
-        """Read the log without the lock: writers never delay readers, and a rewrite replaces the
-        file as a whole.
+        """Read the whole log without the lock.
+
+        Writers do not delay readers, since a rewrite replaces the file as a whole.
         """
         with without_collections():
             log = WholeLog(*self._file.read())
@@ -386,10 +376,10 @@ class ConversationLogger:
         return log
 
     def _settle(self, strict: bool = True) -> WholeLog:
-        """Move damaged lines to the quarantine. The caller holds the lock, so a torn last line is
-        damaged too.
+        """Move damaged lines to the quarantine; return the log as it was read.
 
-        If that fails, raise LogDamaged or, unless `strict`, leave the lines in the log.
+        The caller holds the lock, so an incomplete last line is damaged too, and not still being written. If
+        the lines cannot be moved, raise LogDamaged or, unless `strict`, leave them in the log.
         """
         log = WholeLog(*self._file.read())
         damaged = [*log.damaged, *([log.torn] if log.torn else [])]
@@ -407,10 +397,9 @@ class ConversationLogger:
         return log
 
     def _purge_quarantine(self, gone: Collection[str], anyones: bool, wanted: Pattern | None = None) -> None:
-        """Remove lines from the quarantine that name a turn or session in `gone`, or that match
-        `wanted`.
+        """Remove the lines from the quarantine that name a turn or session in `gone`, or that match `wanted`.
 
-        `anyones`: also remove lines that do not show which turn they belong to.
+        `anyones`: also remove the lines that do not show which turn they belong to.
         """
         lines = self._file.quarantined()
         kept = [line for line in lines if named_in(line).isdisjoint(gone) and not (anyones and not tells_whose(line))]

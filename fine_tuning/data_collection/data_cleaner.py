@@ -52,8 +52,7 @@ class Cleaned:
 
 @dataclass
 class Found:
-    """Results that the cleaning collects: counts of dropped turns by Reason, and of private details
-    by PII kind in kept turns.
+    """What a cleaning collects: counts of dropped turns by Reason, and of private details in kept turns by PII kind.
 
     The fields that may be None are filled only if the caller sets them.
     """
@@ -72,11 +71,11 @@ class Found:
 
 
 class DataCleaner:
-    """Cleans conversations for training: drops turns, and replaces private details.
+    """Cleans conversations for training: drops turns, and replaces private details by placeholders.
 
-    An answer of a model whose tag begins with `own_prefix` is learned only if the owner approved
-    it, by a thumbs up or an edit. A model that learns its own answers unchecked loses what it knew
-    (arXiv 2305.17493).
+    An answer of a model whose tag begins with `own_prefix` is learned only if the owner approved it, by
+    rating it up or editing it. A model that learns its own unchecked answers loses what it knew (arXiv
+    2305.17493).
     """
 
     def __init__(
@@ -122,10 +121,10 @@ class DataCleaner:
         )
 
     def stream(self, conversations: Iterable[Conversation], found: "Found") -> Iterator[Conversation]:
-        """Yield the cleaned conversations one by one, with only a few in memory, and add to `found`
-        until the last.
+        """Yield the cleaned conversations one by one, with only a few in memory.
 
-        Conflicts are not resolved here: that needs all conversations.
+        Results are added to `found` until the last conversation. Conflicts are not resolved here, since that
+        needs all conversations.
         """
         known = RepeatedTurns()
         scrubbed = lru_cache(_SYSTEMS)(self.clean_text)  # of this stream alone, since it contains what was said
@@ -146,8 +145,9 @@ class DataCleaner:
         parts: Sequence["_Part"],
         fit: dict[str, CleanTurn] | None,
     ) -> None:
-        """Give different private details of one kind in a conversation different placeholders
-        ([EMAIL_1], [EMAIL_2]).
+        """Give different private details of one kind in a conversation different placeholders: [EMAIL_1], [EMAIL_2].
+
+        The turns in `parts`, and in `fit`, are replaced by turns with these placeholders.
         """
         if not _may_hold_several(conversation, decisions, parts):
             return
@@ -170,11 +170,11 @@ class DataCleaner:
             fit.update((clean.turn.id, clean) for clean in numbered.values())
 
     def clean_text(self, text: str) -> Scrubbed:
-        """Return a text as it would be learned."""
+        """Return a text as it would be learned: normalised, with placeholders for private details."""
         return clean_text(text, self.settings)
 
     def _decided(self, conversations: Iterable[Conversation]) -> Iterator[tuple[Conversation, list[Decision]]]:
-        """Yield each conversation with the decisions on its turns, which are made in large batches."""
+        """Yield each conversation with the decisions on its turns. Decisions are made in large batches."""
         decider = _Decider(self.settings)
         with AllCores(decide_line) as all_cores:
             for batch in _batches(conversations):
@@ -185,7 +185,7 @@ class DataCleaner:
                     yield conversation, list(islice(decisions, len(conversation.turns)))
 
     def _decide(self, turns: Sequence[Turn], decider: "_Decider", all_cores: AllCores) -> list[Decision]:
-        """Return the decisions on turns: stored ones that still hold, and new ones for the rest."""
+        """Return the decision on each turn: a stored one if it still holds, else a new one, which is stored."""
         texts = [texts_to_clean(turn) for turn in turns]
         if self._kept is None:
             return [decision for decision, _ in decider.decide(texts, all_cores)]
@@ -207,10 +207,9 @@ class DataCleaner:
         found: "Found",
         scrubbed: Callable[[str], Scrubbed],
     ) -> Iterator["_Part"]:
-        """Yield the parts of the chosen path, split where turns are dropped and where the system
-        prompt changes.
+        """Yield the parts of a conversation's chosen path, split where turns are dropped and the system prompt changes.
 
-        See `branches.stretches`.
+        See `branches.stretches`. Dropped turns are counted in `found`.
         """
         stands = {id(turn) for turn in chosen_path(conversation.turns)}
         for turn in conversation.turns if len(stands) < len(conversation.turns) else ():
@@ -241,8 +240,9 @@ class DataCleaner:
         yield part
 
     def _unwanted(self, turn: Turn) -> Reason | None:
-        """Return why an answer is not learned, whatever its text: it is incomplete, rejected, or
-        the model's own. None if it may be learned.
+        """Return why an answer is not learned, whatever its text is; None if it may be learned.
+
+        Such an answer is incomplete, rejected, or the model's own and not approved.
         """
         facts = turn.metadata
         if facts.get("incomplete"):
@@ -256,7 +256,10 @@ class DataCleaner:
 def _carried_out(
     turn: Turn, decision: Decision, system: Scrubbed | None, names: Placeholders | None = None
 ) -> CleanTurn | Reason:
-    """Apply a decision to a turn; a system prompt of its own is replaced by the clean one."""
+    """Return the turn as the decision cleans it, with its own system prompt replaced by the clean one.
+
+    Return the reason instead if the turn is not learned.
+    """
     clean = carried_out(turn, decision, names)
     if isinstance(clean, Reason) or "system" not in turn.metadata:
         return clean
@@ -265,8 +268,9 @@ def _carried_out(
 
 
 def _may_hold_several(conversation: Conversation, decisions: Sequence[Decision], parts: Sequence["_Part"]) -> bool:
-    """Return whether a conversation may contain two different private details of one kind, or one
-    beside a placeholder that somebody typed.
+    """Return whether a conversation may contain two different private details of one kind.
+
+    A placeholder that somebody typed counts as another detail.
     """
     kinds = Counter(find.kind for each in decisions for change in each.changes.values() for find in change.finds)
     for part in parts:
@@ -279,8 +283,9 @@ def _may_hold_several(conversation: Conversation, decisions: Sequence[Decision],
 
 @dataclass
 class _Part:
-    """Consecutive turns to be learned: a conversation is split at dropped turns and at changes of
-    the system prompt.
+    """Consecutive turns of a conversation that are learned.
+
+    A conversation is split into parts at dropped turns and at changes of the system prompt.
     """
 
     id: str
@@ -295,9 +300,7 @@ class _Part:
         return Conversation(id=self.id, turns=turns, system=self.system.text if self.system else None)
 
     def learned(self, made: Sequence[tuple[Turn, Decision]]) -> Iterator[tuple[str, Sequence[Find]]]:
-        """Yield each text that is learned, normalised and with its private details still in it, and
-        those details.
-        """
+        """Yield (text, private details in it) for each text that is learned, normalised but not yet scrubbed."""
         if self.told and self.system and self.system.finds:
             yield normalise(self.told), self.system.finds
         for turn, decision in (made[place] for place in self.places):
@@ -341,9 +344,7 @@ class _Decider:
         return found.digest()
 
     def decide(self, turns: Sequence[Texts], all_cores: AllCores) -> list[tuple[Decision, str]]:
-        """Return the decision on each turn, also in its written form. Many turns are distributed
-        over all cores.
-        """
+        """Return (decision, decision as text) for each turn. Many turns are distributed over all cores."""
         if len(turns) < _MANY:
             return [(decision, decision.written()) for decision in (decide(texts, self._settings) for texts in turns)]
         pieces = [turns[first : first + _PIECE] for first in range(0, len(turns), _PIECE)]

@@ -37,28 +37,28 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 class DataExporter:
-    """Writes conversations into `folder`, by default data/exports/: one file for each format."""
+    """Exports conversations to `folder` (by default data/exports/), into one file for each format."""
 
     def __init__(self, folder: str | Path | None = None) -> None:
         self.folder = Path(folder) if folder else paths.home() / "exports"
 
     def export_all_formats(self, conversations: Sequence[Conversation | dict[str, object]]) -> dict[str, Path]:
-        """Write every format, like `export`."""
+        """Write an export in every format, as `export` does."""
         return self.export(conversations, _FORMATS)
 
     def export(
         self, conversations: Sequence[Conversation | dict[str, object]], formats: Iterable[str]
     ) -> dict[str, Path]:
-        """Write these formats over older exports; return the paths by format.
+        """Write the conversations in these formats, and replace older exports; return the paths by format.
 
-        Raises DataError that names every record that is not a conversation, or an unknown format.
+        Raises DataError for an unknown format, and DataError, which names every record that is not a
+        conversation.
         """
         parsed = parse_conversations(conversations)
         return {format: write_export(parsed, format, self.folder / _known(format).file) for format in map(str, formats)}
 
     def export_when_due(self, conversations: Sequence[Conversation], every: int) -> bool:
-        """Write every format if there are at least `every` more turns than in the last export, or
-        fewer turns.
+        """Write every format if there are at least `every` more turns than in the last export, or fewer turns.
 
         Return whether an export was due.
         """
@@ -84,10 +84,10 @@ class DataExporter:
 
 
 def write_export(conversations: Sequence[Conversation | dict[str, object]], format: str, path: Path) -> Path:
-    """Write one format to `path`, completely or not at all; return the path.
+    """Write the conversations in one format to `path`, atomically; return the path.
 
-    Raises DataError for an unknown format, and for a path that cannot be written or is in the
-    folder of the logs.
+    Raises DataError for an unknown format, and for a path that cannot be written or is in the folder of
+    the logs.
     """
     render = _known(format).render
     if paths.real(path).parent == paths.real(paths.conversations_dir()):
@@ -108,8 +108,9 @@ def file_of(format: str) -> str:
 
 
 def render(conversations: list[Conversation], format: str) -> Iterator[bytes]:
-    """Return an iterator over the pieces of an export, text in UTF-8. Raises DataError for an
-    unknown format.
+    """Return an iterator over the bytes of an export in pieces. Texts are in UTF-8.
+
+    Raises DataError for an unknown format.
     """
     return _known(format).render(conversations)
 
@@ -119,7 +120,7 @@ def _in_utf8(render: Callable[[list[Conversation]], Iterator[str]]) -> Callable[
 
 
 def _parquet(conversations: list[Conversation]) -> Iterator[bytes]:
-    """Yield a Parquet file in pieces of some thousands of turns."""
+    """Yield the bytes of a Parquet file in pieces of some thousands of turns."""
     import pyarrow
     import pyarrow.parquet
 
@@ -140,7 +141,7 @@ def _parquet_row(turn: Turn) -> dict[str, str | None]:
 
 
 class _Sink(io.RawIOBase):
-    """A write-only file whose content is taken out piece by piece."""
+    """A write-only file in memory. `taken` returns what was written since the last call, and frees it."""
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
@@ -180,8 +181,9 @@ def _csv(conversations: list[Conversation]) -> Iterator[str]:
 
 
 def _markdown(conversations: list[Conversation]) -> Iterator[str]:
-    """Yield the chosen paths, one answer to each question. Messages are Markdown already and stay
-    unchanged.
+    """Yield each conversation as Markdown, along its chosen path, which has one answer to each question.
+
+    Messages are Markdown already, so they stay unchanged.
     """
     before = ""
     for conversation in conversations:
@@ -197,7 +199,7 @@ def _markdown(conversations: list[Conversation]) -> Iterator[str]:
 
 
 def _block(text: str) -> str:
-    """Return a text without line ends around it, its last code fence closed."""
+    """Return a text without line ends around it. A code fence that is still open at its end is closed."""
     lines, fence = text.strip("\n").split("\n"), ""
     for line in lines:
         found = _FENCE.match(line)
@@ -226,21 +228,19 @@ def _instruction(conversations: list[Conversation]) -> Iterator[str]:
 
 
 def _examples(conversation: Conversation) -> Iterator[Example]:
-    """Yield the chosen path of a conversation: one example, or several where the system prompt
-    changes.
-    """
+    """Yield the chosen path of a conversation as one example, or as several if the system prompt changes."""
     for stretch in stretches(conversation):
         yield Example([(turn.user_message, turn.bot_response) for turn in stretch.turns], stretch.system)
 
 
 def _by_turn(conversations: list[Conversation]) -> Iterator[Example]:
-    """Yield one example for each question, with the exchanges before it."""
+    """Yield one example for each question: the question with its answer, after the exchanges before it."""
     for whole in (example for conversation in conversations for example in _examples(conversation)):
         yield from (Example(whole.exchanges[:end], whole.system) for end in range(1, len(whole.exchanges) + 1))
 
 
 def _cell(value: object) -> str:
-    """Return a cell that a spreadsheet shows and does not execute (OWASP, CSV injection)."""
+    """Return the text of a cell that a spreadsheet shows and does not execute as a formula (OWASP, CSV injection)."""
     text = "" if value is None else str(value)
     return "'" + text if text.lstrip(" ").startswith(_FORMULA) else text
 
@@ -256,7 +256,7 @@ def _lines(records: Iterable[dict[str, object]]) -> Iterator[str]:
 
 
 def _array(records: Iterable[dict[str, object]]) -> Iterator[str]:
-    """Yield the text of `json.dumps(list(records), indent=2)`, and a line end."""
+    """Yield the text of `json.dumps(list(records), indent=2)` and a line end, one record at a time."""
     before = "["
     for record in records:
         # JSON escapes line ends within texts

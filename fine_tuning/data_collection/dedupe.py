@@ -1,8 +1,7 @@
-"""Find repeated turns, which are learned only once, and look-alike texts, which must stay in one
-split.
+"""Find repeated turns, which are learned only once, and near-duplicates, which must stay in one split.
 
-Several phrasings of one question are the best that a small data set can have. So a turn counts as a
-repeat only if it says nothing new at all.
+Different phrasings of one question are valuable in a small data set. So a turn counts as a repeat
+only if it says nothing new at all.
 """
 
 import tempfile
@@ -42,10 +41,11 @@ ANSWER, _EXACT, TOPIC = slice(_HASH), slice(2 * _HASH), slice(2 * _HASH, 3 * _HA
 
 
 def fingerprint(asked: Wording, answered: Wording) -> bytes:
-    """Return three hashes that identify repeats without containing the words: of the answer's
-    words, the question's, and the sketch of the question's gist.
+    """Return three hashes that identify repeats without containing the words.
 
-    Only questions with the same sketch are compared with each other.
+    They are the hashes of the answer's words, of the question's words, and of the sketch of the
+    question's gist (its words without polite ones; of long words only the first letter). Only questions
+    with the same sketch are compared with each other.
     """
     return b"".join(map(_hash, (answered.words, asked.words, _sketched(gist(asked)[0]))))
 
@@ -72,13 +72,14 @@ class RepeatedTurns:
         self._count = 0
 
     def number(self, question: str, answer: str, after: int = -1, said: bytes = b"") -> tuple[int, bool]:
-        """Return the number of this turn, or of the earlier turn that it repeats, and whether it
-        repeats one.
+        """Return (number of this turn, False), or (number of the earlier turn that it repeats, True).
 
         Args:
-            after: Number of the turn before it in its conversation, -1 for a first turn. The same
-                words say something else after another turn ("And what does that cost?").
-            said: The `fingerprint` of question and answer; computed by default.
+            question: The question.
+            answer: The answer.
+            after: The number of the turn before it in its conversation; -1 for a first turn. The same
+                words mean something else after another turn ("And what does that cost?").
+            said: The `fingerprint` of question and answer; computed if it is not given.
         """
         said = said or fingerprint(wording(question), wording(answer))
         before = after.to_bytes(_HASH, signed=True)
@@ -98,7 +99,7 @@ class RepeatedTurns:
         return number, False
 
     def _remember(self, last: int, number: int, question: str) -> int:
-        """Append a question to the file; return its offset."""
+        """Append a question to the file, and return its offset. `last` is that of the previous one with its sketch."""
         if number == _IN_MEMORY:  # move the texts, which are private, into an unnamed file in the data folder
             paths.home().mkdir(parents=True, exist_ok=True)
             self._asked.rollover()
@@ -109,7 +110,7 @@ class RepeatedTurns:
         return start
 
     def _before(self, place: int) -> Iterator[tuple[int, Wording]]:
-        """Yield (number, wording) of the questions with the same sketch, the last one first."""
+        """Yield (number, wording) of the questions with one sketch, the last one first, from the offset `place` on."""
         while place >= 0:
             self._asked.seek(place)
             place, number, size = _ENTRY.unpack(self._asked.read(_ENTRY.size))
@@ -123,24 +124,21 @@ def _sketched(words: Sequence[str]) -> tuple[str, ...]:
 
 
 def group_near_duplicates(texts: Sequence[str]) -> list[int]:
-    """Return a group number for each text; texts that look alike, directly or through others, share
-    one.
+    """Return a group number for each text. Texts that look alike, directly or through others, share one.
 
-    Two texts look alike if at least 80 % of the 4-character pieces of the folded texts occur in
-    both (Jaccard similarity). MinHash proposes pairs (Broder 1997; for training data Lee et al.,
-    arXiv 2107.06499), which are then compared. It misses 3 in 1000 pairs of exactly this
-    similarity.
+    Two texts look alike if at least 80 % of the 4-character pieces of both folded texts occur in both
+    (Jaccard similarity). MinHash proposes pairs (Broder 1997; for training data Lee et al., arXiv
+    2107.06499), which are then compared. It misses 3 in 1000 pairs of exactly this similarity.
     """
     groups: list[int] = near_duplicates(texts).tolist()
     return groups
 
 
 def near_duplicates(texts: Sequence[str]) -> Groups:
-    """Return the groups of `group_near_duplicates` as an array; a group's number is the index of
-    its first text.
+    """Return the groups of `group_near_duplicates` as an array. A group's number is the index of its first text.
 
-    All texts are read once, in order, and those that may look alike once more. The signatures are
-    in a temporary file: for a million texts about 30 MB are in memory at once.
+    All texts are read once, in order, and those that may look alike a second time. The signatures are in
+    a temporary file, so for a million texts only about 30 MB are in memory.
     """
     shingles = lru_cache(_CACHED)(lambda index: np.unique(_shingles([fold(texts[index])])[0]))
     with _Sketches() as sketches:
@@ -158,8 +156,9 @@ def near_duplicates(texts: Sequence[str]) -> Groups:
 
 
 class _Sketches:
-    """MinHash signatures of texts in a temporary file: per text one byte of each hash, and one hash
-    of the hashes of each band.
+    """The MinHash signatures of texts, in a temporary file.
+
+    A signature is one byte of each hash, and one hash of the hashes of each band.
     """
 
     def __init__(self) -> None:
@@ -174,7 +173,7 @@ class _Sketches:
         self._file.close()
 
     def add(self, folded: Sequence[str]) -> None:
-        """Add `_BATCH` texts, or fewer if they are the last."""
+        """Add the next `_BATCH` texts, folded; the last batch may be smaller."""
         from rensa import RMinHash
 
         rows = RMinHash.digest_matrix_from_flat_token_hashes(*_shingles(folded), _HASHES, _SEED).to_rows()
@@ -190,8 +189,10 @@ class _Sketches:
         return first[same]
 
     def alike(self, numbers: Groups) -> Iterator[tuple[int, int]]:
-        """Yield pairs of these texts that agree in all rows of some band, and in nearly as many
-        hashes overall as look-alikes should.
+        """Yield pairs of the texts `numbers` that may look alike.
+
+        Their signatures agree in all rows of some band, and in nearly as many hashes overall as those of
+        texts that look alike.
         """
         done = np.empty(0, np.int64)
         for band in range(_BANDS):
@@ -230,8 +231,9 @@ class _Sketches:
 
 
 def _neighbours(keys: Hashes, numbers: Groups, count: int) -> Groups:
-    """Return pairs of texts with the same key, at most `_RECENT` apart in order, each pair as one
-    number.
+    """Return pairs of texts with the same key, as numbers `one * count + other`.
+
+    In the order of their keys the two are at most `_RECENT` places apart.
     """
     order = np.argsort(keys, kind="stable")
     keys, numbers = keys[order], numbers[order]
@@ -243,10 +245,9 @@ def _neighbours(keys: Hashes, numbers: Groups, count: int) -> Groups:
 
 
 def _shingles(texts: Sequence[str]) -> tuple[Hashes, Hashes]:
-    """Return a hash of each 4-character piece of the texts, and the offsets where each text's
-    pieces begin, with the end.
+    """Return a hash of each 4-character piece of the texts, and the offset at which each text's pieces begin.
 
-    A text shorter than a piece counts as one piece.
+    The last offset is the end. A text that is shorter than a piece counts as one piece.
     """
     padded = [text.ljust(_SHINGLE) for text in texts]
     sizes = np.fromiter(map(len, padded), np.int64, len(padded))

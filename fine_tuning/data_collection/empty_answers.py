@@ -1,5 +1,4 @@
-"""Recognise answers that teach nothing: a model's remarks about itself, mere politeness, keys hit
-at random.
+"""Recognise answers that teach nothing: remarks of a model about itself, mere politeness, random keystrokes.
 
 Each rule finds only clear cases. A company's own "We are sorry, but we cannot refund that" is an
 answer, and so is a sentence about an AI engineer.
@@ -78,7 +77,7 @@ _HARDLY_VOWELS = re.compile(f"{_OTHERS}{{3}}(?:{_OTHERS}|[{''.join(sorted(_VOWEL
 
 
 def refuses(text: str | Layout) -> bool:
-    """Return whether an answer is a model's remark about being a model, or a mere refusal to help."""
+    """Return whether an answer is a remark of a model about being a model, or only a refusal to help."""
     said = Layout.of(text).text[:_BEGINNING]
     if _BARE_REFUSAL.match(said):
         return True
@@ -93,7 +92,7 @@ def is_polite_only(text: str | Layout) -> bool:
 
 
 def is_gibberish(text: str | Layout) -> bool:
-    """Return whether most words of the prose are keys hit at random.
+    """Return whether most words of the prose are random keystrokes.
 
     Only words in Latin letters that are not all capitals are judged.
     """

@@ -1,9 +1,9 @@
 """Recognise words that a model should not learn to say.
 
-The list is short on purpose: words that are obscene, or a slur, in nearly every use. Maintained
-libraries were tried on texts about Scunthorpe, butt joints, sex education, tit for tat, Moby Dick
-and fire retardants: each flags some of them, up to half. What a list cannot know, people exclude by
-hand.
+The list is short on purpose: it contains words that are obscene, or a slur, in nearly every use.
+Maintained libraries were tried on texts about Scunthorpe, butt joints, sex education, tit for tat,
+Moby Dick and fire retardants: each of them flags some of these texts, up to half. Texts that the
+list misses can be excluded by hand.
 
 Some of the words are ordinary words of another language, or names. They count only in a text of the
 language in which they are obscene, and not in a text that is too short to tell its language. A
@@ -87,9 +87,7 @@ _SENTENCE = re.compile(r"[^.!?\n\"“”„«»()]+")
 
 
 def is_inappropriate(text: str | Layout) -> bool:
-    """Return whether `text` contains a word of the list, also written as "sh1t", "fuuuck" or "f u c
-    k".
-    """
+    """Return whether `text` contains a word of the list, also if written as "sh1t", "fuuuck" or "f u c k"."""
     layout = Layout.of(text)
     text = layout.text
     plain = text.casefold()
@@ -105,10 +103,10 @@ def is_inappropriate(text: str | Layout) -> bool:
 
 
 def _holds(text: str) -> bool:
-    """Return whether a text contains an unshared word of the list, whatever letters are repeated.
+    """Return whether a text contains a word of the list that belongs to one language, whatever letters are repeated.
 
-    A quick search first reduces every run of a letter to one. Then letters that are double in the
-    listed word must be double in the text, too: Niger is a country.
+    A quick search first reduces every run of a letter to one. Then letters that are double in the listed
+    word must be double in the text too: Niger is a country.
     """
     short = _once(text)
     anywhere, whole = _shortened(_ANYWHERE), _shortened(_WHOLE)
@@ -121,8 +119,9 @@ def _holds(text: str) -> bool:
 
 
 def _holds_shared(text: str) -> bool:
-    """Return whether a word that several languages share stands in a sentence, or else a text, of a
-    language in which it is obscene.
+    """Return whether a text contains a word that several languages share, and means it in the obscene sense.
+
+    The language of the sentence decides; if it is unknown, that of the whole text.
     """
     whole = _languages(text)
     for sentence in _SENTENCE.findall(text):
@@ -137,8 +136,7 @@ def _holds_shared(text: str) -> bool:
 
 
 def _is_name(match: re.Match[str]) -> bool:
-    """Return whether a match is a name such as Adolf Fick: a verb that is capitalised within a
-    sentence.
+    """Return whether a match is a name such as Adolf Fick: a verb that is capitalised within a sentence.
 
     German also capitalises nouns, but no noun is among the shared words.
     """
@@ -148,7 +146,7 @@ def _is_name(match: re.Match[str]) -> bool:
 def _languages(text: str) -> frozenset[str]:
     """Return the languages to which most of the frequent words in `text` belong.
 
-    More than one for a tie, none if `text` has no such words.
+    There is more than one for a tie, and none if `text` has no such words.
     """
     counts: Counter[str] = Counter()
     for word in _WORD.findall(text.casefold()):
@@ -157,9 +155,7 @@ def _languages(text: str) -> frozenset[str]:
 
 
 def _holds_masked(layout: Layout) -> bool:
-    """Return whether a masked word stands among words, outside of code and in a sentence without
-    formulas.
-    """
+    """Return whether a masked word stands among words: outside of code, and in a sentence without formulas."""
     for part in layout.parts:
         if part.kind == "code":
             continue
@@ -183,7 +179,7 @@ def _once(text: str) -> str:
 
 @cache
 def _shortened(words: str) -> dict[str, list[str]]:
-    """Return the words grouped by their form in which no letter is repeated in a row."""
+    """Return the words by their shortened form, in which a letter never follows itself ("hello": "helo")."""
     found: dict[str, list[str]] = {}
     for word in words.split():
         found.setdefault(_once(word), []).append(word)

@@ -1,4 +1,4 @@
-"""Store the decision on each turn of a log from its last cleaning: a table in data/state.db.
+"""Store the decision that the last cleaning made on each turn of a log, in a table of data/state.db.
 
 The table contains nothing that was said, only positions of private details, reasons why a turn is
 not learned, and hashes that show whether the turn's texts and the rules are unchanged. A row is
@@ -14,8 +14,9 @@ _MOST = 500  # values in one statement
 
 
 class KeptDecisions:
-    """Decisions on the turns of the log at `path`, each with a hash of the texts and rules that led
-    to it.
+    """The stored decisions on the turns of the log at `path`.
+
+    Each has a hash of the texts and rules on which it is based.
     """
 
     def __init__(self, path: Path) -> None:
@@ -38,8 +39,9 @@ class KeptDecisions:
         return found
 
     def put(self, decisions: Iterable[tuple[str, bytes, str]]) -> None:
-        """Store decisions, given as (turn id, hash, decision), over earlier ones; turns that are
-        gone are skipped.
+        """Store decisions, given as (turn id, hash, decision), in place of earlier ones.
+
+        Turns that are no longer in the log are skipped.
         """
         with state.connect() as database:
             database.execute("PRAGMA synchronous = NORMAL")  # decisions lost in a power cut are made again

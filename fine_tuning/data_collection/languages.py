@@ -1,7 +1,7 @@
 """Recognise texts that are certainly in another language than those to be learned.
 
-py3langid detects the language with the model it comes with (BSD licence; Lui and Baldwin,
-"langid.py", ACL 2012). The model is loaded for the first text.
+py3langid detects the language, with the model that it contains (BSD licence; Lui and Baldwin,
+"langid.py", ACL 2012). The model is loaded when the first text is examined.
 """
 
 from collections.abc import Collection
@@ -41,8 +41,7 @@ _KIN = {
 
 
 def is_foreign(text: str | Layout, wanted: Collection[str]) -> bool:
-    """Return whether the prose of a text is certainly in none of the `wanted` languages (ISO
-    639-1).
+    """Return whether the prose of a text is certainly in none of the `wanted` languages (ISO 639-1 codes).
 
     A text without prose, or too short to tell its language, is not foreign.
     """

@@ -1,12 +1,12 @@
-"""A file of lines to which any number of processes append, and which survives a crash.
+"""Store lines in a file to which any number of processes append, and which survives a crash.
 
 Reading changes nothing. A non-empty file without any line of a log belongs to another program: it
 is refused, and left unchanged. Each line has its own checksum (`log_lines`) and does not depend on
 the others. A line stays at its offset until a rewrite replaces the file.
 
-Beside `conversations.jsonl` there are `conversations.jsonl.lock`, which is empty and never removed,
-so that all processes wait for the same file; and, after damage, the quarantine
-`conversations.jsonl.damaged` with the unreadable lines, byte for byte.
+Beside `conversations.jsonl` there are two files. `conversations.jsonl.lock` is empty and never
+removed, so that all processes wait for the same file. `conversations.jsonl.damaged`, the quarantine,
+exists after damage, and holds the unreadable lines, byte for byte.
 """
 
 import errno
@@ -32,9 +32,7 @@ _PIECE = 1 << 26  # bytes of a line that are examined to recognise a record
 
 
 class Stamp(NamedTuple):
-    """State of a file: while the stamp is unchanged, so is the content. All zero if there is no
-    file.
-    """
+    """The state of a file. As long as the stamp is the same, so is the content. All zero if there is no file."""
 
     inode: int = 0
     size: int = 0
@@ -42,9 +40,9 @@ class Stamp(NamedTuple):
 
 
 class LogFile:
-    """The file of a log. Methods that write must be called inside `locked()`.
+    """The file of a log. Methods that write must be called within `locked()`.
 
-    All raise DataError if the file system refuses access, or the file is not a log.
+    All methods raise DataError if the file system refuses access, or the file is not a log.
     """
 
     def __init__(self, path: Path) -> None:
@@ -54,11 +52,11 @@ class LogFile:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the write lock against other threads and processes. Raises Busy if the lock is not
-        free in time.
+        """Hold the write lock within the `with` block, against other threads and processes.
 
-        The lock is not reentrant. It is a separate file, and the log is opened only under it, so a
-        process that waited never writes to a file that was replaced in the meantime.
+        The lock is not reentrant. It is a separate file, and the log is opened only while the lock is held,
+        so a process that waited never writes to a file that was replaced in the meantime. Raises Busy if the
+        lock is not free within LOCK_TIMEOUT.
         """
         self.check("write")  # before a lock file is created beside it
         with self._refusals("lock"):
@@ -77,7 +75,7 @@ class LogFile:
             lock.release()
 
     def append(self, *lines: bytes) -> None:
-        """Append lines, after ending a torn last line; on return they are on the disk.
+        """Append lines, after ending an incomplete last line. When this returns, they are on the disk.
 
         If they cannot be written completely, the file is restored.
         """
@@ -98,8 +96,9 @@ class LogFile:
             return _ends_line(content.fileno(), stamp.size) if stamp.size else True
 
     def read(self) -> tuple[list[bytes], bytes]:
-        """Return the complete lines, and what follows the last of them: b"", or a line that is
-        still being written or was torn.
+        """Return the complete lines, and what follows the last of them.
+
+        That is b"", or a line that is still being written or was left incomplete by a crash.
         """
         self.check()
         *lines, tail = self._bytes(self.path).split(b"\n")
@@ -107,8 +106,9 @@ class LogFile:
 
     @contextmanager
     def opened(self) -> Iterator[tuple[BinaryIO, Stamp]]:
-        """Open the file for reading, and yield it with its stamp at that moment; without a file, an
-        empty one.
+        """Open the file for reading, and yield it with its stamp at that moment.
+
+        If there is no file, an empty one is yielded, with a stamp of zeros.
         """
         self.check()
         with self._refusals("read"), ExitStack() as stack:
@@ -121,12 +121,13 @@ class LogFile:
             yield content, stamp
 
     def cut(self, ranges: Sequence[tuple[int, int]], added: Sequence[bytes] = (), opened: bool = False) -> None:
-        """Rewrite the file without the lines at `ranges`, with the lines `added` appended.
+        """Rewrite the file without the lines at `ranges`, and with the lines `added` at its end.
 
         Args:
             ranges: (start, length) of each line in bytes, without its line end, in order.
-            opened: Whether the line before the first range had no line end. If that line is now the
-                last, its end is removed again.
+            added: Lines without line ends.
+            opened: Whether the line before the first range had no line end. If that line is now the last
+                one, its line end is removed again.
         """
 
         def pieces() -> Iterator[bytes]:
@@ -154,10 +155,9 @@ class LogFile:
                 return Stamp()
 
     def check(self, what: str = "read") -> None:
-        """Raise DataError if the file is not a log: not a regular file, or none of its lines is a
-        record.
+        """Raise DataError if the file is not a log: not a regular file, or without any line that is a record.
 
-        Reads no further than the first record.
+        It is read only up to its first record. `what` is the verb in the message of an error.
         """
         with self._refusals(what), suppress(FileNotFoundError), _opened(self.path, os.O_RDONLY) as descriptor:
             with os.fdopen(os.dup(descriptor), "rb") as file:
@@ -175,10 +175,10 @@ class LogFile:
         self._replace(self.path, (line + b"\n" for line in lines))
 
     def set_aside(self, damaged: Sequence[bytes], kept: Sequence[bytes]) -> None:
-        """Move damaged lines into the quarantine; `kept` stay in the log.
+        """Move damaged lines into the quarantine; the lines `kept` stay in the log.
 
-        They are on the disk there before they leave the log, and a crash in between duplicates none
-        of them.
+        They are on the disk in the quarantine before they leave the log, and a crash in between duplicates
+        none of them.
         """
         before = self.quarantined()
         known = set(before)
@@ -234,7 +234,7 @@ def _read(content: BinaryIO, count: int) -> Iterator[bytes]:
 
 @contextmanager
 def _opened(path: Path, flags: int) -> Iterator[int]:
-    """Open a regular file; only its owner may read a new one.
+    """Open a regular file, and yield its descriptor. A new file can be read by its owner only.
 
     Pipes and devices are refused: opening a pipe would block, and reading a device may never end.
     """
@@ -248,7 +248,7 @@ def _opened(path: Path, flags: int) -> Iterator[int]:
 
 
 def _ends_line(file: int, end: int) -> bool:
-    """Return whether a line may begin at offset `end`."""
+    """Return whether a line may begin at the offset `end`: at the start of the file, or after a line end."""
     if end == 0:
         return True
     os.lseek(file, end - 1, os.SEEK_SET)

@@ -1,9 +1,8 @@
-"""Keep tables in data/state.db up to date with a log: each turn's position, its current state, and
-its text.
+"""Keep the index of a log up to date: tables in data/state.db with each turn's position, state and text.
 
-Only what was appended since the last time is read. The tables are rebuilt if the log is not the
-file they describe (replaced, shortened, or changed in the middle). Any number of processes may do
-so at once. The queries on the tables are in log_index.py.
+Only what was appended since the last time is read. The tables are rebuilt if the log is not the file
+that they describe (replaced, shortened, or changed in the middle). Any number of processes may do
+this at once. The queries on the tables are in log_index.py.
 """
 
 import unicodedata
@@ -35,15 +34,16 @@ class _Stale(Exception):
 
 
 class LogFollower:
-    """Follows one log. Its methods raise DataError if the log cannot be read, ByoaiError if
-    state.db cannot.
-    """
+    """Follows one log. Its methods raise DataError if the log cannot be read, and ByoaiError if state.db cannot."""
 
     def __init__(self, file: LogFile) -> None:
         self._file = file
 
     def ask(self, question: Callable[[Connection, Row], _Found]) -> _Found:
-        """Bring the tables up to date with the log, and return the result of `question` on them."""
+        """Bring the tables up to date with the log, and return the result of `question` on them.
+
+        `question` is a function of the connection to the database and the log's row in the table `logs`.
+        """
         with state.connect() as database:
             # rows lost in a power cut are read from the log again
             database.execute("PRAGMA synchronous = NORMAL")
@@ -75,9 +75,7 @@ class LogFollower:
         return (log["inode"], log["size"], log["modified"]) == tuple(self._file.stamp())
 
     def _start_anew(self, database: Connection, log: Row | None) -> Row:
-        """Remove everything known about the log, with its texts down to the last byte; return its
-        new row.
-        """
+        """Remove everything that the tables contain about the log, with its texts; return its new row in `logs`."""
         if log is not None:
             if number(database, "SELECT count(*) FROM logs") == 1:  # much faster than row by row
                 database.execute("DROP TABLE log_texts")
@@ -91,7 +89,7 @@ class LogFollower:
         return new
 
     def read(self, database: Connection, log: Row, rows: Sequence[Row]) -> list[Turn]:
-        """Return the turns of these rows, read from the log, with later events applied."""
+        """Return the turns of these rows of `log_turns`, read from the log, with later events applied."""
         if not rows:
             return []
         events = _events_of(database, log, [row["id"] for row in rows])
@@ -99,17 +97,16 @@ class LogFollower:
             return [_read_turn(content, row, events.get(row["id"], [])) for row in rows]
 
     def records(self, rows: Sequence[Row]) -> list[Turn | dict[str, object]]:
-        """Return the records on the lines of these rows, as they were written."""
+        """Return the records on the lines of these rows of `log_turns` or `log_events`, as they were written."""
         with self._file.opened() as (content, _):
             return [_record_at(content, row) for row in rows]
 
     def removed(self, ranges: Sequence[Range], before: Stamp) -> None:
-        """Update the tables after these lines were cut out of the log, and leave no trace of their
-        text.
+        """Update the tables after the lines at `ranges` were cut out of the log, and leave no trace of their text.
 
-        The caller holds the log's lock. `before` is the log's stamp before the cut: an index that
-        another process has already rebuilt from the new file is left unchanged. Lines appended in
-        the same rewrite are read by the next question.
+        The caller holds the log's lock. `before` is the log's stamp before the cut: if another process has
+        already rebuilt the tables from the new file, they are left unchanged. Lines that were appended in
+        the same rewrite are read by the next `ask`.
         """
         with state.connect() as database:
             with state.transaction(database):
@@ -140,7 +137,7 @@ def fold(text: str) -> str:
 
 
 def _goes_on(content: BinaryIO, now: Stamp, log: Row) -> bool:
-    """Return whether the file is still the one that was read, perhaps with more appended."""
+    """Return whether the file is the one that was read so far, perhaps with more lines appended."""
     if now.inode != log["inode"] or now.size < log["end"] or (now.size == log["size"] and now.mtime != log["modified"]):
         return False
     return _tail(content, log["end"]) == int(log["tail"])
@@ -152,8 +149,9 @@ def _tail(content: BinaryIO, end: int) -> int:
 
 
 def _remember(database: Connection, log: Row, content: BinaryIO, stamp: Stamp, end: int) -> None:
-    """Store how far the log was read, and what identifies it: its inode, and a checksum of the
-    bytes before that point.
+    """Store up to which offset (`end`) the log was read, and what identifies it.
+
+    That is its inode, and a checksum of the bytes before the offset.
     """
     database.execute(
         "UPDATE logs SET end = ?, inode = ?, tail = ? WHERE id = ?", (end, stamp.inode, _tail(content, end), log["id"])
@@ -161,7 +159,7 @@ def _remember(database: Connection, log: Row, content: BinaryIO, stamp: Stamp, e
 
 
 def _lines(content: BinaryIO, start: int) -> Iterator[tuple[int, bytes, bool]]:
-    """Yield (start, line, whether it has a line end) from offset `start` on."""
+    """Yield (start, line, whether it has a line end) for the lines from the offset `start` on."""
     content.seek(start)
     rest = b""
     while piece := content.read(_PIECE):
@@ -174,7 +172,7 @@ def _lines(content: BinaryIO, start: int) -> Iterator[tuple[int, bytes, bool]]:
 
 
 def _take_in(database: Connection, log: Row, content: BinaryIO, stamp: Stamp) -> None:
-    """Enter the lines after the end of the known part into the tables."""
+    """Add the lines that were appended to the log since the last time to the tables."""
     entry = _Entry(database, log)
     end = log["end"]
     for start, line, ended in _lines(content, end):
@@ -191,7 +189,7 @@ def _take_in(database: Connection, log: Row, content: BinaryIO, stamp: Stamp) ->
 
 
 class _Entry:
-    """Enters new lines into the tables."""
+    """Adds new lines of the log to the tables."""
 
     def __init__(self, database: Connection, log: Row) -> None:
         self.database, self.log, self.batch = database, log["id"], log["changes"] + 1
@@ -204,7 +202,10 @@ class _Entry:
         }
 
     def take(self, start: int, line: bytes, ended: bool) -> bool:
-        """Enter one line. Return False for a torn line."""
+        """Add one line. Return False for an incomplete last line, which is not added.
+
+        A complete line that is not a record is only counted as damaged.
+        """
         try:
             record = decode(line)
         except ValueError:
@@ -218,7 +219,7 @@ class _Entry:
         return True
 
     def _turn(self, turn: Turn, start: int, length: int) -> bool:
-        """Enter a turn. Return False if an earlier turn has the same id."""
+        """Add a turn. Return False, and add nothing, if an earlier turn has the same id."""
         key, facts = self.next["log_turns"], turn.metadata
         model = str(facts["model"]) if "model" in facts else None
         place = (key, self.log, turn.id, turn.session_id, start, length)
@@ -242,9 +243,9 @@ class _Entry:
             self.database.execute("INSERT INTO log_texts (rowid, text) VALUES (?, ?)", (-key, said))
 
     def settle(self, content: BinaryIO) -> None:
-        """Apply new events (ratings, edits, exclusions, deletions) to the turns that they refer to.
+        """Apply the new events (ratings, edits, exclusions, deletions) to the turns that they are about.
 
-        `content`: the open log, from which those turns are read.
+        `content` is the open log, from which these turns are read.
         """
         log = {"id": self.log}
         new = self.database.execute(  # turns entered after their events: lines that were repaired
@@ -265,8 +266,9 @@ class _Entry:
             )
 
     def _set_aside(self, row: Row) -> None:
-        """Remove a deleted turn that returned with an old copy of the log, but store its line's
-        position: the next deletion cuts it out.
+        """Remove a deleted turn that has returned with an old copy of the log, but store its line's position.
+
+        The next deletion then cuts the line out of the log.
         """
         _drop(self.database, "log_turns", [row])
         self.turns -= 1
@@ -329,7 +331,7 @@ def rows_of(database: Connection, table: str, log: Row, condition: str, *values:
 
 
 def among(database: Connection, table: str, log: Any, column: str, values: Collection[Any]) -> list[Row]:
-    """Return the rows whose `column` is one of `values`, in the log's order."""
+    """Return the rows of a table whose `column` has one of the `values`, in the log's order."""
     wanted, found = list(values), []
     for first in range(0, len(wanted), MOST):
         part = wanted[first : first + MOST]
@@ -338,7 +340,7 @@ def among(database: Connection, table: str, log: Any, column: str, values: Colle
 
 
 def _events_of(database: Connection, log: object, turns: Collection[str]) -> dict[str, list[Row]]:
-    """Return the rows of the events of these turns, by turn."""
+    """Return the rows of the events about these turns, by the turn's id."""
     found: dict[str, list[Row]] = {}
     for row in among(database, "log_events", log, "turn", turns):
         found.setdefault(row["turn"], []).append(row)
@@ -346,16 +348,14 @@ def _events_of(database: Connection, log: object, turns: Collection[str]) -> dic
 
 
 def _drop(database: Connection, table: str, rows: Sequence[Row]) -> None:
-    """Remove rows with their texts."""
+    """Remove rows of `log_turns` or `log_events`, and their texts in the full-text table."""
     sign = 1 if table == "log_turns" else -1
     database.executemany("DELETE FROM log_texts WHERE rowid = ?", [(sign * row["key"],) for row in rows])
     database.executemany(f"DELETE FROM {table} WHERE key = ?", [(row["key"],) for row in rows])
 
 
 def _cut(database: Connection, table: str, log: Row, ranges: Sequence[Range]) -> None:
-    """Remove the rows of lines that were cut out of the log, and correct the positions of those
-    after them.
-    """
+    """Remove the rows of lines that were cut out of the log, and correct the positions of the lines after them."""
     cuts, gone = [], 0
     for start, length in ranges:
         gone += length + 1  # with the line end

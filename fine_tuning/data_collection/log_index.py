@@ -1,7 +1,8 @@
-"""Answer queries about a log from tables in data/state.db, which follow it (log_follower.py).
+"""Answer queries about a log from its index: tables in data/state.db that follow it (log_follower.py).
 
-Only the log itself counts: the index can be deleted at any time without loss. With it, the time a
-person waits does not grow with the log. Any number of processes may use and update it at once.
+Only the log itself counts: the index can be deleted at any time without loss. Thanks to the index,
+the time that a person waits does not grow with the log. Any number of processes may use and update
+it at once.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -25,7 +26,7 @@ _Found = TypeVar("_Found")
 
 @dataclass(frozen=True)
 class Mark:
-    """A point in the history of the index, for asking what changed after it."""
+    """A point in the history of the index, with which `changed_since` finds what changed after it."""
 
     epoch: str  # changes when the index is rebuilt
     changes: int
@@ -33,7 +34,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Session:
-    """A conversation as lists show it; excluded turns count."""
+    """A conversation as it is shown in lists. Excluded turns are counted."""
 
     id: str
     turns: int
@@ -46,24 +47,27 @@ class Session:
 class LogIndex:
     """The index of one log. Each method first reads what was appended to the log.
 
-    All raise DataError if the log cannot be read, ByoaiError if state.db cannot.
+    All methods raise DataError if the log cannot be read, and ByoaiError if state.db cannot.
     """
 
     def __init__(self, file: LogFile) -> None:
         self._follower = LogFollower(file)
 
     def ask(self, question: Callable[[Connection, Row], _Found]) -> _Found:
-        """Return the result of `question` on the tables, which are up to date with the log."""
+        """Return the result of `question`, a function of the connection and the log's row in the table `logs`.
+
+        The tables are brought up to date with the log first.
+        """
         return self._follower.ask(question)
 
     def read(self, database: Connection, log: Row, rows: Sequence[Row]) -> list[Turn]:
-        """Return the turns of these rows in their current state. For use within a question."""
+        """Return the turns of these rows of `log_turns` in their current state, for the function given to `ask`."""
         return self._follower.read(database, log, rows)
 
     # What the index knows
 
     def mark(self) -> Mark:
-        """Return the current point in the history, for `changed_since`."""
+        """Return the current point in the history of the index, for `changed_since`."""
         return self.ask(lambda database, log: Mark(log["epoch"], log["changes"]))
 
     def count(self) -> int:
@@ -71,28 +75,28 @@ class LogIndex:
         return self.counts()[0]
 
     def counts(self) -> tuple[int, int]:
-        """Return the number of turns that are not excluded, and of all turns."""
+        """Return (number of turns that are not excluded, number of all turns)."""
         excluded = "SELECT count(*) FROM log_turns WHERE log = ? AND excluded"
         return self.ask(
             lambda database, log: (int(log["turns"]) - number(database, excluded, log["id"]), int(log["turns"]))
         )
 
     def is_sound(self) -> bool:
-        """Return whether every line is a record."""
+        """Return whether every line of the log is a record."""
         return self.ask(_is_sound)
 
     def there(self, ids: Collection[str]) -> set[str]:
-        """Return the ids that are turns of the log."""
+        """Return those of `ids` that are turns of the log."""
         return self.ask(lambda database, log: {row["id"] for row in among(database, "log_turns", log, "id", ids)})
 
     def session_by_turn(self, ids: Collection[str]) -> dict[str, str]:
-        """Return the session of each id that is a turn of the log, in the log's order."""
+        """Return the session of each of `ids` that is a turn of the log, by the turn's id, in the log's order."""
         return self.ask(
             lambda database, log: {row["id"]: row["session"] for row in among(database, "log_turns", log, "id", ids)}
         )
 
     def known(self, ids: Collection[str]) -> set[str]:
-        """Return the ids that are, or before their deletion were, turns of the log."""
+        """Return those of `ids` that are turns of the log, or were until they were deleted."""
 
         def known(database: Connection, log: Row) -> set[str]:
             deleted = {
@@ -103,9 +107,7 @@ class LogIndex:
         return self.ask(known)
 
     def imports(self) -> list[tuple[str, int, str]]:
-        """Return (id, number of turns, id of the first turn) of each import in the log, in the
-        log's order.
-        """
+        """Return (id, number of turns, id of the first turn) of each import in the log, in the log's order."""
         query = (
             "SELECT imported, count(*), min(key) AS first FROM log_turns WHERE log = ? AND imported IS NOT NULL"
             " GROUP BY imported ORDER BY first"
@@ -122,13 +124,12 @@ class LogIndex:
         return self.ask(listed)
 
     def sessions_of_import(self, id: str) -> list[str]:
-        """Return the sessions that contain turns of an import."""
+        """Return the ids of the sessions that contain turns of an import."""
         query = "SELECT DISTINCT session FROM log_turns WHERE log = ? AND imported = ?"
         return self.ask(lambda database, log: [row[0] for row in database.execute(query, (log["id"], id))])
 
     def lines_of_import(self, id: str) -> tuple[int, list[Range]]:
-        """Return the number of turns of an import, and the positions of their lines and their
-        events' lines.
+        """Return the number of an import's turns, and the positions of their lines and of the lines of their events.
 
         Deletions are not among the events.
         """
@@ -147,8 +148,10 @@ class LogIndex:
         return self.ask(lines)
 
     def has(self, turn_id: str) -> bool | None:
-        """Return whether the log has this turn; None if a line is damaged, which the caller should
-        set aside first.
+        """Return whether the log has this turn.
+
+        Return None if a line of the log is damaged: the turn may be on it, so the caller should first set
+        damaged lines aside.
         """
         return self.ask(
             lambda database, log: (
@@ -163,14 +166,11 @@ class LogIndex:
         )
 
     def turns(self, ids: Collection[str]) -> list[Turn]:
-        """Return these turns in their current state, in the log's order; ids without a turn are
-        skipped.
-        """
+        """Return the turns with these ids in their current state, in the log's order. Unknown ids are skipped."""
         return self.ask(lambda database, log: self.read(database, log, among(database, "log_turns", log, "id", ids)))
 
     def turns_of(self, session: str, limit: int = -1, after: str | None = None) -> list[Turn]:
-        """Return the turns of a session in their current state: the first `limit` (-1: all) after
-        the turn `after`.
+        """Return the turns of a session in their current state: the first `limit` (-1: all) after the turn `after`.
 
         Raises TurnNotFound if the turn `after` is gone.
         """
@@ -183,11 +183,11 @@ class LogIndex:
         return self.ask(found)
 
     def sessions(self, limit: int, before: str | None = None, *, loose: bool = False) -> list[Session]:
-        """Return up to `limit` sessions, the one with the newest turn first; with `before`, only
-        those whose last turn is older than that turn.
+        """Return up to `limit` sessions, ordered by their newest turn, the newest first.
 
-        `loose`: only sessions that are neither pinned nor in a folder. Raises TurnNotFound if the
-        turn `before` is gone.
+        `before`: only sessions whose newest turn is older than this one, for the next page of a list.
+        `loose`: only sessions that are neither pinned nor in a folder. Raises TurnNotFound if the turn
+        `before` is gone.
         """
 
         def listed(database: Connection, log: Row) -> list[Session]:
@@ -199,9 +199,7 @@ class LogIndex:
         return self.ask(listed)
 
     def sessions_of(self, ids: Collection[str], limit: int = -1) -> list[Session]:
-        """Return the newest `limit` (-1: all) of these sessions, newest first; unknown ones are
-        skipped.
-        """
+        """Return the newest `limit` (-1: all) of these sessions, newest first. Unknown ids are skipped."""
         wanted = list(ids)
 
         def listed(database: Connection, log: Row) -> list[Session]:
@@ -219,9 +217,7 @@ class LogIndex:
         return self.ask(listed)
 
     def search(self, text: str, limit: int = 50) -> list[Turn]:
-        """Return the newest turns that contain every word of `text`, whatever the case, newest
-        first.
-        """
+        """Return at most `limit` turns that contain every word of `text`, ignoring case, newest first."""
 
         def found(database: Connection, log: Row) -> list[Turn]:
             ids = matching(database, log, text, limit)
@@ -231,18 +227,15 @@ class LogIndex:
         return self.ask(found)
 
     def perhaps(self, text: str) -> set[str]:
-        """Return the ids of all turns that may contain `text`, as plain text or as HTML or CSV
-        write it.
+        """Return the ids of all turns that may contain `text`, as plain text or as written in HTML or CSV.
 
-        Some of them do not contain it: the caller compares exactly (`redaction.pattern`).
+        Some of them do not contain it, so the caller has to compare exactly (`redaction.pattern`).
         """
         forms = {fold(form) for form in (text, escape(text), text.replace('"', '""'))}
         return self.ask(lambda database, log: {id for form in forms for id in _matching(database, log, [form], None)})
 
     def records(self, ids: Collection[str]) -> dict[str, list[Turn | dict[str, Any]]]:
-        """Return the log's records of these turns, by turn: the turn as it was said, then its
-        events in order.
-        """
+        """Return the log's records of these turns, by the turn's id: the turn as it was said, then its events."""
 
         def read(database: Connection, log: Row) -> dict[str, list[Turn | dict[str, Any]]]:
             found: dict[str, list[Turn | dict[str, Any]]] = {
@@ -257,7 +250,7 @@ class LogIndex:
         return self.ask(read)
 
     def keys(self) -> dict[str, int]:
-        """Return the key of each turn's row, by the turn's id."""
+        """Return the key of each turn's row in `log_turns`, by the turn's id."""
         query = "SELECT id, key FROM log_turns WHERE +log = ?"
         return self.ask(lambda database, log: {row["id"]: row["key"] for row in database.execute(query, (log["id"],))})
 
@@ -268,11 +261,10 @@ class LogIndex:
         )
 
     def changed_since(self, mark: Mark | None) -> list[tuple[str, str]]:
-        """Return (id, state hash) of the turns that were logged, rated, edited or included since
-        `mark`.
+        """Return (id, state hash) of the turns that were logged, rated, edited or included since `mark`.
 
-        Excluded turns are left out. Without a mark, or if the index was rebuilt since, return all
-        turns.
+        Excluded turns are left out. Without a mark, or if the index was rebuilt since then, all turns are
+        returned.
         """
 
         def changed(database: Connection, log: Row) -> list[tuple[str, str]]:
@@ -289,9 +281,7 @@ class LogIndex:
         return self.ask(_stats)
 
     def lines_of(self, ids: Collection[str]) -> list[Range]:
-        """Return the positions of the lines of these turns and their events, and of all events
-        whose turn is missing.
-        """
+        """Return the positions of the lines of these turns and their events, and of events whose turn is missing."""
 
         def lines(database: Connection, log: Row) -> list[Range]:
             found = among(database, "log_turns", log, "id", ids)
@@ -303,9 +293,7 @@ class LogIndex:
         return self.ask(lines)
 
     def _sessions(self, database: Connection, log: Row, found: Sequence[Row]) -> list[Session]:
-        """Return the sessions of these rows, which have the keys of the first and the last turn and
-        the number of turns.
-        """
+        """Return the sessions of these rows, whose columns are session, first and last (keys of turns), and turns."""
         rows = {
             row["key"]: row
             for row in among(database, "log_turns", log, "key", {row[end] for row in found for end in _ENDS})
@@ -330,9 +318,7 @@ class LogIndex:
         ]
 
     def removed(self, ranges: Sequence[Range], before: Stamp) -> None:
-        """Update the index after these lines were cut out of the log, under its lock
-        (`LogFollower.removed`).
-        """
+        """Update the index after the lines at `ranges` were cut out of the log; see `LogFollower.removed`."""
         self._follower.removed(ranges, before)
 
 
@@ -357,7 +343,7 @@ LOOSE = SESSIONS.replace(
 
 
 def _place(database: Connection, log: Row, turn: str) -> int:
-    """Return the key of a turn. Raises TurnNotFound if there is none."""
+    """Return the key of the row of a turn. Raises TurnNotFound if there is none."""
     row = database.execute("SELECT key FROM log_turns WHERE log = ? AND id = ?", (log["id"], turn)).fetchone()
     if row is None:
         raise TurnNotFound(
@@ -367,17 +353,16 @@ def _place(database: Connection, log: Row, turn: str) -> int:
 
 
 def matching(database: Connection, log: Row, text: str, limit: int) -> list[str]:
-    """Return the ids of the newest turns that contain every word of `text`, newest first."""
+    """Return the ids of at most `limit` turns that contain every word of `text`, newest first."""
     words = fold(text).split()
     return _matching(database, log, words, limit) if words else []
 
 
 def _matching(database: Connection, log: Row, words: Sequence[str], limit: int | None) -> list[str]:
-    """Return the ids of the turns that contain all words on one line of the log (turn or event),
-    newest first.
+    """Return the ids of the turns that have a line in the log (turn or event) with all `words`, newest first.
 
-    With a limit, at most that many turns are searched for in each table. So frequent words are
-    found at once, however long the log is.
+    With a limit, at most that many turns are searched for in each table, so frequent words are found at
+    once, however long the log is.
     """
     found: list[tuple[int, str]] = []
     for table, column in (("log_turns", "id"), ("log_events", "turn")):
@@ -393,9 +378,7 @@ def _matching(database: Connection, log: Row, words: Sequence[str], limit: int |
 def _lines_with(
     database: Connection, log: Row, words: Sequence[str], table: str, column: str
 ) -> Iterator[tuple[int, str]]:
-    """Yield (position in the log, turn id) of the lines whose text contains all words, newest
-    first.
-    """
+    """Yield (position in the log, turn id) of the rows of `table` whose text contains all words, newest first."""
     grams = dict.fromkeys(gram for word in words for gram in _grams(word))
     conditions, values = ["instr(text, ?)"] * len(words), list(words)
     if grams:
@@ -413,9 +396,7 @@ def _lines_with(
 
 
 def _grams(word: str) -> list[str]:
-    """Return as few grams as cover the word: each further one costs time, and matches are compared
-    anyway.
-    """
+    """Return as few grams as cover the word. Further grams would only cost time, since matches are compared anyway."""
     last = len(word) - _GRAM
     return [word[at : at + _GRAM] for at in (*range(0, last, _GRAM), last) if at >= 0]
 

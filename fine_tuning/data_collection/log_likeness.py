@@ -1,9 +1,9 @@
-"""Find the turns of a log that are most like a question and its answer.
+"""Find the turns of a log that are most similar to a question and its answer.
 
-Texts are compared by pieces of three letters, so inflected words match too. The pieces are looked
-up in the full-text table of the log's index (log_index.py), rare ones first, until enough rows were
-seen: the time does not grow with the log. The turns found are then compared in full. Rare pieces
-weigh more (inverse document frequency: Sparck Jones 1972).
+Texts are compared by pieces of three letters, so inflected words match too. The pieces are looked up
+in the full-text table of the log's index (log_index.py), rare ones first, until enough rows have
+been seen, so the time does not grow with the log. The turns found are then compared in full. Rare
+pieces have more weight (inverse document frequency: Sparck Jones 1972).
 """
 
 import math
@@ -45,10 +45,10 @@ class Alike:
 
 
 def most_alike(log: ConversationLogger, turn: Turn, taught: Teaches, limit: int = 5) -> list[Alike]:
-    """Return the turns that taught a version and are most like `turn`, without `turn` itself; the
-    most similar first.
+    """Return at most `limit` of the turns that taught a version, the most similar to `turn` first, without `turn`.
 
-    Raises DataError if the log cannot be read, ByoaiError if state.db cannot.
+    A turn taught a version if the version was trained on it. Raises DataError if the log cannot be read,
+    and ByoaiError if state.db cannot.
     """
     log.index.mark()  # bring the index up to date
     question, answer = (fold(text[:_LONGEST]) for text in (turn.user_message, turn.bot_response))
@@ -62,9 +62,7 @@ def most_alike(log: ConversationLogger, turn: Turn, taught: Teaches, limit: int 
 
 
 def alike_among(turn: Turn, others: Sequence[Turn], limit: int = 5) -> list[Alike]:
-    """Return those of `others`, turns that are in no log, that are most like `turn`; the most
-    similar first.
-    """
+    """Return at most `limit` of the turns `others`, which are in no log, the most similar to `turn` first."""
     question, answer = (fold(text[:_LONGEST]) for text in (turn.user_message, turn.bot_response))
     texts = [fold(f"{other.user_message[:_LONGEST]} {other.bot_response[:_LONGEST]}") for other in others]
     holding = Counter(gram for text in texts for gram in _grams(text))
@@ -75,9 +73,7 @@ def alike_among(turn: Turn, others: Sequence[Turn], limit: int = 5) -> list[Alik
 
 
 def count_taught(log: ConversationLogger, taught: Teaches) -> tuple[int, int, int]:
-    """Return how many turns taught a version, how many of them are still in the log, and how many
-    of those are excluded.
-    """
+    """Return how many turns taught a version, how many of them are in the log, and how many of these are excluded."""
     log.index.mark()
     query = (
         "SELECT count(*), count(key), ifnull(sum(excluded), 0) FROM version_turns"
@@ -89,9 +85,7 @@ def count_taught(log: ConversationLogger, taught: Teaches) -> tuple[int, int, in
 
 
 def newest_of(log: ConversationLogger, prefix: str) -> str | None:
-    """Return the id of the newest turn answered by a model whose tag begins with `prefix`; None if
-    there is none.
-    """
+    """Return the id of the newest turn that a model whose tag begins with `prefix` answered; None if there is none."""
     log.index.mark()
     query = f"SELECT id FROM log_turns WHERE log = {_LOG} AND substr(model, 1, ?) = ? ORDER BY key DESC LIMIT 1"
     with state.connect() as database:
@@ -106,10 +100,9 @@ _VERSION = "(SELECT id FROM versions WHERE name = ? AND number = ?)"
 
 
 def _weights(database: Connection, grams: Sequence[str]) -> dict[str, float]:
-    """Return the weight of each piece: the logarithm of all rows over the rows that contain it.
+    """Return the weight of each piece: the logarithm of the number of rows divided by that of rows with the piece.
 
-    The frequencies are those of the `_SAMPLE` newest rows. Pieces that all rows contain are left
-    out.
+    The numbers are those of the `_SAMPLE` newest rows. Pieces that all rows contain are left out.
     """
     newest = int(database.execute("SELECT ifnull(max(rowid), 0) FROM log_texts").fetchone()[0])
     first = max(newest - _SAMPLE + 1, 1)
@@ -120,7 +113,7 @@ def _weights(database: Connection, grams: Sequence[str]) -> dict[str, float]:
 
 
 def _by_weight(database: Connection, weights: Mapping[str, float]) -> Iterator[int]:
-    """Yield the rows that contain some of the pieces, those with the largest total weight first."""
+    """Yield the numbers of the rows that contain some of the pieces, those with the largest total weight first."""
     total = int(database.execute("SELECT ifnull(max(rowid), 0) FROM log_texts").fetchone()[0])
     rows, chosen = 0.0, list[str]()
     for gram in sorted(weights, key=lambda gram: -weights[gram])[:_PIECES]:
@@ -138,9 +131,7 @@ def _by_weight(database: Connection, weights: Mapping[str, float]) -> Iterator[i
 
 
 def _taught(database: Connection, log: ConversationLogger, rows: Iterator[int], taught: Teaches) -> Iterator[str]:
-    """Yield the ids of those turns of the rows that taught a version, in the rows' order, each
-    once.
-    """
+    """Yield the ids of the turns that taught a version, of those to which `rows` belong, in their order, each once."""
     known: set[str] = set()
     few = _turns_of(database, log, taught, None)
     size = _AT_ONCE
@@ -156,9 +147,10 @@ def _taught(database: Connection, log: ConversationLogger, rows: Iterator[int], 
 def _turns_of(
     database: Connection, log: ConversationLogger, taught: Teaches, rows: Sequence[int] | None
 ) -> dict[int, str]:
-    """Return the turns that taught a version, by row; only of these rows if any are given.
+    """Return the ids of the turns that taught a version, by the number of their row in the full-text table.
 
-    At most `_FEW` + 1 turns are returned from each table.
+    Rows of turns have positive numbers, rows of events negative ones. If `rows` is given, only these are
+    looked up. At most `_FEW` + 1 rows of each kind are returned.
     """
     found: dict[int, str] = {}
     for sign, table, column in ((1, "log_turns", "id"), (-1, "log_events", "turn")):
@@ -188,9 +180,9 @@ def _compare(question: str, answer: str, other: Turn, weights: Mapping[str, floa
 
 
 def _likeness(one: str, other: str, weights: Mapping[str, float]) -> float:
-    """Return the weight of the shared pieces as a share of the weight of all (Dice coefficient).
+    """Return the similarity of two texts from 0 to 1: the weight of common pieces as a share of the weight of all.
 
-    Pieces without a known weight count with the mean weight.
+    This is the Dice coefficient. Pieces without a known weight count with the mean weight.
     """
     mean = sum(weights.values()) / len(weights) if weights else 1.0
     ones, others = _grams(one), _grams(other)
@@ -200,18 +192,16 @@ def _likeness(one: str, other: str, weights: Mapping[str, float]) -> float:
 
 
 def _grams(text: str) -> set[str]:
-    """Return the pieces of each word of a text, which is in lower case.
+    """Return the pieces of each word of `text`, which is in lower case.
 
-    A space before and after a word is part of it, so that its beginning and end make pieces of their own.
+    A space before and after a word belongs to it, so that its beginning and end make pieces of their own.
     """
     words = (f" {word} " for word in re.findall(r"\w+", text))
     return {word[at : at + _GRAM] for word in words for at in range(len(word) - _GRAM + 1)}
 
 
 def _shared(one: str, other: str, weights: Mapping[str, float]) -> list[str]:
-    """Return up to five words of both texts that are rare enough to characterise them, the rarest
-    first.
-    """
+    """Return up to five words of both texts that are rare enough to characterise them, the rarest first."""
     common = set(re.findall(r"\w+", one)) & set(re.findall(r"\w+", other))
     rarity = {word: max((weights.get(gram, 0.0) for gram in _grams(word)), default=0.0) for word in common}
     return sorted(

@@ -1,5 +1,4 @@
-"""Read and write one line of the log: a turn or an event as a JSON object, whose last key is its
-checksum.
+"""Read and write one line of the log: a turn or an event as a JSON object, whose last key is its checksum.
 
 The checksum, "crc32", shows that a line was altered on the disk after it was written; it is not a
 signature. It is the CRC-32 (`zlib.crc32`), in eight hexadecimal digits, of the object without it as
@@ -42,7 +41,7 @@ _HALF = re.compile("[\ud800-\udfff]")  # unpaired surrogates: text that no encod
 def encode(record: Mapping[str, object]) -> bytes:
     """Return the line of a turn or an event, with its checksum and without a line end.
 
-    Raises DataError for what JSON cannot represent.
+    Raises DataError for a value that JSON cannot represent.
     """
     body = _dump(record)
     return b'%s, "%s": "%08x"}' % (body[:-1], _CHECKSUM.encode(), zlib.crc32(body))
@@ -66,9 +65,7 @@ def decode(line: bytes) -> Turn | dict[str, object]:
 
 
 def is_ours(line: bytes) -> bool:
-    """Return whether a line is a record of the log, or at least begins like one: its writer may
-    have been killed.
-    """
+    """Return whether a line is a record of the log, or begins like one whose writer was killed."""
     line = _bare(line)
     if _TURN_HEAD.match(line) or _EVENT_HEAD.match(line) or _is_torn_head(line):
         return True
@@ -88,7 +85,7 @@ def texts_of(record: Turn | dict[str, object]) -> Iterator[str]:
 
 
 def apply(turn: Turn, event: dict[str, Any]) -> Turn:
-    """Return `turn` as an event of a known kind changes it."""
+    """Return `turn` as it is after an event of one of the kinds in EVENTS."""
     answer, facts = turn.bot_response, dict(turn.metadata)
     match event["event"]:
         case "rating":
@@ -110,12 +107,12 @@ def apply(turn: Turn, event: dict[str, Any]) -> Turn:
 
 
 def named_in(line: bytes) -> set[str]:
-    """Return the ids of turns and sessions in a damaged line."""
+    """Return the ids of turns and sessions that a damaged line contains."""
     return {id.decode("utf-8", "replace") for id in _NAME.findall(line)}
 
 
 def tells_whose(line: bytes) -> bool:
-    """Return whether a damaged line begins with the ids, as records do, before any text."""
+    """Return whether a damaged line begins with ids, as records do before any text, and so shows its turn."""
     return bool(_HEAD.match(line))
 
 
@@ -124,8 +121,9 @@ def _bare(line: bytes) -> bytes:
 
 
 def _verified(text: bytes) -> bytes:
-    """Return the object without what its checksum does not cover. Raises ValueError if the checksum
-    does not match.
+    """Return the JSON object of a line, after checking it against its checksum if it has one.
+
+    Raises ValueError if the checksum does not match.
     """
     seal = _SEAL.fullmatch(text[-_SEAL_LENGTH:])
     if seal and zlib.crc32(b"}", zlib.crc32(memoryview(text)[:-_SEAL_LENGTH])) == int(seal[1], 16):
@@ -159,8 +157,9 @@ def _dump(record: Mapping[str, object]) -> bytes:
 
 
 def _is_torn_head(line: bytes) -> bool:
-    """Return whether a line is a turn whose writer was killed while it wrote the ids, perhaps with
-    more after them.
+    """Return whether a line is a turn whose writer was killed while it wrote the ids.
+
+    More may have been appended to the line since.
     """
     if not (head := _ID_HEAD.match(line)):
         return False

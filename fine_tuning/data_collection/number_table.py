@@ -1,5 +1,6 @@
-"""A hash table of numbers with 16 bytes an entry, and as much again unused: a fifth of the size of
-a dict.
+"""A hash table from numbers to numbers that needs a fifth of the memory of a dict.
+
+An entry takes 16 bytes, and about as much again is unused.
 """
 
 from array import array
@@ -9,7 +10,10 @@ _MASK = (1 << 64) - 1
 
 
 class NumberTable:
-    """Maps well-mixed 64-bit hashes to numbers from 0 on, by open addressing (Knuth, TAOCP 6.4)."""
+    """Maps 64-bit hashes to numbers from 0 on, by open addressing (Knuth, TAOCP 6.4).
+
+    The keys must be evenly distributed, as hashes are, since their lowest bits choose the place.
+    """
 
     def __init__(self) -> None:
         self._clear(1 << 10)
@@ -29,7 +33,7 @@ class NumberTable:
             self._grow()
 
     def _place(self, key: int) -> int:
-        """Return the index at which `key` is, or would be entered."""
+        """Return the index at which `key` is, or would be added."""
         keys, values, last = self._keys, self._values, len(self._keys) - 1
         place = key & last
         while keys[place] != key and values[place] != _NONE:

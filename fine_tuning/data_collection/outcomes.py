@@ -1,7 +1,7 @@
-"""Store the result of the last survey of the whole log: data/survey.db, which each survey replaces.
+"""Store the result of the last survey of the whole log in data/survey.db, which each survey replaces.
 
-The file contains ids, numbers and reasons, but nothing that was said. It can be deleted: the next
-survey makes it again.
+A survey finds out for each turn whether a retrain would learn it. The file contains ids, numbers and
+reasons, but nothing that was said. It can be deleted: the next survey makes it again.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ CREATE INDEX conflicts_by_number ON conflicts (number);
 
 @dataclass(frozen=True)
 class Look:
-    """A survey of the log at `log`, when its index stood at `mark`."""
+    """A survey of the log at the path `log`, made when its index was at the point `mark`."""
 
     log: str
     mark: Mark
@@ -49,14 +49,14 @@ class Differing:
 
 
 def place() -> Path:
-    """Return the path of the file."""
+    """Return the path of the file that holds the result."""
     return paths.home() / "survey.db"
 
 
 def keep(index: LogIndex, look: Look, reasons: Mapping[str, str], conflicts: Sequence[Differing]) -> None:
-    """Replace the stored result of the last survey with this one.
+    """Replace the stored result of the last survey by this one.
 
-    `reasons` says for each turn, by id, why it is not learned, or `KEPT` if it is.
+    `reasons` says for each turn, by its id, why it is not learned, or KEPT if it is.
     """
     keys = index.keys()
     rows = ((keys[id], reason) for id, reason in reasons.items() if id in keys)
@@ -98,7 +98,7 @@ def _last(file: Path, stamp: object) -> Look | None:
 
 
 def conflicts(limit: int, offset: int = 0) -> list[Differing]:
-    """Return questions with different answers, as the last survey found them."""
+    """Return at most `limit` questions with different answers from the last survey, without the first `offset`."""
     with contextlib.suppress(sqlite3.Error), closing(sqlite3.connect(place())) as database:
         query = "SELECT number, id, stands FROM conflicts WHERE number >= ? AND number < ? ORDER BY number, rowid"
         groups: dict[int, list[tuple[str, bool]]] = {}

@@ -50,7 +50,7 @@ _KEYS = {"messages", "instruction", "input", "output", "prompt", "completion", "
 
 
 class Pair(BaseModel, ABC):
-    """A pair in one format, whose keys and texts are validated."""
+    """A training pair in one format, whose keys and texts are validated."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -178,7 +178,10 @@ def known_format(name: DatasetFormat | str) -> DatasetFormat:
 
 
 def parse_pairs(format_type: DatasetFormat, pairs: Iterable[object]) -> Iterator[Example]:
-    """Yield the pairs. After the last, raise DataError with every fault of every pair, by index."""
+    """Yield the pairs independent of their format.
+
+    After the last one, raise DataError with every fault of every pair, by index, if there are any.
+    """
     faults: list[str] = []
     for index, pair in enumerate(pairs):
         try:

@@ -1,9 +1,8 @@
-"""Show the beginning of a file as its importer sees it: its first rows, its format, and unreadable
-records.
+"""Show the beginning of a file as its importer reads it: its format, its first rows, and unreadable records.
 
-At most the first MiB is read, whatever the file claims to be. Parquet is the exception, since its
-index is at the end and it may grow when it is read: a separate process with bounded time and memory
-reads it (`python -m fine_tuning.data_collection.peek FILE`).
+At most the first mebibyte is read, whatever size the file claims to have. Parquet is the exception,
+since its index is at the end, and its content may be much larger than the file. It is read by a
+separate process with limited time and memory (`python -m fine_tuning.data_collection.peek FILE`).
 """
 
 import contextlib
@@ -96,9 +95,7 @@ def _peek(member: Member) -> Peek:
 
 
 def _beginning(member: Member) -> tuple[Member, bool]:
-    """Return the first part of a file as a file, and whether anything was left out; Parquet is
-    returned whole.
-    """
+    """Return the first part of a file as a file, and whether anything was left out. Parquet is returned whole."""
     if member.path and member.head().startswith(b"PAR1"):
         return member, False
     with member.opened() as content:
@@ -135,7 +132,7 @@ def _faults(importer: Importer, source: Source, is_cut: bool) -> list[Fault]:
 
 
 def _shown(value: object, depth: int = _DEPTH) -> object:
-    """Return a value as any JSON parser accepts it, with long parts shortened."""
+    """Return a value as JSON values that any parser accepts, with long parts shortened."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int) and abs(value) < 1 << 53:

@@ -1,10 +1,10 @@
-"""Name the private details of one conversation: [EMAIL], or [EMAIL_1] and [EMAIL_2] if it has
-several.
+"""Choose placeholders for the private details of one conversation: [EMAIL], or [EMAIL_1], [EMAIL_2] for several.
 
-Equal details get the same name, different ones never do, so a dialogue about two people stays
-intelligible. Numbers follow the order of first appearance. The only detail of its kind keeps the
-plain name: that is the usual case, and a model that always sees one name answers with it. The names
-are not stored, but derived from the texts each time.
+Equal details get the same placeholder and different ones never do, so a dialogue about two people
+stays intelligible. Numbers follow the order of first appearance. If there is only one detail of a
+kind, its placeholder has no number. This is the usual case, and a model that has always seen the
+same placeholder answers with it. The placeholders are not stored, but computed from the texts each
+time.
 """
 
 import re
@@ -23,11 +23,12 @@ class Placeholders:
     """Placeholders for the private details of one conversation."""
 
     def __init__(self, learned: Iterable[tuple[str, Sequence[Find]]], also: Iterable[str] = ()) -> None:
-        """Name the details.
+        """Choose the placeholders.
 
         Args:
             learned: The normalised texts that are learned, in order, each with its private details.
-            also: Further texts of the conversation; their details are named on demand.
+            also: Further texts of the conversation. The details in them get a placeholder when `name` is
+                called.
         """
         said = [*learned]
         self._taken = {mark for text in (*also, *(text for text, _ in said)) for mark in PLACEHOLDER.findall(text)}
@@ -46,14 +47,14 @@ class Placeholders:
         return cls((text, search(text)) for text in map(normalise, texts))
 
     def name(self, kind: PII, detail: str) -> str:
-        """Return the placeholder of a detail."""
+        """Return the placeholder of a detail, which is chosen now if it has none."""
         key = kind, identity(kind, detail)
         if key not in self._names:
             self._names[key] = self._next(kind, plain=kind not in self._counts)
         return self._names[key]
 
     def _next(self, kind: PII, *, plain: bool) -> str:
-        """Return the next placeholder that no text contains, since somebody may have typed one."""
+        """Return the next placeholder of a kind that no text contains, since somebody may have typed one."""
         if plain and kind.placeholder not in self._taken:
             self._counts[kind] = 1
             return kind.placeholder
@@ -67,9 +68,9 @@ def _numbered(kind: PII, number: int) -> str:
 
 
 def identity(kind: PII, detail: str) -> str:
-    """Return a key that is equal for two spellings of the same detail.
+    """Return a key that is equal for different spellings of the same detail.
 
-    It ignores spaces, marks within numbers, and case where case does not matter.
+    It ignores spaces, marks within numbers, and case unless the detail is case-sensitive.
     """
     said = unicodedata.normalize("NFKC", detail)
     if kind in (PII.PHONE, PII.CARD, PII.SSN):

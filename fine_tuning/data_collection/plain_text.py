@@ -27,9 +27,7 @@ _UNSEEN = re.compile(
 
 
 class Layout:
-    """A text divided into prose, code and tables; the division is computed on first use, and only
-    once.
-    """
+    """A text divided into prose, code and tables. The division is computed on first use, and only once."""
 
     __slots__ = ("_parts", "_pieces", "text")
 
@@ -40,21 +38,19 @@ class Layout:
 
     @staticmethod
     def of(text: "str | Layout") -> "Layout":
-        """Return the layout of a text; a layout is returned as it is."""
+        """Return the layout of a text. A layout is returned as it is."""
         return text if isinstance(text, Layout) else Layout(text)
 
     @property
     def parts(self) -> list[Part]:
-        """Return the parts of the text: prose, code and tables (`code_parts.parts`)."""
+        """The parts of the text: prose, code and tables (`code_parts.parts`)."""
         if self._parts is None:
             self._parts = parts(self.text)
         return self._parts
 
     @property
     def pieces(self) -> list[tuple[bool, str]]:
-        """Return the text in pieces, each marked as prose (True) or as code, table or drawing
-        (False).
-        """
+        """The text in pieces, each with whether it is prose (True) or code, a table or a drawing (False)."""
         if self._pieces is None:
             found, text = self.parts, self.text
             is_one = len(found) == 1 and text.count("\n") < 2 and "\t" not in text  # it has neither cells nor a drawing
@@ -63,8 +59,7 @@ class Layout:
 
 
 def small_letters(text: str) -> str:
-    """Return `text` in lower case such that equal letters are those that a case-insensitive regex
-    matches.
+    """Return `text` in lower case, so that letters that a case-insensitive regex takes for equal become equal.
 
     The letter i is the same with or without its dot.
     """
@@ -81,16 +76,15 @@ def letters_and_digits(text: str) -> int:
 
 
 def normalise(text: str) -> str:
-    """Return `text` in Unicode NFC with plain line ends, without invisible characters and blank
-    lines around it.
+    """Return `text` in Unicode NFC with plain line ends, without invisible characters and outer blank lines.
 
-    In prose, spaces become plain and single, as do empty lines; indentation is kept.
+    In prose, spaces and empty lines become single; indentation is kept.
     """
     return normalised(text).text
 
 
 def normalised(text: str) -> Layout:
-    """Return `normalise(text)` as a layout, which normalising has to compute anyway."""
+    """Return `normalise(text)` as a Layout, which has to be computed for it anyway."""
     if _is_plain(text):
         return Layout(text)
     text = _UNSEEN.sub(lambda match: match[1] or "", _LINE_ENDS.sub("\n", text) if "\r" in text else text)
@@ -101,9 +95,9 @@ def normalised(text: str) -> Layout:
 
 
 def _is_plain(text: str) -> bool:
-    """Return whether a text is normalised already, so that nothing is to be done.
+    """Return whether a text is normalised already, so that nothing has to be done.
 
-    That is: single spaces only within lines, at most one empty line in a row, and no invisible
+    Such a text has only single spaces within lines, at most one empty line in a row, and no invisible
     characters, which `str.isprintable` rejects.
     """
     return (
@@ -143,9 +137,10 @@ _CELL_ENDS = re.compile(r"\S\t")
 
 
 def _cells(lines: Sequence[str]) -> list[bool]:
-    """Return for each line whether it has tabs and a line next to it is divided by tabs.
+    """Return for each line whether it is a row of a table whose cells are separated by tabs.
 
-    The line itself need not be divided: a row may begin or end with empty cells.
+    It is one if it contains a tab and a line next to it has a tab after a cell. A row itself may begin
+    or end with empty cells.
     """
     divided = [bool(_CELL_ENDS.search(line)) for line in lines]
     return [

@@ -58,8 +58,9 @@ class Scrubbed:
 
 
 def scrub(text: str | Layout, words: Sequence[str] = (), *, names: bool = False) -> Scrubbed:
-    """Return `text` with a placeholder for each private detail, and their number by kind. The rest
-    is as for `finds`.
+    """Return `text` with placeholders for private details, and the number of details by kind.
+
+    The arguments are those of `finds`.
     """
     layout = Layout.of(text)
     found = finds(layout, words, names=names)
@@ -69,9 +70,9 @@ def scrub(text: str | Layout, words: Sequence[str] = (), *, names: bool = False)
 
 
 def without(text: str, found: Sequence[Find], name: Callable[[PII, str], str] | None = None) -> str:
-    """Return `text` with a placeholder for each of these details.
+    """Return `text` with placeholders for the details `found`.
 
-    `name` returns the placeholder for (kind, detail); by default it depends on the kind alone.
+    `name` returns the placeholder of (kind, detail); by default all details of a kind have the same.
     """
     pieces, end = [], 0
     for find in found:
@@ -87,8 +88,9 @@ def finds(text: str | Layout, words: Sequence[str] = (), *, names: bool = False)
     """Return the private details in `text`, in order and without overlaps.
 
     Args:
-        words: Words that the owner named as private.
-        names: Find names and postal addresses, too. Raises ConfigError if presidio is not
+        text: The text.
+        words: Words that the owner listed as private.
+        names: Whether to find names and postal addresses too. Raises ConfigError if presidio is not
             installed.
     """
     layout = Layout.of(text)
@@ -121,9 +123,9 @@ def _known(layout: Layout) -> list[Find]:
 
 
 def _with_spans(found: list[Find], kind: PII, spans: Iterable[Span]) -> list[Find]:
-    """Return the details together with those of this kind at `spans`.
+    """Return the details, together with those of the kind `kind` at `spans`.
 
-    A span inside a known detail is dropped. One that overlaps details in part is merged with them.
+    A span within a known detail is dropped; one that partly overlaps details is merged with them.
     """
     merged = list(found)
     for start, end in spans:
@@ -136,9 +138,7 @@ def _with_spans(found: list[Find], kind: PII, spans: Iterable[Span]) -> list[Fin
 
 
 def _outside(found: list[Find], spans: list[Span]) -> list[Find]:
-    """Return the details that do not begin within `spans`: the block of a private key may contain a
-    link.
-    """
+    """Return the details that do not begin within `spans`: a link within the block of a private key is no detail."""
     starts = [start for start, _ in spans]
     return [find for find in found if (at := bisect_right(starts, find.start)) == 0 or find.start >= spans[at - 1][1]]
 
@@ -152,8 +152,9 @@ _LINK = re.compile(r"(?i)://|www\.|\.[a-z]{2,}/")
 
 
 def _may_hold_any(text: str) -> bool:
-    """Return whether `_ANY` matches. Cheap tests come first, since `_ANY` tries every alternative
-    at every character.
+    """Return whether the regex `_ANY` matches, that is, whether there may be a private detail.
+
+    Cheap tests come first, since `_ANY` tries every alternative at every character.
     """
     if _ANY_SIGN.search(text):
         return True

@@ -1,4 +1,4 @@
-"""Find texts in files, in any of their encodings there, and black them out."""
+"""Find texts in files, in all forms in which files may encode them, and overwrite them with asterisks."""
 
 import bz2
 import gzip
@@ -57,10 +57,10 @@ def texts_in(value: object) -> Iterator[str]:
 
 
 def search(folder: Path, wanted: Pattern, skip: Collection[Path] = ()) -> Iterator[Path]:
-    """Yield the files under `folder` that match `wanted`, compressed ones too; of JSON only its
-    strings count.
+    """Yield the files under `folder` whose content matches `wanted`.
 
-    Weights are not searched, nor is anything in `skip` (files and folders).
+    Compressed files are searched too; in JSON only strings are. Files of weights are not searched, and
+    neither is anything in `skip` (files and folders).
     """
     for path in sorted(folder.rglob("*")):
         left_out = any(path == each or each in path.parents for each in skip)
@@ -89,9 +89,7 @@ def redact(path: Path, wanted: Pattern) -> None:
 
 
 def redact_text(text: str, wanted: Pattern) -> str:
-    """Return a string with every match overwritten by asterisks; unpaired surrogates become
-    question marks.
-    """
+    """Return a text with every match overwritten by asterisks. Unpaired surrogates become question marks."""
     return (
         _redact_bytes(text.encode("utf-8", "replace"), wanted).decode("utf-8", "replace")
         if holds(text, wanted)
@@ -100,7 +98,7 @@ def redact_text(text: str, wanted: Pattern) -> str:
 
 
 def redact_value(value: object, wanted: Pattern) -> object:
-    """Return a JSON value with the matches in all its strings overwritten."""
+    """Return a JSON value in which the matches in all strings are overwritten. Keys of objects stay unchanged."""
     if isinstance(value, str):
         return redact_text(value, wanted)
     if isinstance(value, dict):
@@ -113,7 +111,7 @@ def _redact_bytes(content: bytes, wanted: Pattern) -> bytes:
 
 
 def _redact_json(path: Path, content: bytes, wanted: Pattern) -> bytes | None:
-    """Return the redacted content of a JSON file; None if it is not JSON."""
+    """Return the redacted content of a JSON file; None if the file is not JSON."""
     values = _json(path, content)
     if values is None:
         return None
@@ -125,9 +123,7 @@ def _redact_json(path: Path, content: bytes, wanted: Pattern) -> bytes | None:
 
 
 def _json(path: Path, content: bytes) -> list[object] | None:
-    """Return the value in a JSON file, or the value on each line of JSON Lines; None for other
-    files.
-    """
+    """Return the value of a JSON file in a list, or the values of the lines of JSON Lines; None for any other file."""
     if path.suffix != ".json" and not _is_lines(path):
         return None
     try:
@@ -145,8 +141,9 @@ def _is_lines(path: Path) -> bool:
 
 
 def _is_weights(path: Path) -> bool:
-    """Return whether a file contains weights, by its ending or its first four bytes: it may not fit
-    into memory.
+    """Return whether a file contains weights, by its suffix or its first four bytes.
+
+    Such a file may be larger than the memory.
     """
     if path.suffix in _WEIGHTS:
         return True
@@ -158,8 +155,9 @@ def _is_weights(path: Path) -> bool:
 
 
 def _read(path: Path) -> bytes:
-    """Return the decompressed content of a file; b"" if it has vanished. Raises ByoaiError if it
-    cannot be read.
+    """Return the decompressed content of a file; b"" if it no longer exists.
+
+    Raises ByoaiError if it cannot be read.
     """
     try:
         content = path.read_bytes()
@@ -171,7 +169,7 @@ def _read(path: Path) -> bytes:
 
 
 def _ways(character: str) -> bytes:
-    """Return a pattern for the ways in which a character may be written."""
+    """Return a regex for all the ways in which a character may be written in plain text, JSON, CSV and HTML."""
     if character.isascii() and character.isalnum():
         return character.encode()
     forms = {character, character.lower(), character.upper()}

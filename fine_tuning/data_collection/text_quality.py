@@ -1,8 +1,6 @@
-"""Recognise text that a model should not learn to write: text that repeats itself, and text without
-words.
+"""Recognise text that a model should not learn to write: text that repeats itself, and text with hardly any words.
 
-These rules are for prose: they do not judge code, tables, drawings, numbers, encoded files and
-emoji.
+The rules are for prose: code, tables, drawings, numbers, encoded files and emoji are not judged.
 """
 
 import re
@@ -19,11 +17,10 @@ _RUN = re.compile(rf"([^\W\d_])\1{{{_LEAST_RUN - 1},}}")
 
 
 def is_repetitive(text: str | Layout) -> bool:
-    """Return whether more than half of the 4-word sequences in the prose, or in its second half,
-    are repeats.
+    """Return whether more than half of the sequences of four words in the prose, or in its second half, are repeats.
 
-    Small models write such text when they are stuck (duplicate n-grams: Rae et al., arXiv
-    2112.11446). In scripts without spaces between words, characters count instead of words.
+    Small models write such text when they are stuck (duplicate n-grams: Rae et al., arXiv 2112.11446).
+    In scripts without spaces between words, characters count instead of words.
     """
     prose = "\n".join([piece for is_prose, piece in Layout.of(text).pieces if is_prose])
     if max(map(len, prose.split()), default=0) >= _LEAST_ENCODED:
@@ -48,7 +45,7 @@ def _circles(units: Sequence[str]) -> bool:
 
 
 def _without_refrains(text: str) -> str:
-    """Return the text without lines that return after new ones, like the refrain of a song.
+    """Return the text without lines that are repeated after new ones, like the refrain of a song.
 
     A text that ends in a long loop is returned unchanged.
     """
@@ -88,11 +85,10 @@ _LINE = re.compile(r"([^\w\s]|_)\1{3,}")  # one sign repeated: an underline, or 
 
 
 def says_little(text: str | Layout) -> bool:
-    """Return whether the prose has too few letters and digits, or too much of the text was decoded
-    wrongly.
+    """Return whether the prose has too few letters and digits, or too much of the text was decoded wrongly.
 
-    Too few: less than a quarter of the visible characters, placeholders aside. Too much: more than
-    5 % of all characters are replacement characters.
+    Too few is less than a quarter of the visible characters, without placeholders. Too much is more than
+    5 % replacement characters (U+FFFD).
     """
     found = _without_placeholders(Layout.of(text)).pieces
     told = "".join(piece for is_prose, piece in found if is_prose)

@@ -1,7 +1,7 @@
-"""Decide what becomes of a single turn, from its texts and the settings alone.
+"""Decide whether a single turn is learned, and how its texts are cleaned, from its texts and the settings alone.
 
-A decision can be made in any process, written down, and carried out later; it contains nothing of
-the texts. `clean_turn` decides on a single turn, data_cleaner.py on conversations.
+A decision can be made in any process, written as JSON, and carried out later; it contains nothing of
+the texts. `clean_turn` does both for a single turn; data_cleaner.py cleans whole conversations.
 """
 
 import json
@@ -79,16 +79,16 @@ class CleanTurn(NamedTuple):
 
 
 def clean_turn(turn: Turn, settings: CleanSettings) -> CleanTurn | Reason:
-    """Return the turn with clean text, or the reason why its text is not learned.
+    """Return the turn with clean texts, or the reason why its texts are not learned.
 
-    The result depends only on the turn's texts and the settings, not on whether its owner wants it
-    to be learned.
+    The result depends only on the turn's texts and the settings, not on what the owner decided about the
+    turn.
     """
     return carried_out(turn, decide(texts_to_clean(turn), settings))
 
 
 def clean_text(text: str, settings: CleanSettings, names: Placeholders | None = None) -> Scrubbed:
-    """Return a text as it would be learned; `names` are the placeholders of its conversation."""
+    """Return a text as it would be learned. `names` are the placeholders of its conversation."""
     text = normalise(text)
     if not settings.scrub_pii:
         return Scrubbed(text, {})
@@ -125,7 +125,7 @@ class Change(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """What becomes of a turn."""
+    """Whether a turn is learned, and how its texts are cleaned."""
 
     unfit: Reason | None
     changes: Mapping[str, Change] = {}  # by field; the other texts are clean already
@@ -133,7 +133,7 @@ class Decision(NamedTuple):
     wording: bytes = b""  # `fingerprint` of the clean question and answer
 
     def written(self) -> str:
-        """Return the decision as JSON."""
+        """Return the decision as JSON, which `read` reads."""
         changes = {
             name: [*change[:1], [list(find) for find in change.finds], *change[2:]]
             for name, change in self.changes.items()
@@ -151,8 +151,7 @@ class Decision(NamedTuple):
 
 @cache
 def rules() -> list[str]:
-    """Return what identifies the rules: a hash of this folder's code, and the versions of the data
-    it uses.
+    """Return what identifies the rules: a hash of this folder's code, and the versions of the data that it uses.
 
     It changes whenever a decision might change.
     """
@@ -163,8 +162,9 @@ def rules() -> list[str]:
 
 
 def decide_line(line: bytes) -> bytes:
-    """Decide on many turns: from JSON of the settings and the turns' `Texts` to JSON of the
-    decisions (`written`).
+    """Return the decisions on many turns as a JSON list of `Decision.written`.
+
+    `line` is JSON: [fields of CleanSettings, list of the turns' `Texts`].
     """
     settings, turns = json.loads(line)
     limits = CleanSettings(**settings)
@@ -172,7 +172,7 @@ def decide_line(line: bytes) -> bytes:
 
 
 def texts_to_clean(turn: Turn) -> Texts:
-    """Return the texts of a turn that decide what becomes of it."""
+    """Return the texts of a turn on which the decision about it depends."""
     original, thoughts = map(turn.metadata.get, _OF_METADATA)
     return (
         turn.user_message,
@@ -183,7 +183,7 @@ def texts_to_clean(turn: Turn) -> Texts:
 
 
 def decide(texts: Texts, settings: CleanSettings) -> Decision:
-    """Decide on a turn with these texts."""
+    """Return the decision on a turn with these texts."""
     question, answer = (_clean_side(text, settings) for text in texts[:2])
     if reasons := [side.unfit for side in (question, answer) if side.unfit]:
         return Decision(first_reason(reasons))
@@ -208,7 +208,10 @@ def decide(texts: Texts, settings: CleanSettings) -> Decision:
 
 
 def carried_out(turn: Turn, decision: Decision, names: Placeholders | None = None) -> CleanTurn | Reason:
-    """Apply a decision to its turn; `names` are the placeholders of the turn's conversation."""
+    """Return the turn cleaned as `decision` says, or the reason why it is not learned.
+
+    `names` are the placeholders of the turn's conversation.
+    """
     if decision.unfit:
         return decision.unfit
     changes = decision.changes
@@ -282,7 +285,8 @@ _WIDE = re.compile(
 
 
 def _fullness(text: str) -> int:
-    """Return the length in characters; wide ones (Chinese, Japanese, Korean) count twice, as each
-    says more than a letter.
+    """Return the length of a text in characters. Wide ones (Chinese, Japanese, Korean) count twice.
+
+    Each of them says more than a letter does.
     """
     return len(text) if text.isascii() else len(text) + len(_WIDE.findall(text))

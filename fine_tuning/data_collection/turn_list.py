@@ -1,6 +1,4 @@
-"""List turns, filtered, sorted and in pages, from the log's index; only the turns of a page are
-read.
-"""
+"""List turns in pages, filtered and sorted, from the log's index. Only the turns of a page are read from the log."""
 
 import json
 from collections.abc import Callable
@@ -43,7 +41,7 @@ _STATES: dict[State, str] = {
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which turns to list, and in which order. Empty values do not filter."""
+    """Which turns to list, and in which order. An empty value does not filter."""
 
     text: str = ""  # words that the turn contains
     state: State = ""
@@ -55,11 +53,10 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Learned:
-    """What versions have learned of the log: the fine-tuned model's name, and which turns are new
-    to it.
+    """What is needed to tell which turns versions have learned, and which are new.
 
-    Nothing is new that changed before `since`, a number of changes of the index. For later changes,
-    `is_new(id, state hash)` decides.
+    `name` is the fine-tuned model. A turn is not new if it did not change after `since`, a number of
+    changes of the index (`Mark.changes`). For later changes, is_new(id, state hash) decides.
     """
 
     name: str
@@ -89,7 +86,7 @@ class Page:
 
 
 def page(index: LogIndex, learned: Learned, wanted: Wanted, limit: int, offset: int = 0) -> Page:
-    """Return a page of the wanted turns, with their total number."""
+    """Return at most `limit` of the wanted turns, without the first `offset`, and the number of all wanted turns."""
 
     def found(database: Connection, log: Row) -> Page:
         source, values, is_cut = _source(database, log, learned, wanted)
@@ -114,14 +111,15 @@ def ids(index: LogIndex, learned: Learned, wanted: Wanted) -> list[str]:
 
 
 def models(index: LogIndex) -> list[str]:
-    """Return the names of the models that answered."""
+    """Return the tags of the models that answered turns of the log."""
     query = "SELECT DISTINCT model FROM log_turns WHERE +log = ? AND model IS NOT NULL ORDER BY model"
     return index.ask(lambda database, log: [row[0] for row in database.execute(query, (log["id"],))])
 
 
 def _source(database: Connection, log: Row, learned: Learned, wanted: Wanted) -> tuple[str, dict[str, object], bool]:
-    """Return FROM and WHERE of a query, its values, and whether only the newest matches of the text
-    are considered.
+    """Return FROM and WHERE of a query for the wanted turns, its values, and whether not all matches are considered.
+
+    If a text is wanted, only the newest MOST_MATCHES matches are.
     """
     database.create_function("is_new", 2, learned.is_new or (lambda id, state_hash: True), deterministic=True)
     values: dict[str, object] = {
@@ -153,8 +151,9 @@ def _source(database: Connection, log: Row, learned: Learned, wanted: Wanted) ->
 
 
 def _attach(database: Connection, log: Row) -> Look | None:
-    """Attach the tables of the last survey, if it was made of the log that the index describes;
-    return the survey.
+    """Attach the tables of the last survey to the connection, and return the survey.
+
+    Return None if there is none of the log that the index describes.
     """
     look = last(log["path"])
     if look is None or look.mark.epoch != log["epoch"]:

@@ -19,8 +19,10 @@ _PACKED = (b"PK\x03\x04", b"PAR1", b"%PDF-", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf",
 
 
 def uploads_holding(texts: Collection[str], imports: Collection[str] = ()) -> list[Upload]:
-    """Return the uploads that contain one of `texts`, were read by one of `imports`, or cannot be
-    searched.
+    """Return the uploads that may contain one of `texts`.
+
+    These are the uploads that contain one, those that one of the imports `imports` has read, and those
+    that cannot be searched.
     """
     wanted, longest = pattern(texts), max(map(len, texts), default=0)
     return [
@@ -45,9 +47,7 @@ def _members(upload: Upload) -> list[Member]:
 
 
 def _pieces(member: Member, overlap: int) -> Iterator[str]:
-    """Yield a file's text in overlapping pieces. Raises DataError for a packed file that cannot be
-    read here.
-    """
+    """Yield the text of a file in overlapping pieces. Raises DataError for a packed file that cannot be read here."""
     head = member.head()
     if head.startswith(b"PAR1") and member.path:
         for row in parquet(member):

@@ -1,8 +1,8 @@
 """Recognise the type of an uploaded file by its content, not its name.
 
 Programs, pickles, and archives that reach outside their folder are refused. Nothing is run,
-unpickled or unpacked for it: of a ZIP archive only the list of members and the beginning of each
-are read.
+unpickled or unpacked to find this out: of a ZIP archive only the list of members and the beginning
+of each are read.
 """
 
 import io
@@ -29,9 +29,7 @@ _MEMBERS = 200_000
 
 
 def type_of(path: Path) -> Type:
-    """Return the type of a file. Raises DataError for one that may not be uploaded, or cannot be
-    read.
-    """
+    """Return the type of a file. Raises DataError if it may not be uploaded, or cannot be read."""
     with path.open("rb") as file:
         head = file.read(HEAD)
     if not head:
@@ -65,8 +63,9 @@ def _check_harmless(head: bytes, name: str, is_whole: bool) -> None:
 
 
 def is_pickle(head: bytes, is_whole: bool) -> bool:
-    """Return whether a file that begins so is a pickle of any protocol. Its operations are parsed,
-    not executed.
+    """Return whether a file that begins with `head` is a pickle of any protocol.
+
+    `is_whole`: whether `head` is the whole file. The operations of the pickle are parsed, not executed.
     """
     if head[:1] == b"\x80" and head[1:2] in (b"\x00", b"\x01", b"\x02", b"\x03", b"\x04", b"\x05", b"\x06"):
         return True
@@ -82,9 +81,9 @@ def is_pickle(head: bytes, is_whole: bool) -> bool:
 
 
 def _is_sound(pickle: bytes) -> bool:
-    """Return whether each operation finds on the stack what it takes from it.
+    """Return whether each operation of a pickle finds its operands on the stack.
 
-    A text whose letters happen to be operations does not.
+    In a text whose letters happen to be operations they do not.
     """
     try:
         pickletools.dis(pickle, out=io.StringIO())
@@ -102,8 +101,8 @@ def _is_text(head: bytes) -> bool:
 
 
 def _check_archive(path: Path) -> None:
-    """Raise DataError for an archive that reaches outside, would grow too large, or contains a
-    program or a pickle.
+    """Raise DataError for an archive that reaches outside its folder, would become too large when unpacked, or
+    contains a program or a pickle.
     """
     try:
         with zipfile.ZipFile(path) as archive:

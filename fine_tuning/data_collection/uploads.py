@@ -64,17 +64,16 @@ class Upload:
 
     @property
     def size(self) -> int:
-        """Return the number of bytes received."""
+        """The number of bytes received so far."""
         try:
             return self.content.lstat().st_size
         except FileNotFoundError:
             return 0
 
     def noting_import(self, id: str) -> "Upload":
-        """Record that an import reads the upload, and return it. Raises DataError if it is not
-        finished.
+        """Record that an import reads the upload, and return the upload. Raises DataError if it is not finished.
 
-        Whoever forgets a turn of that import must also delete the upload.
+        If a turn of that import is forgotten, the upload must be deleted too.
         """
         with _locked(self.folder):
             now = get(self.id)
@@ -111,12 +110,12 @@ def find() -> list[Upload]:
 
 
 def create(name: str, bytes: int, sha256: str, limits: Uploads) -> Upload:
-    """Begin an upload of a file of `bytes` bytes.
+    """Begin an upload of a file of `bytes` bytes, and return it.
 
     Raises:
-        TooLarge: the file exceeds the limit for one file.
-        QuotaReached: all uploads together would exceed their limit, or too many are unfinished.
-        NoRoom: the disk does not have enough free space.
+        TooLarge: The file exceeds the limit for one file.
+        QuotaReached: All uploads together would exceed their limit, or too many are unfinished.
+        NoRoom: The disk does not have enough free space.
     """
     remove_stale()
     id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
@@ -134,13 +133,12 @@ def create(name: str, bytes: int, sha256: str, limits: Uploads) -> Upload:
 
 
 def append(id: str, offset: int, part: bytes, limits: Uploads) -> int:
-    """Write a part of an upload, which must begin at the end of the parts before; return the new
-    size.
+    """Write a part of an upload, which must begin where the parts before it end; return the new size.
 
     Raises:
-        WrongOffset: it begins elsewhere; `size` is the right offset.
-        TooLarge: it exceeds the announced size. Nothing of it is written.
-        NoRoom: the disk is full. The bytes that were written are kept, and the upload can continue.
+        WrongOffset: The part begins elsewhere; the error's `size` is the right offset.
+        TooLarge: The part exceeds the announced size. Nothing of it is written.
+        NoRoom: The disk is full. The bytes that were written are kept, and the upload can continue.
     """
     with _locked(folder_of(id)):
         upload = get(id)
@@ -170,8 +168,8 @@ def append(id: str, offset: int, part: bytes, limits: Uploads) -> int:
 def check_offset(upload: Upload, offset: int, count: int = 0) -> None:
     """Check that a part of `count` bytes may begin at `offset`.
 
-    Raises WrongOffset if it does not follow the parts before, TooLarge if it exceeds the announced
-    size.
+    Raises WrongOffset if it does not follow the parts before it, and TooLarge if it exceeds the
+    announced size.
     """
     if upload.finished is not None:
         raise WrongOffset(f"the upload {upload.id} is finished: no more bytes can be added", upload.size)
@@ -185,13 +183,11 @@ def check_offset(upload: Upload, offset: int, count: int = 0) -> None:
 
 
 def finish(id: str) -> Upload:
-    """Check a completely received upload, and determine its type; a finished one is returned
-    unchanged.
+    """Check a completely received upload, determine its type, and return it. A finished upload is returned unchanged.
 
     Raises:
-        WrongOffset: bytes are missing; `size` is the next offset.
-        DataError: the content is not what was announced, or may not be uploaded. The upload is
-            removed.
+        WrongOffset: Bytes are missing; the error's `size` is the next offset.
+        DataError: The content is not what was announced, or may not be uploaded. The upload is removed.
     """
     with _locked(folder_of(id)):
         upload = get(id)
@@ -226,8 +222,9 @@ def remove(id: str) -> None:
 
 
 def remove_stale(now: float | None = None) -> list[str]:
-    """Remove unfinished uploads, and remains of deleted ones, that received nothing for a day;
-    return their ids.
+    """Remove unfinished uploads, and remains of deleted ones, that received nothing for a day; return their ids.
+
+    `now` is the current time (seconds since 1970) by default.
     """
     gone = []
     folder = paths.uploads_dir()
@@ -267,9 +264,7 @@ def _check_room(upload: Upload, others: list[Upload], limits: Uploads) -> None:
 
 
 def _file_name(name: str) -> str:
-    """Return a safe file name from the sender's. It keeps the ending, which distinguishes some
-    formats.
-    """
+    """Return a safe file name made from the sender's. It keeps the suffix, which distinguishes some formats."""
     stem, _, ending = name.rpartition(".") if "." in name else (name, "", "")
     ending = ending.lower() if ending.isascii() and ending.isalnum() and len(ending) <= 10 else ""
     return paths.safe_name(f"{paths.slug(stem, 60)}{f'.{ending}' if ending else ''}")
@@ -293,8 +288,9 @@ def _size(count: int) -> str:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold the write lock of an upload. Raises DatasetNotFound if the folder is missing, Busy after
-    a long wait.
+    """Hold the write lock of an upload's folder within the `with` block.
+
+    Raises DatasetNotFound if the folder is missing, and Busy if the lock is not free in time.
     """
     if not folder.is_dir():
         raise DatasetNotFound(f"there is no upload {folder.name!r}")

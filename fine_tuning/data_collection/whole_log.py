@@ -1,6 +1,4 @@
-"""Read a whole log without its index: every turn in its current state, and what is wrong with the
-lines.
-"""
+"""Read a whole log without its index: every turn in its current state, and what is wrong with the lines."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -52,7 +50,8 @@ class LogHealth:
 class WholeLog:
     """The parsed lines of a log.
 
-    Events are applied once all turns are known, so a repaired turn may come after its events.
+    Events are applied only when all turns have been read, since a turn that was repaired may be
+    written after its events.
     """
 
     def __init__(self, lines: Iterable[bytes], tail: bytes) -> None:
@@ -78,7 +77,7 @@ class WholeLog:
         return [turn for turn in self.turns.values() if include_excluded or not turn.metadata.get("excluded")]
 
     def _take(self, line: bytes) -> bool:
-        """Take in a line. Return whether it is a record, and not a second turn with the same id."""
+        """Add a line. Return False if it is not a record, or a second turn with the same id."""
         try:
             record = decode(line)
         except ValueError:

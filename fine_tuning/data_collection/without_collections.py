@@ -1,4 +1,4 @@
-"""Work without Python's cyclic garbage collector."""
+"""Switch off Python's cyclic garbage collector for a while, to save time."""
 
 import gc
 from collections.abc import Iterator

@@ -33,7 +33,7 @@ class Wording:
 
     @property
     def names(self) -> tuple[bool, ...]:
-        """Return for each word whether it is written like a name, or is code."""
+        """Whether each word is written like a name (with a capital letter), or is code."""
         return tuple(not word or (not self.shouted and _has_capital(word)) for word in self.written)
 
 
@@ -110,7 +110,7 @@ _UNIT = re.compile(
 
 
 def _without_marks(text: str) -> str:
-    """Return the words of prose, separated by spaces, without punctuation that does not matter."""
+    """Return the words of prose, separated by spaces, without punctuation that does not change the meaning."""
     if not text.isascii():
         text = _POWER.sub(lambda match: "^" + match[0], text)  # NFKC would make 10² into 102
         text = unicodedata.normalize("NFKC", text.translate(_TYPED_ALIKE))
@@ -129,8 +129,9 @@ def _without_marks(text: str) -> str:
 
 
 def _found(wanted: re.Pattern[str], begins: re.Pattern[str], text: str) -> Iterator[re.Match[str]]:
-    """Yield the matches of `wanted`; `begins` matches the first character of each, and is much
-    faster to search for.
+    """Yield the matches of `wanted` in `text`.
+
+    `begins` matches the first character of each of them, and is much faster to search for.
     """
     end = 0
     for sign in begins.finditer(text):
@@ -140,8 +141,9 @@ def _found(wanted: re.Pattern[str], begins: re.Pattern[str], text: str) -> Itera
 
 
 class _Marks(dict[int, str]):
-    """A table for str.translate, filled on demand: punctuation, brackets and controls become
-    spaces; symbols (+, £) stay.
+    """A table for str.translate that is filled on demand.
+
+    Punctuation, brackets and control characters become spaces; symbols (+, £) stay.
     """
 
     def __missing__(self, code: int) -> str:
@@ -162,10 +164,10 @@ _VOWELS = frozenset("aeiouyαεηιουωаеёиоуыэюяіїєў")
 
 
 def may_be_mistyped(word: str) -> bool:
-    """Return whether a word with one wrong letter is still recognised as the same word.
+    """Return whether a word with one wrong letter can still be recognised as the same word.
 
-    True for long words in an alphabet (up to U+052F: Latin, Greek, Cyrillic). In other scripts a
-    single character may be a word.
+    This is so for words of at least five letters in an alphabet up to U+052F (Latin, Greek, Cyrillic).
+    In other scripts a single character may be a word.
     """
     if word.isascii():
         return len(word) >= 5 and word.isalpha()
@@ -175,9 +177,9 @@ def may_be_mistyped(word: str) -> bool:
 def same_wording(one: Wording, other: Wording) -> bool:
     """Return whether two wordings differ at most by typing errors.
 
-    Names, which are capitalised, must be spelled the same. The first word is capitalised anyway:
-    there a difference is a typing error if one of the two words often begins a question, or if two
-    letters are swapped.
+    Names, which are capitalised, must be equal. The first word of a sentence is always capitalised: if
+    two first words differ, this counts as a typing error if one of them often begins a question, or if
+    two letters are swapped.
     """
     if len(one.words) != len(other.words):
         return False
@@ -204,8 +206,7 @@ def _no_name(one: str, other: str) -> bool:
 
 
 def _slip(one: str, other: str) -> bool:
-    """Return whether two words differ by one letter: missing, extra, wrong, or swapped with the
-    next.
+    """Return whether two words differ by one letter: missing, extra, wrong, or swapped with the next one.
 
     A different vowel at the end is an inflection, not a typing error.
     """
@@ -240,8 +241,9 @@ _LEAST_SLIP = 6  # least letters of a word: shorter ones often differ from anoth
 
 
 def gist(said: Wording) -> tuple[tuple[str, ...], tuple[bool, ...]]:
-    """Return the words of a question without articles and polite words, and whether each is written
-    like a name.
+    """Return the words of a question without articles and polite words, and for each whether it is a name.
+
+    Words that are written with a capital letter count as names, except the first.
     """
     words: list[str] = []
     names: list[bool] = []
@@ -256,11 +258,11 @@ def gist(said: Wording) -> tuple[tuple[str, ...], tuple[bool, ...]]:
 
 
 def same_gist(words: Sequence[str], names: Sequence[bool], others: Sequence[str], other_names: Sequence[bool]) -> bool:
-    """Return whether two questions have the same words, ignoring slips in long words: one letter
-    missing, extra, or swapped.
+    """Return whether two questions have the same words, ignoring typing errors in long words.
 
-    `names` and `other_names` mark the words that are names, which must be equal. A wrong letter counts
-    as a difference: the answers differ here, so "charge" and "change" must stay two questions.
+    Such an error is one letter that is missing, extra, or swapped with the next one. `names` and
+    `other_names` mark the words that are names, which must be equal. A wrong letter counts as a
+    difference: the answers differ here, so "charge" and "change" must stay two questions.
     """
     if len(words) != len(others):
         return False

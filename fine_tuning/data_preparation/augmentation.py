@@ -1,9 +1,9 @@
-"""Variants of training conversations: the same answers to questions in other words.
+"""Make variants of training conversations, in which questions are reworded and the answers are the same.
 
-A variant follows its original in the train split, repeated as often, and records how it was made
-and which turns it changes: `"augmented": {"how": "noise", "of": ["turn-id"]}`. Only questions
-are changed. Held-out conversations get no variants, and no variant asks a held-out question, so
-the evaluation is not affected.
+In the train split a variant follows its original and is repeated as often. Its record says how it
+was made and which turns it changes: `"augmented": {"how": "noise", "of": ["turn-id"]}`. The
+conversations of the other splits get no variants, and no variant asks a question of theirs, so the
+evaluation is not affected.
 """
 
 import hashlib
@@ -21,31 +21,36 @@ from fine_tuning.token_rows import VARIANT
 Record = dict[str, Any]
 
 Maker = Callable[[Record, int, int], str]
-"""Called with (record, place, number): returns a reworded version of the question at that index of
-the record's messages, for the variant with that number; or the question unchanged.
+"""A function of (record, place, number) that returns a rewording of the question at messages[place].
+
+`number` counts the variants of one kind from 1, so that each is worded differently. If no rewording
+is found, the question is returned unchanged.
 """
 
 _WORD = re.compile(r"\w+")
 
 
 class Augmenter:
-    """Makes the variants of an epoch's conversations, and counts them."""
+    """Makes the variants of the conversations of an epoch, and counts them."""
 
     def __init__(self, makers: Mapping[str, tuple[int, Maker]], most: int, taboo: Collection[str] = ()) -> None:
-        """Make variants with `makers`, which maps a kind to (variants per conversation, maker).
-        At most `most` variants of one turn are made. No variant asks one of the `taboo` questions,
-        which are given as `wording` returns them.
+        """Set what variants to make.
+
+        Args:
+            makers: By the kind of variant ("noise", ...), (variants per conversation, maker).
+            most: The maximum number of variants of one turn, of all kinds together.
+            taboo: Questions that no variant may ask, in the form that `wording` returns.
         """
         self._makers, self._most, self._taboo = makers, most, taboo
         self._made: dict[str, Counter[str]] = {}
 
     @property
     def made(self) -> dict[str, dict[str, int]]:
-        """Return, for each kind of variant, how many conversations and turns it adds to an epoch."""
+        """The number of conversations and turns that were added so far, by kind of variant."""
         return {how: dict(counts) for how, counts in self._made.items()}
 
     def beside(self, epoch: Iterable[tuple[Record, Sequence[str], int]]) -> Iterator[Record]:
-        """Yield each record the given number of times, followed by its variants, as many times.
+        """Yield each record as often as it is repeated, then each of its variants as often.
 
         `epoch` yields (record, ids of its turns, number of repeats).
         """
@@ -87,9 +92,13 @@ def augmenter(
 ) -> Augmenter:
     """Return the Augmenter for the variants that the configuration asks for.
 
-    Paraphrases and back-translations are made only if `reword` is given. `texts` returns all texts
-    of the dataset: no typing error turns a word into another word of these texts.
-    `held_out` are the records of the other splits.
+    Args:
+        settings: The numbers of variants of each kind.
+        seed: Determines the typing errors.
+        texts: Returns all texts of the dataset. A typing error never turns a word into another word
+            of these texts.
+        held_out: The records of the validation and test split, whose questions no variant asks.
+        reword: Makes paraphrases and back-translations; without it there are none.
     """
     if not settings.wanted:
         return Augmenter({}, 0)
@@ -104,7 +113,10 @@ def augmenter(
 
 
 def typist(rate: float, seed: int, known: Collection[str]) -> Maker:
-    """Return a maker of typing errors that makes the same errors each time it is called."""
+    """Return a maker of variants with typing errors, which makes the same errors in each build.
+
+    `rate` is the share of the words that are mistyped. No error makes one of the words `known`.
+    """
 
     def make(record: Record, place: int, number: int) -> str:
         key = f"{seed}:{record['id']}:{place}:{number}".encode("utf-8", "surrogatepass")
@@ -115,5 +127,8 @@ def typist(rate: float, seed: int, known: Collection[str]) -> Maker:
 
 
 def wording(text: str) -> str:
-    """Return the words of a text in lower case: two questions with equal results count as the same."""
+    """Return the words of a text in lower case, without punctuation.
+
+    Two questions with the same result count as the same question.
+    """
     return " ".join(_WORD.findall(text.casefold()))

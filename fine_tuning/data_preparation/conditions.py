@@ -1,13 +1,15 @@
-"""Parse the conditions with which users filter the records of a dataset, such as `length > 10 and
-not contains("http")`. No condition is evaluated as Python.
+"""Parse the conditions with which users filter the records of a dataset.
+
+An example is `length > 10 and not contains("http")`. A condition consists of:
 
 text, question, answer          the text of the whole record, its question, its answer
-length, words                   number of characters or words of text; length(answer), words(question) measure another
-contains("x"), matches("x")     whether text contains x, or the regular expression x matches; contains(answer, "x") searches another
+length, words                   the number of characters or words of `text`; of another text: length(answer), words(question)
+contains("x"), matches("x")     whether `text` contains x, or the regular expression x matches in it;
+                                in another text: contains(answer, "x")
 and, or, not, ( ), numbers, "texts", < <= == != >= >, also chained: 10 < length <= 500
 
-The condition is parsed by Python's parser (https://docs.python.org/3/library/ast.html); everything
-that is not listed here is refused.
+The condition is parsed by Python's parser (https://docs.python.org/3/library/ast.html), but never
+evaluated as Python: everything that is not listed here is refused.
 """  # noqa: E501
 
 import ast
@@ -41,15 +43,16 @@ _PATTERN = 200  # characters of a regular expression
 
 @dataclass(frozen=True)
 class _Part:
-    """A part of a condition: the kind of its value, and the function that computes it from the texts."""
+    """A part of a condition: the kind of its value, and the function that computes the value from a record's texts."""
 
     kind: Kind
     of: Callable[[Texts], Any]
 
 
 def read_condition(condition: str) -> Callable[[Texts], bool]:
-    """Return a function that tells whether a record meets the condition. Raises ConfigError that
-    names the position of the fault in the condition.
+    """Return a function of a record's texts (see `raw_data.texts_of`) that returns whether they meet the condition.
+
+    Raises ConfigError, which names the position of the fault, for an invalid condition.
     """
     if not isinstance(condition, str) or not condition.strip():
         raise ConfigError('the condition is empty: write one such as "length > 10"')
@@ -78,7 +81,10 @@ class _Reader:
         raise ConfigError(f"the condition, character {column + 1}: {why}\n  {self.text}\n  {' ' * column}^")
 
     def at(self, node: ast.AST) -> int:
-        """Return the index of a node's first character; Python's parser counts bytes."""
+        """Return the index in the condition of a node's first character.
+
+        Python's parser gives it in bytes of UTF-8, so it is converted.
+        """
         return len(self.text.encode("utf-8", "replace")[: getattr(node, "col_offset", 0)].decode("utf-8", "replace"))
 
     def part(self, node: ast.expr) -> _Part:
@@ -192,7 +198,11 @@ _REPEATS = (regular.MAX_REPEAT, regular.MIN_REPEAT)
 
 
 def _may_take_for_ever(pattern: Any, repeated: bool = False) -> bool:
-    """Return whether a parsed regular expression repeats many times a part that can match in several ways."""
+    """Return whether matching a parsed regular expression may take a time exponential in the text's length.
+
+    This can happen if a part that is itself repeated, or has alternatives, is repeated many times,
+    or if many repeats follow each other. `repeated` says whether `pattern` is inside such a repeat.
+    """
     for kind, value in pattern:
         if kind in (*_REPEATS, regular.BRANCH, regular.GROUPREF) and repeated:
             return True
@@ -203,7 +213,7 @@ def _may_take_for_ever(pattern: Any, repeated: bool = False) -> bool:
     return repeats > _MOST
 
 
-_FEW, _MOST = 10, 3  # a repeat of at most 10 is harmless, and so are up to 3 larger ones in one sequence
+_FEW, _MOST = 10, 3  # repeats of at most 10 times are harmless, and so are up to 3 longer ones in one sequence
 
 
 def _inside(value: Any) -> list[Any]:

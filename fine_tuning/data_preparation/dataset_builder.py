@@ -2,9 +2,9 @@
 
 data/datasets/<hash>/train.jsonl, validation.jsonl, test.jsonl   {"id", "messages": [...]}; a variant also has "augmented"
                      manifest.json                               written last: without it the dataset is unfinished, and is built again
-                     rows-<hash>/train.jsonl, ...                {"id", "input_ids", "trained"}: the dataset tokenized for one engine model
-                                 manifest.json                   likewise
-Both folders are named by a hash of everything they are made from, so nothing is built twice.
+                     rows-<hash>/train.jsonl, ...                {"id", "input_ids", "trained"}: token rows of the dataset for one model of the engine
+                                 manifest.json                   written last: without it the rows are built again
+Both folders are named by a hash of everything that they are made from, so nothing is built twice.
 """  # noqa: E501
 
 import hashlib
@@ -37,9 +37,9 @@ from fine_tuning.data_preparation.topics import topics_of
 from fine_tuning.errors import ByoaiError, DataError, NoConversations, TooLittleData
 
 MANIFEST = "manifest.json"
-AS_THEY_ARE = Mix()
+AS_THEY_ARE = Mix()  # each conversation once per epoch
 NO_VARIANTS = Augmentation()
-VERSION = 3  # part of every hash: increase it when the same input is to give another dataset
+VERSION = 3  # part of every hash: increase it when a change of the code gives another dataset for the same input
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,12 @@ class Dataset:
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
-        """Return the manifest: hash, seed, settings, splits{name: {conversations, turns}}, turn_ids,
-        dropped{reason: turns}, augmented{how: {conversations, turns}}."""
+        """The content of manifest.json.
+
+        Its keys include hash, seed, settings, turn_ids, splits (by name, {conversations, turns}),
+        dropped (number of turns by reason) and augmented (by kind of variant, {conversations,
+        turns}). Raises ByoaiError if the file cannot be read.
+        """
         found: dict[str, Any] = paths.read_json(self.path / MANIFEST)
         return found
 
@@ -62,16 +66,19 @@ def build_dataset(
     augmentation: Augmentation = NO_VARIANTS,
     reword: Rewording | None = None,
 ) -> Dataset:
-    """Split cleaned conversations and write the dataset, unless the same dataset exists already.
-    The conversations are read one by one and not kept in memory.
+    """Split cleaned conversations, and write them as a dataset unless the same dataset exists; return it.
 
-    `dropped` (turns by reason, from the cleaning) is stored in the manifest; it is read after the
-    last conversation. Conversations of one session go to the same split, and so do near-duplicates.
-    A conversation whose turns name a split in `metadata["split"]` goes to that split. `mix` decides
-    how often each conversation is in the train split; a source with a share of 0 is in no split.
-    `augmentation` sets how many variants of each are added to the train split; `reword` rewords
-    their questions. Raises NoConversations if there are none, and DataError that names every
-    conversation that cannot be trained on.
+    Sessions and near-duplicates stay in one split. A conversation whose turns name a split in
+    `metadata["split"]` goes to that split. Raises NoConversations if there are none, and DataError,
+    which names every invalid conversation.
+
+    Args:
+        conversations: Cleaned conversations; they are read one by one and not kept in memory.
+        settings: The section `data_preparation` of the configuration.
+        dropped: Number of dropped turns by reason, for the manifest; read after the last conversation.
+        mix: The share of each source in the train split; with a share of 0 it is in no split.
+        augmentation: How many variants of each conversation are added to the train split.
+        reword: Rewords the questions of variants with a model.
     """
     if isinstance(conversations, Sequence):
         conversations = parse_conversations(conversations)
@@ -120,7 +127,7 @@ def _facts(
     augmentation: Augmentation,
     reword: Rewording | None,
 ) -> dict[str, object]:
-    """Return the facts that a dataset's manifest stores and its hash is made from."""
+    """Return what determines a dataset besides its conversations: part of its hash, and stored in its manifest."""
     facts: dict[str, object] = {
         "version": VERSION,
         # private words, already redacted from the records
@@ -136,7 +143,11 @@ def _facts(
 
 
 def _pairs(conversations: Iterable[Any], thoughts: bool) -> Iterator[tuple[Conversation, dict[str, Any]]]:
-    """Yield each conversation with its training pair."""
+    """Yield each conversation with its training pair, {"messages": [...]}.
+
+    `thoughts`: whether answers begin with the thoughts of the model. Raises DataError, after all
+    valid conversations, if there are others.
+    """
     taken: deque[Conversation] = deque()
 
     def taking() -> Iterator[Conversation]:
@@ -146,19 +157,28 @@ def _pairs(conversations: Iterable[Any], thoughts: bool) -> Iterator[tuple[Conve
 
     for pair in TrainingDataFormatter(DatasetFormat.CHATML).stream(taking(), thoughts):
         yield taken.pop(), pair
-        taken.clear()  # a conversation that was refused: the error is raised at the end
+        taken.clear()  # invalid conversations before this one, for which an error is raised at the end
 
 
 def tokenize_dataset(
     dataset_path: Path, render: Render, tokenizer: Tokenizer, max_length: int, template_key: str
 ) -> Path:
-    """Return the folder of the dataset's token rows; build the rows if they do not exist.
+    """Return the folder of the dataset's token rows; build the rows unless they exist.
 
-    `template_key` identifies the chat template behind `render`, for example by the model's digest:
-    equal keys mean equal renderings. The manifest counts, by split: conversations, rows, tokens, trained_tokens, turns
-    (trained), `cut` (conversations that lost some turns to `max_length`), `dropped` (conversations
-    that lost all), `split` (conversations that needed several rows). Raises TooLittleData if no
-    conversation of the train split fits, and DataError for a malformed one.
+    The manifest there counts for each split: conversations, turns (trained ones), rows, tokens,
+    trained_tokens, cut (conversations that lost some turns to `max_length`), dropped (conversations
+    that lost all), and split (conversations that needed several rows).
+
+    Args:
+        dataset_path: The folder of the dataset.
+        render: Renders messages with the model's chat template.
+        tokenizer: The model's tokenizer.
+        max_length: The maximum length of a row in tokens.
+        template_key: Identifies the chat template behind `render`, for example by the model's
+            digest: equal keys must mean equal renderings.
+
+    Raises TooLittleData if no conversation of the train split fits, and DataError for a malformed
+    conversation or an empty key.
     """
     check_key(template_key, "template_key")
     facts = {
@@ -188,8 +208,10 @@ def tokenize_dataset(
 
 
 def doubts_of(conversations: Sequence[Conversation], dataset: Dataset, rows: Path) -> list[str]:
-    """Return warnings for the user before training: turns that do not fit into a row, and a session
-    that looks like many conversations logged as one.
+    """Return warnings about a dataset, which the user should see before the training.
+
+    They are about turns that do not fit into a row, and about a session that looks like many
+    conversations logged as one. `rows` is the folder of the dataset's token rows.
     """
     found = []
     facts = paths.read_json(rows / MANIFEST)
@@ -221,10 +243,10 @@ _BEGIN_ANEW = (
 
 
 def delete_datasets_of(turn_ids: Collection[str]) -> list[Path]:
-    """Remove every dataset that contains one of these turns, and every unfinished dataset, so that a
-    deletion from the log really removes the text.
+    """Remove every dataset that contains one of these turns, and every unfinished one; return their folders.
 
-    Must not be called while a dataset is being built. Returns the removed folders.
+    Otherwise the text of turns that are deleted from the log would remain in datasets. Do not call
+    this while a dataset is being built.
     """
     gone = set(turn_ids)
     folders = [folder for folder in sorted(paths.datasets_dir().glob("*")) if folder.is_dir()]
@@ -239,7 +261,8 @@ def delete_datasets_of(turn_ids: Collection[str]) -> list[Path]:
 
 
 def _split(spool: Spool, settings: DataPreparation) -> list[str]:
-    # A turn dropped by the cleaning cuts a conversation in two: both halves must be in the same split.
+    # A turn that the cleaning drops cuts a conversation in two, and both parts must be in the same split. So
+    # conversations of one session are grouped, besides near-duplicates.
     groups = join_groups(near_duplicates(spool.texts()).tolist(), spool.session_numbers())
     pinned, ids = spool.pinned(), spool.ids()
     free = [number for number, split in enumerate(pinned) if not split]
@@ -251,8 +274,10 @@ def _split(spool: Spool, settings: DataPreparation) -> list[str]:
 
 
 def _mixed(spool: Spool, splits: Sequence[str], mix: Mix, seed: int) -> list[int]:
-    """Return how often each conversation is in its split: in the train split as `mix` says, in the
-    others once, or never if its source is left out.
+    """Return how often each conversation is in its split.
+
+    In the train split this is decided by `mix`; in the others it is once, or never if `mix` gives
+    the source a share of 0.
     """
     sources = spool.sources()
     often = [0 if mix.shares.get(source) == 0 else 1 for source in sources]
@@ -269,7 +294,7 @@ def _mixed(spool: Spool, splits: Sequence[str], mix: Mix, seed: int) -> list[int
 
 
 def _sources(spool: Spool, splits: Sequence[str], often: Sequence[int]) -> dict[str, dict[str, int]]:
-    """Return for each source its number of conversations, and how many of them are in an epoch."""
+    """Return by source its number of conversations, and how many an epoch of training contains, with repeats."""
     found: dict[str, dict[str, int]] = {}
     for source, split, count in zip(spool.sources(), splits, often, strict=True):
         counts = found.setdefault(source, {"conversations": 0, "in_an_epoch": 0})
@@ -307,12 +332,12 @@ def _tokenize_split(
     return dict(counts)
 
 
-# This sequence begins every answer in the JSON. It cannot occur within a text, where quotes are escaped.
+# This sequence begins every answer in a record's JSON. It cannot occur within a text, where quotes are escaped.
 _ANSWER = b'{"role": "assistant", '
 
 
 def _tokenize(record: bytes, conversations: ConversationTokenizer) -> Kept:
-    """Return the token rows of the conversation in this record."""
+    """Return the token rows of the conversation in `record`, a line of JSON."""
     said = json.loads(record)
     rows = conversations.rows([Message.model_validate(message) for message in said["messages"]], id=said["id"])
     lines = b"".join(json.dumps(row.record(), ensure_ascii=False).encode() + b"\n" for row in rows)
@@ -323,7 +348,10 @@ def _tokenize(record: bytes, conversations: ConversationTokenizer) -> Kept:
 
 
 def check_key(key: str, what: str) -> None:
-    """Raise DataError for a blank key, with which one model's files would be taken for another's."""
+    """Raise DataError if `key`, which identifies a model, is blank; `what` names the key in the message.
+
+    With a blank key the files made for one model would be used for another.
+    """
     if not key.strip():
         raise DataError(
             f"{what} is empty: give the digest of the model that this is for, so that it is not used for another model"
@@ -340,18 +368,18 @@ def is_finished(folder: Path) -> bool:
 
 
 def write_jsonl(path: Path, records: Iterable[dict[str, object]]) -> None:
-    """Write one record per line, the whole file or nothing, with one record in memory at a time."""
+    """Write one record per line, atomically, with one record in memory at a time."""
     paths.atomic_write(path, (json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in records))
 
 
 # A manifest's list of turns is far longer than the rest. So manifests are written and read line by
-# line, in the form of `paths.write_json`.
+# line, in the same form as that of `paths.write_json`.
 
 _TURNS = '  "turn_ids": '
 
 
 def write_manifest(path: Path, facts: Mapping[str, object], turn_ids: Iterable[str]) -> None:
-    """Write a manifest with the facts, and the ids of the turns as "turn_ids"."""
+    """Write a manifest atomically: the facts, and the ids of the turns as "turn_ids"."""
     before, _, after = json.dumps({**facts, "turn_ids": []}, ensure_ascii=False, indent=2, sort_keys=True).partition(
         f"\n{_TURNS}[]"
     )
@@ -389,7 +417,11 @@ def _without_turns(lines: Iterable[str]) -> Iterator[str]:
 
 
 def read_turn_ids(path: Path) -> Iterator[str]:
-    """Yield the "turn_ids" of a manifest, however its JSON is laid out. Raises ByoaiError if it cannot be read."""
+    """Yield the "turn_ids" of a manifest.
+
+    A file that `write_manifest` wrote is read line by line, any other as a whole. Raises ByoaiError
+    if it cannot be read.
+    """
     try:
         with path.open(encoding="utf-8", newline="\n") as file:
             if any(line == f"{_TURNS}[\n" for line in file):

@@ -1,5 +1,7 @@
-"""Conversations as training pairs in the three common formats (data_collection/pair_formats.py),
-and conversion between them without loss. One conversation is one pair.
+"""Make training pairs from conversations, and convert them between formats without loss.
+
+A training pair is one conversation in one of the formats ChatML, Alpaca and instruction
+(data_collection/pair_formats.py).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,28 +15,34 @@ class TrainingDataFormatter:
     """Makes, checks and converts the training pairs of one format."""
 
     def __init__(self, format_type: DatasetFormat | str = DatasetFormat.CHATML) -> None:
-        """Set the format of the pairs. Raises DataError for an unknown format."""
+        """Set the format of the pairs, ChatML by default. Raises DataError for an unknown format."""
         self.format = known_format(format_type)
 
     def create_training_pairs(
         self, conversations: Sequence[Conversation | dict[str, object]], thoughts: bool = False
     ) -> list[dict[str, object]]:
-        """Return one pair per conversation, in order; with `thoughts`, each answer begins with its thought.
+        """Return one pair per conversation, in order.
 
-        Raises DataError naming every conversation that cannot become a pair (an empty answer, ...)."""
+        `thoughts`: whether each answer begins with the model's thoughts, if they were recorded.
+        Raises DataError, which names every conversation that cannot become a pair (for example
+        because an answer is empty).
+        """
         return list(self.stream(parse_conversations(conversations), thoughts))
 
     def stream(self, conversations: Iterable[Conversation], thoughts: bool = False) -> Iterator[dict[str, object]]:
-        """Yield the pairs one by one. The DataError is raised after all valid pairs."""
+        """Yield the pairs of `create_training_pairs` one by one. Its DataError is raised after all valid pairs."""
         chatml = ({"messages": [message.model_dump() for message in each.messages(thoughts)]} for each in conversations)
         return map(FORMATS[self.format].of, parse_pairs(DatasetFormat.CHATML, chatml))
 
     def validate(self, pairs: Sequence[object]) -> None:
-        """Raise DataError with every fault of every pair, by index."""
+        """Check pairs of this format. Raises DataError, which names every fault and the index of its pair."""
         for _ in parse_pairs(self.format, pairs):
             pass
 
     def convert(self, pairs: Sequence[object], to: DatasetFormat | str) -> list[dict[str, object]]:
-        """Return `pairs` in the format `to`; converting back gives the same pairs. Raises DataError like `validate`."""
+        """Return `pairs` of this format in the format `to`; converting them back gives the same pairs.
+
+        Raises DataError for an unknown format, and for invalid pairs as `validate` does.
+        """
         target = FORMATS[known_format(to)]
         return [target.of(example) for example in parse_pairs(self.format, pairs)]

@@ -1,9 +1,8 @@
-"""Reuse token rows of earlier datasets: a conversation that is also in the new dataset is copied
-instead of rendered and tokenized again.
+"""Reuse the token rows of an earlier dataset for conversations that are also in the new one.
 
-Beside the rows of each split is an index, `<split>.index`. It holds for each conversation of the
-split, in order, the hash of its record, the size of its rows in bytes, and their counts. Rows
-without an index are not reused.
+This saves the time to render and tokenize them again. Beside the rows of each split is an index,
+`<split>.index`. It holds for each conversation of the split, in order, the hash of its record, the
+size of its rows in bytes, and their counts. Rows without an index are not reused.
 """
 
 from collections.abc import Mapping
@@ -25,11 +24,11 @@ _ENTRY = np.dtype(
         *((name, "<u4") for name in ("rows", "turns", "tokens", "trained")),
     ]
 )
-_PACKED = Struct("<QQQ4L")  # the same
+_PACKED = Struct("<QQQ4L")  # the same layout, to write single entries
 
 
 class Counts(NamedTuple):
-    """Counts of what the rows of one conversation contain."""
+    """The numbers of rows, turns and tokens of one conversation."""
 
     rows: int
     turns: int  # trained turns
@@ -38,29 +37,32 @@ class Counts(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """The rows of one conversation in their stored form, and their counts."""
+    """The token rows of one conversation as they are stored, and their counts."""
 
-    lines: bytes
+    lines: bytes  # JSON, one row per line
     counts: Counts
 
 
 class Index:
-    """The index of a split whose rows are being written."""
+    """Builds the index of a split: for each conversation a hash of its record, and the size and counts of its rows."""
 
     def __init__(self) -> None:
         self._entries = bytearray()
 
     def add(self, record: bytes, kept: Kept) -> None:
-        """Enter the rows of the conversation with this record."""
+        """Add an entry for the next conversation: its record, as a line of JSON, and its rows."""
         self._entries += _PACKED.pack(*_hash(record), len(kept.lines), *kept.counts)
 
     def write(self, rows: Path) -> None:
-        """Write the index beside the file of the split's rows."""
+        """Write the index beside the split's file of token rows, `rows`."""
         paths.atomic_write(rows.with_suffix(".index"), bytes(self._entries))
 
 
 class EarlierRows:
-    """Rows of an earlier dataset, found by the records that they were made from. To be used in a `with` statement."""
+    """The token rows of an earlier dataset, found by the records that they were made from.
+
+    Use it in a `with` statement, which closes the files.
+    """
 
     def __init__(self, files: list[Path]) -> None:
         found = [np.frombuffer(file.with_suffix(".index").read_bytes(), _ENTRY) for file in files]
@@ -81,7 +83,7 @@ class EarlierRows:
             file.close()
 
     def get(self, record: bytes) -> Kept | None:
-        """Return the rows of the conversation in this record; None if the earlier dataset has none."""
+        """Return the earlier rows of the conversation with this record (a line of JSON); None if there are none."""
         key, check = _hash(record)
         at = int(np.searchsorted(self._keys, np.uint64(key)))
         if at == len(self._keys) or int(self._keys[at]) != key:
@@ -97,10 +99,10 @@ class EarlierRows:
 
 
 def earlier_rows(facts: Mapping[str, object], splits: tuple[str, ...]) -> EarlierRows:
-    """Return the newest rows made with the same template, vocabulary and length; an empty
-    EarlierRows if there are none.
+    """Return the newest token rows that were made with the same template, vocabulary and maximum length.
 
-    `facts` are those of the new manifest; its dataset is not compared.
+    Return an EarlierRows without rows if there are none. `facts` are those of the manifest of the
+    new rows; all of them but "dataset" must be equal. `splits` are the names of the splits.
     """
     folders = [manifest.parent for manifest in paths.datasets_dir().glob("*/rows-*/manifest.json")]
     for folder in sorted(folders, key=lambda each: each.stat().st_mtime_ns, reverse=True):

@@ -1,10 +1,11 @@
 """Decide how often each conversation is in an epoch, so that every source and topic has its share.
 
-The conversations of one source and one topic form a stratum. A source has the share that the
-configuration gives it; the other sources divide the rest in proportion to size ** (1 /
-temperature), which evens out their sizes (temperature sampling: Raffel et al., arXiv 1910.10683),
-and so do the topics within a source. An epoch has as many conversations as there are, or fewer if
-a stratum would have to be repeated too often to reach its share.
+The conversations of one source and one topic form a stratum. A source that the configuration names
+has the share given there. The other sources divide the rest in proportion to size ** (1 /
+temperature), where size is their number of conversations: a temperature above 1 evens out their
+sizes (temperature sampling: Raffel et al., arXiv 1910.10683). The topics within a source divide its
+share in the same way. An epoch has as many conversations as there are, or fewer if a stratum would
+have to be repeated too often to reach its share.
 """
 
 import hashlib
@@ -21,15 +22,17 @@ _Stratum = TypeVar("_Stratum", bound=Hashable)
 
 
 def source_of(turn: Turn) -> str:
-    """Return the name of the source that a turn came from."""
+    """Return the name of the source that a turn was imported from; CHATS if byoai recorded it."""
     source = turn.metadata.get("source")
     name = source.get("name") if isinstance(source, Mapping) else source
     return str(name) if name else CHATS
 
 
 def source_shares(sizes: Mapping[str, int], mix: Mix) -> dict[str, float]:
-    """Return the share of each source, given the number of conversations of each. The shares add up
-    to 1, unless every source has a share of 0.
+    """Return the share of an epoch that each source gets.
+
+    `sizes` holds the number of conversations by source. The shares add up to 1, unless the
+    configuration gives every source a share of 0; then all are 0.
     """
     named = {source: mix.shares[source] for source in sizes if source in mix.shares}
     others = {source: size ** (1 / mix.temperature) for source, size in sizes.items() if source not in named}
@@ -42,7 +45,10 @@ def source_shares(sizes: Mapping[str, int], mix: Mix) -> dict[str, float]:
 
 
 def stratum_shares(strata: Sequence[tuple[str, int]], mix: Mix) -> dict[tuple[str, int], float]:
-    """Return the share of each stratum, given the stratum (source, topic) of every conversation."""
+    """Return the share of an epoch that each stratum gets.
+
+    `strata` holds the stratum (source, number of the topic) of every conversation.
+    """
     sizes = Counter(strata)
     shares = source_shares(Counter(source for source, _ in strata), mix)
     weights = {stratum: size ** (1 / mix.topic_temperature) for stratum, size in sizes.items()}
@@ -55,10 +61,15 @@ def stratum_shares(strata: Sequence[tuple[str, int]], mix: Mix) -> dict[tuple[st
 def draw(
     ids: Sequence[str], strata: Sequence[_Stratum], shares: Mapping[_Stratum, float], most: int, seed: int
 ) -> list[int]:
-    """Return how often each conversation is in an epoch, at most `most` times.
+    """Return how often each conversation is in an epoch.
 
-    A hash of the ids decides which conversations are repeated once more than others of their
-    stratum, so that the choice changes little when the log grows.
+    Args:
+        ids: The id of each conversation.
+        strata: The stratum of each conversation.
+        shares: The share of each stratum.
+        most: The maximum number of repeats.
+        seed: Changes which conversations of a stratum are repeated once more than the others. A
+            hash of seed and id decides this, so that the choice changes little when the log grows.
     """
     members: dict[_Stratum, list[int]] = {}
     for number, stratum in enumerate(strata):
@@ -79,7 +90,8 @@ def draw(
 
 
 def _capped(shares: Mapping[str, float], largest: float) -> dict[str, float]:
-    """Return the shares with each limited to `largest`, except that of the chats. The result adds up
-    to less than before; the caller scales it to 1.
+    """Return the shares, each limited to `largest` except that of CHATS.
+
+    The result may add up to less than before; the caller scales it to 1.
     """
     return {source: share if source == CHATS else min(share, largest) for source, share in shares.items()}

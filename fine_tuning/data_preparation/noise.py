@@ -1,10 +1,9 @@
-"""Add typing errors to questions, as a hurried person makes them, so that the model learns to
-answer such questions too.
+"""Add typing errors to questions, so that the model learns to answer hurriedly typed questions too.
 
 A letter is dropped, doubled, or replaced by its neighbour on the keyboard, a word is written in
-capitals, the first word loses its capital, or the final punctuation mark is dropped. Code,
-numbers, placeholders, quotations, addresses and words written like names are not changed, because
-an error in one of them would change what the question is about.
+capitals, the first word loses its capital, or the final punctuation mark is dropped. Code, numbers,
+placeholders, quotations, addresses and words written like names are not changed, because an error
+in one of them would change what the question is about.
 """
 
 import re
@@ -14,7 +13,7 @@ from random import Random
 from fine_tuning.data_collection.code_parts import parts
 
 _ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
-_SHORTEST = 4  # letters of a word that may be mistyped: "not" would become "no"
+_SHORTEST = 4  # minimum letters of a word that may be mistyped: an error in "not" could make "no"
 _TOKEN = re.compile(r"\S+")
 _OPENS, _CLOSES = "(¿¡", "),.;:?!…"
 _LATIN_END = "\u0250"
@@ -34,10 +33,15 @@ _OPENERS = frozenset(_QUESTIONS.split())
 
 
 def noisy(question: str, chance: Random, rate: float, names: Collection[str] = (), known: Collection[str] = ()) -> str:
-    """Return the question with typing errors, drawn with `chance`; unchanged if there is nothing to mistype.
+    """Return the question with typing errors, drawn with `chance`; unchanged if nothing can be mistyped.
 
-    `rate` is the share of the eligible words that is mistyped, at least one word. `names` (in lower
-    case) are never mistyped, and no error turns a word into one of the `known` words.
+    Args:
+        question: The question.
+        chance: The source of random numbers.
+        rate: The share (0 to 1) of the words that are mistyped, of those that may be; at least one
+            word is.
+        names: Words in lower case that are never mistyped.
+        known: Words in lower case that no error may produce.
     """
     places = [(start, end) for start, end in _words(question) if question[start:end] not in names]
     chosen = {place for place in places if chance.random() < rate} or set(chance.sample(places, min(1, len(places))))
@@ -50,7 +54,11 @@ def noisy(question: str, chance: Random, rate: float, names: Collection[str] = (
 
 
 def names_in(text: str) -> set[str]:
-    """Return, in lower case, the words that look like names: capitalised, and not a sentence's usual first word."""
+    """Return, in lower case, the words of a text that look like names.
+
+    These are words with a capital letter, except the first word of a sentence if it is one that
+    often begins questions.
+    """
     found = set()
     for sentence in re.split(r"[.?!:]\s|\n", text):
         words = re.findall(r"[^\W\d_]+", sentence)
@@ -69,7 +77,10 @@ def _edited(text: str, edits: dict[tuple[int, int], str]) -> str:
 
 
 def _words(text: str) -> Iterator[tuple[int, int]]:
-    """Yield (start, end) of the words that may be mistyped: words of lower-case Latin letters in prose."""
+    """Yield (start, end) of the words that may be mistyped: words of lower-case Latin letters outside code and quotes.
+
+    A word has at least _SHORTEST letters.
+    """
     for first, last in _prose(text):
         for token in _TOKEN.finditer(text, first, last):
             word = token[0].lstrip(_OPENS)
@@ -80,7 +91,7 @@ def _words(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _prose(text: str) -> Iterator[tuple[int, int]]:
-    """Yield the spans of `text` that may be changed: those outside code, quotes and brackets."""
+    """Yield (start, end) of the parts of `text` that may be changed: those outside code, quotes and brackets."""
     start = 0
     for part in parts(text):
         end = start + len(part.text)
@@ -97,7 +108,7 @@ def _kept(text: str, place: int) -> bool:
 
 
 def _opener(text: str, names: Collection[str]) -> tuple[int, int] | None:
-    """Return the span of the first word if it is capitalised only because it begins the sentence."""
+    """Return (start, end) of the first word if it has a capital only because it begins the sentence; else None."""
     first = re.match(r"\s*([^\W\d_]+)(?!\S)", text)
     if not first or not first[1].istitle() or first[1].lower() not in _OPENERS or first[1].lower() in names:
         return None
@@ -105,7 +116,7 @@ def _opener(text: str, names: Collection[str]) -> tuple[int, int] | None:
 
 
 def _mistyped(word: str, chance: Random, known: Collection[str]) -> str:
-    """Return the word with one typing error; unchanged if each error tried gives a known word."""
+    """Return the word with one random typing error; unchanged if four attempts all gave a known word."""
     errors = (_dropped, _doubled, _beside, _beside, _shouted)
     for _ in range(4):
         made = chance.choice(errors)(word, chance)
@@ -135,7 +146,7 @@ def _shouted(word: str, chance: Random) -> str:
 
 
 def _neighbours() -> dict[str, str]:
-    """Return for each letter the letters on the adjacent keys."""
+    """Return for each letter the letters on the adjacent keys of an English keyboard (QWERTY)."""
     places = {letter: (row, column) for row, letters in enumerate(_ROWS) for column, letter in enumerate(letters)}
 
     def touch(one: tuple[int, int], other: tuple[int, int]) -> bool:

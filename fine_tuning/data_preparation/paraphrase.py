@@ -1,9 +1,9 @@
 """Reword questions with a model: by paraphrase, or by translation into another language and back.
 
-Models, small ones above all, drop details and add others, so each attempt is checked and most are
-discarded. A wording is kept if it asks for the same thing word by word (`altered`), and if the base
-finds the recorded answer about as likely after it as after the original question. A reworded
-question is only ever used as a question: nothing the model generates becomes an answer.
+Models, especially small ones, drop details and add others, so each rewording is checked and most
+are discarded. A rewording is kept if its content words are the same (`altered`), and if the base
+finds the recorded answer about as likely after it as after the original question. What the model
+generates is used as a question only, never as an answer.
 """
 
 import re
@@ -17,14 +17,17 @@ from fine_tuning.data_collection.code_parts import parts
 from fine_tuning.data_collection.documents.sections import language_of
 
 PARAPHRASE, BACK_TRANSLATION = "paraphrase", "back_translation"
-ATTEMPTS = 2  # per variant
+ATTEMPTS = 2  # maximum number of rewordings that are tried per variant
 LONGEST = 300  # characters: longer questions are not reworded
 
 Ask = Callable[[Sequence[Message], int], str]
-"""Returns a model's answer to messages, sampled with a seed."""
+"""A function of (messages, seed) that returns a model's answer, sampled with the seed."""
 
 Likelihood = Callable[[Sequence[Message]], float | None]
-"""Returns the base's mean log-probability (nats per token) of the last answer; None if the messages are too long."""
+"""A function of messages that returns the base's mean log-probability (nats per token) of the last answer.
+
+It returns None if the messages are too long.
+"""
 
 _PARAPHRASE = "Ask this question in other words: {}"
 _SHOWN = (  # without examples, small models answer the question instead
@@ -57,23 +60,26 @@ _PERSONS = {"we": "i", "us": "i", "me": "i", "our": "my"}
 
 @dataclass
 class Rewording:
-    """Rewords questions with one model, and checks the result with the base.
+    """Rewords questions with one model, and checks the rewordings with the base."""
 
-    `rejected` counts the discarded attempts by reason.
-    """
-
-    key: str  # identifies both models: equal keys give equal wordings
-    ask: Ask
-    likelihood: Likelihood
-    margin: float  # nats per token by which the answer may be less likely than after the original
-    rejected: Counter[str] = field(default_factory=Counter)
+    key: str  # identifies both models: with equal keys the rewordings are equal
+    ask: Ask  # asks the model that rewords
+    likelihood: Likelihood  # asks the base
+    margin: float  # nats per token by which the answer may be less likely than after the original question
+    rejected: Counter[str] = field(default_factory=Counter)  # number of discarded rewordings by reason
 
     def paraphrase(self, record: dict[str, object], place: int, number: int) -> str:
-        """Return a paraphrase of the question at that index, or the unchanged question if none is accepted."""
+        """Return a paraphrase of the question at messages[place] of the record; see `augmentation.Maker`.
+
+        Return the question unchanged if no paraphrase passes the checks.
+        """
         return self._first_right(record, place, number, lambda said, seed: self.ask(_asked(said), seed))
 
     def back_translation(self, record: dict[str, object], place: int, number: int) -> str:
-        """Return the question translated and back-translated, or unchanged if no result is accepted."""
+        """Return the question at messages[place] of the record, translated into another language and back.
+
+        Return the question unchanged if no result passes the checks, or if its language is unknown.
+        """
 
         def there_and_back(said: str, seed: int) -> str:
             language = language_of(said)
@@ -98,7 +104,11 @@ class Rewording:
         return str(said)
 
     def _less_likely(self, record: dict[str, Any], place: int, made: str) -> str:
-        """Return why `made` is rejected if the base finds the recorded answer less likely after it; else ""."""
+        """Return why the rewording `made` is rejected by the base; "" if it is accepted.
+
+        It is rejected if the recorded answer is less likely after it by more than `margin`, or if
+        the messages are too long.
+        """
         until = [Message.model_validate(message) for message in record["messages"][: place + 2]]
         reworded = [*until[:-2], until[-2].model_copy(update={"content": made}), until[-1]]
         before, after = self.likelihood(until), self.likelihood(reworded)
@@ -123,7 +133,10 @@ def _user(text: str) -> Message:
 
 
 def tidy(said: str) -> str:
-    """Return the question in a model's reply without surrounding quotes, markup and introduction."""
+    """Return the question in a model's reply, without quotes, markup and introduction around it.
+
+    Return "" if the reply is not a single line.
+    """
     lines = [line.strip(" \t*_\"“”„«»'") for line in said.strip().splitlines() if line.strip()]
     if len(lines) > 1 and lines[0].endswith(":"):
         lines = lines[1:]
@@ -131,11 +144,11 @@ def tidy(said: str) -> str:
 
 
 def altered(question: str, made: str) -> str:
-    """Return why `made` may ask for something other than `question`; "" if it asks for the same.
+    """Return why the rewording `made` may ask for something other than `question`; "" if it asks for the same.
 
     Only words without content may differ: articles, polite phrases, forms of the verb "to be". All
-    other words must be the same, in the same order, including question words (when, who, how),
-    numbers, placeholders and names.
+    other words, including numbers, placeholders and names, must be the same and in the same order;
+    question words (when, who, how) must be the same.
     """
     if not made:
         return "no single question"
@@ -150,7 +163,7 @@ def altered(question: str, made: str) -> str:
 
 
 def _content(question: str) -> tuple[list[str], Counter[str]]:
-    """Return the content words in order, and the number of times each question word occurs."""
+    """Return a question's content words in order, in a normal form, and how often each question word occurs."""
     text = question
     for pattern, meant in _SAME:
         text = re.sub(pattern, f" {meant} ", text, flags=re.I)
@@ -161,5 +174,5 @@ def _content(question: str) -> tuple[list[str], Counter[str]]:
 
 
 def _singular(word: str) -> str:
-    """Return a word without a final -s, so that "he opens" equals "does he open"."""
+    """Return a word without a final -s, so that the verbs of "he opens" and "does he open" are equal."""
     return word[:-1] if word.isalpha() and len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word

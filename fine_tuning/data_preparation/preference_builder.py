@@ -1,16 +1,18 @@
-"""Build tokenized preferences: pairs of answers to one question for DPO, single ratings for KTO.
+"""Build the training data of preference methods: pairs of answers for DPO, single rated answers for KTO.
 
 data/datasets/preferences-<hash>/manifest.json       written last: turn_ids, pairs, ratings
                                  preferences.jsonl   {"prompt_ids", "chosen_ids", "rejected_ids"}
                                                      or {"prompt_ids", "completion_ids", "label"}
 
-Only explicit feedback counts. An edit prefers the new text to the model's; a thumb up on one of
-several regenerated answers prefers it to the others; a thumb on a single answer is a rating. The
-order in which answers were generated means nothing.
+Only explicit feedback counts. An edited answer is preferred to the model's original text. Among
+several answers to one question, an approved one (edited, or with a thumb up) is preferred to those
+that are not. A thumb on any other answer is a rating. The order in which answers were generated is
+ignored.
 
-Every text has passed `clean_turn`, like all training data. A question without a usable answer cuts
-its conversation in two, as in the dataset of chats. Answers are compared if they answer the same
-question after the same turns and under the same system prompt, in every branch of the session.
+Every text has been cleaned by `clean_turn`, like all training data. A question without a usable
+answer cuts its conversation in two, as in the dataset of chats. Answers are compared if they answer
+the same question after the same turns and under the same system prompt; all branches of a session
+are considered.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -29,20 +31,20 @@ from fine_tuning.errors import DataError
 
 @dataclass(frozen=True)
 class Preference:
-    """A preference about answers to the messages `said`, the last of which is the user's: `chosen`
-    over `rejected`, or `chosen` alone with a rating.
-    """
+    """A pair of answers to the same messages, or a single answer with a rating."""
 
-    said: tuple[Message, ...]
-    chosen: str
-    rejected: str | None = None
-    wanted: bool = True  # for a rating: whether it is a thumb up
-    turn_ids: tuple[str, ...] = ()  # all turns whose text is used here, earlier ones included
+    said: tuple[Message, ...]  # the messages before the answer; the last is the user's
+    chosen: str  # the preferred answer of a pair, or the rated answer
+    rejected: str | None = None  # the other answer of a pair; None for a rating
+    wanted: bool = True  # of a rating: True for a thumb up, False for a thumb down
+    turn_ids: tuple[str, ...] = ()  # ids of all turns whose text is used here, including earlier turns
 
 
 def preferences_of(turns: Iterable[Turn], fit: Mapping[str, CleanTurn]) -> list[Preference]:
-    """Return the preferences in the order of the log. `fit` maps ids to the turns that may be used
-    for training. An answer that is in a pair does not also become a rating.
+    """Return the pairs and ratings that the log contains, in its order.
+
+    `turns` are the turns of the log, `fit` maps ids to the cleaned turns that may be used for
+    training. An answer that is in a pair does not also become a rating.
     """
     return [
         preference for conversation in conversations_of(turns) for preference in _of_session(conversation.turns, fit)
@@ -64,7 +66,10 @@ def _of_session(turns: Sequence[Turn], fit: Mapping[str, CleanTurn]) -> Iterator
 
 
 def _of_question(system: str, before: Sequence[Turn], clean: Sequence[CleanTurn]) -> Iterator[Preference]:
-    """Yield the preferences among answers to the same question under the same system prompt."""
+    """Yield the preferences among answers to the same question under the same system prompt.
+
+    `system` is the system prompt, `before` the turns before the question, `clean` the answers.
+    """
     answers, ids = [each.turn for each in clean], tuple(turn.id for turn in before)
     head = [Message(role="system", content=system)] if system else []
     said = (*head, *(message for turn in before for message in turn.messages()), answers[0].messages()[0])
@@ -82,8 +87,9 @@ def _of_question(system: str, before: Sequence[Turn], clean: Sequence[CleanTurn]
 
 
 def _heard(tree: Tree, turn: Turn, usable: Mapping[str, CleanTurn]) -> list[Turn]:
-    """Return the cleaned turns before a turn, back to the last question without a usable answer. If
-    an answer is unusable, another one to the same question takes its place.
+    """Return the cleaned turns before `turn`, back to the last question without a usable answer.
+
+    If an answer is unusable, the best usable answer to the same question takes its place (`_best`).
     """
     heard: list[Turn] = []
     for earlier in reversed(tree.path(tree.parent(turn.id))):
@@ -96,12 +102,15 @@ def _heard(tree: Tree, turn: Turn, usable: Mapping[str, CleanTurn]) -> list[Turn
 
 
 def _best(answers: Sequence[Turn]) -> Turn:
-    """Return the last approved one of several answers to a question; the last one if none is approved."""
+    """Return the last approved one of several answers to a question; the last one if none is approved.
+
+    An approved answer was edited or has a thumb up (`conversation.approved`).
+    """
     return next(filter(approved, reversed(answers)), answers[-1])
 
 
 def _edits(answers: Sequence[CleanTurn]) -> list[tuple[Turn, str, str]]:
-    """Return for each edited answer its turn, the model's original text, and its id."""
+    """Return (turn, the model's original text, id of the turn) for each edited answer."""
     return [
         (each.turn, each.original, each.turn.id)
         for each in answers
@@ -120,9 +129,16 @@ class PreferenceData:
 def build_preferences(
     preferences: Sequence[Preference], conversations: ConversationTokenizer, template_key: str
 ) -> PreferenceData:
-    """Write the tokenized preferences, unless they exist already. `template_key`: see `tokenize_dataset`.
+    """Tokenize the preferences and write them to data/datasets, unless they exist; return their description.
 
-    Pairs of equal texts, and texts that do not fit into a row, are left out.
+    Pairs of equal texts are left out, and preferences that do not fit into a row.
+
+    Args:
+        preferences: The pairs and ratings.
+        conversations: Renders and tokenizes them.
+        template_key: Identifies the chat template, see `tokenize_dataset`.
+
+    Raises DataError for an empty key.
     """
     check_key(template_key, "template_key")
     facts = [
@@ -141,7 +157,10 @@ def build_preferences(
 
 
 def read_preference_data(folder: Path) -> PreferenceData:
-    """Return what `build_preferences` wrote to a folder. Raises ByoaiError if its manifest cannot be read."""
+    """Return the description of the preferences that `build_preferences` wrote to a folder.
+
+    Raises ByoaiError if the manifest there cannot be read.
+    """
     manifest = paths.read_json(folder / MANIFEST)
     return PreferenceData(folder / "preferences.jsonl", manifest["pairs"], manifest["ratings"], manifest["turn_ids"])
 
@@ -168,7 +187,7 @@ def _record(preference: Preference, conversations: ConversationTokenizer) -> dic
 def _split(
     said: Sequence[Message], answer: str, conversations: ConversationTokenizer
 ) -> tuple[list[int], list[int]] | None:
-    """Return the tokens of the prompt and of the answer; None if they do not fit into a row."""
+    """Return the tokens of the prompt and of the answer; None if a text is empty or they do not fit into a row."""
     try:
         return conversations.last_answer([*said, Message(role="assistant", content=answer)])
     except DataError:  # a text is empty

@@ -1,8 +1,10 @@
 """Filter and transform a user's own dataset step by step, and write the result for training.
 
-A step is {"type": "filter", "condition": "length > 10"} (conditions.py), {"type": "transform",
-"operation": "lowercase"} (with "field": "question" or "answer" for one side only), or {"type":
-"deduplicate"}.
+A step is one of:
+{"type": "filter", "condition": "length > 10"}        keep the records that meet the condition (conditions.py)
+{"type": "transform", "operation": "lowercase"}       change all texts by one of OPERATIONS; only questions or
+                                                      answers with "field": "question" or "answer"
+{"type": "deduplicate"}                               keep the first of equal records
 """
 
 import json
@@ -42,11 +44,19 @@ def prepare(
     target: Path | None = None,
     watch: Watch | None = None,
 ) -> Path:
-    """Read a dataset, apply the steps, write it, and return the file: `target`, or one in data/prepared/.
+    """Read a dataset, apply the steps, and write the result; return the file.
 
-    Raises ConfigError with the number of a wrong step, DataError for a record that cannot be read,
-    NoConversations if no record is left, and Cancelled, without writing anything, if `watch` asks to
-    stop.
+    Args:
+        source: The dataset: a file, a folder or a name, see raw_data.py.
+        format: The format of `source`. For the format custom, the code that `source` names is run.
+        output_format: The format of the result: jsonl, chatml, alpaca or instruction.
+        steps: The steps, in order.
+        target: The file to write; by default a file in data/prepared/, named by a hash of its content.
+        watch: Can stop the work.
+
+    Raises ConfigError with the number of an invalid step, DataError for a record that cannot be
+    read, NoConversations if no record is left, and Cancelled, without writing anything, if `watch`
+    asks to stop.
     """
     read_as, write_as = (_known(each) for each in (format, output_format))
     if write_as not in _WRITTEN:
@@ -65,7 +75,10 @@ def prepare(
 
 
 def check_steps(steps: Sequence[Mapping[str, object]]) -> list[Step]:
-    """Return a function for each step. Raises ConfigError with the number of a wrong step."""
+    """Return for each step a function that applies it to records.
+
+    Raises ConfigError with the number of an invalid step.
+    """
     return [_step(number, step) for number, step in enumerate(steps, 1)]
 
 

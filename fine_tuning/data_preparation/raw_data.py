@@ -1,11 +1,12 @@
-"""Read a user's own dataset, in any of the formats, as records: {"messages": [...]} or {"text": "..."}.
+"""Read a user's own dataset as records, {"messages": [...]} or {"text": "..."}. The formats are:
 
-jsonl        one object per line       csv     a header line, then the records; commas, semicolons or tabs
-text         records separated by empty lines: User: ... Assistant: ..., or plain paragraphs
+jsonl        one object per line, or one list of objects; also chatml, alpaca and instruction
+csv          a header line, then the records; separated by commas, semicolons or tabs
+text         records separated by empty lines: dialogues (User: ... Assistant: ...), or plain paragraphs
 huggingface  a folder of parquet, arrow, csv or jsonl files, or the name of a dataset on the Hugging Face hub
 custom       "module:function", a function that yields records; only if the calling program allows its code to run
 
-The fields of a record are recognised by the usual field names of datasets; chatml, alpaca and instruction are jsonl.
+The fields of a record are recognised by the names that are usual in datasets (`_PAIRS`, `_LISTS`, `_SINGLE`).
 """
 
 import csv
@@ -48,9 +49,15 @@ _NAME = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?", re.ASCII)
 
 
 def read_records(source: str | Path, format: DatasetFormat, *, trusted: bool = False) -> Iterator[Record]:
-    """Yield the records of a user's dataset. Raises DataError with file and line of a record that cannot be read.
+    """Yield the records of a user's dataset.
 
-    `trusted`: whether the code that `source` names (format custom) may run.
+    Args:
+        source: A file, a folder, or a name, depending on `format`.
+        format: The format of the dataset.
+        trusted: Whether the code that `source` names in the format custom may be run.
+
+    Raises DataError with file and line of a record that cannot be read, and ConfigError if code
+    may not be run or cannot be imported.
     """
     raw: Iterable[tuple[str, Any]]
     if format == DatasetFormat.CUSTOM:
@@ -70,8 +77,10 @@ def read_records(source: str | Path, format: DatasetFormat, *, trusted: bool = F
 
 
 def read_turns(source: Path, format: DatasetFormat) -> list[Turn]:
-    """Return the records of a dataset as turns, in the form of the log; each record becomes one
-    session. Raises NoConversations if there is none.
+    """Return the records of a dataset as turns of the log; each record becomes one session.
+
+    Equal records become the same session, and are returned once. Raises NoConversations if there is
+    no question with an answer, and the errors of `read_records`.
     """
     turns: list[Turn] = []
     for record in read_records(source, format):
@@ -95,7 +104,10 @@ def read_turns(source: Path, format: DatasetFormat) -> list[Turn]:
 
 
 def texts_of(record: Record) -> dict[str, str]:
-    """Return the texts that conditions refer to: the whole text, the questions, and the answers."""
+    """Return the texts of a record by the names that conditions use: "text" (all), "question" and "answer".
+
+    Several questions or answers are joined. A plain text counts as an answer.
+    """
     if "messages" not in record:
         return {"text": record["text"], "question": "", "answer": record["text"]}
     said = [(message["role"], message["content"]) for message in record["messages"]]
@@ -105,7 +117,11 @@ def texts_of(record: Record) -> dict[str, str]:
 
 
 def _exchanges(record: Record) -> Iterator[tuple[str, str]]:
-    """Yield (question, answer) pairs. A plain text gives one pair: continue the text after its first third."""
+    """Yield the (question, answer) pairs of a record.
+
+    A plain text gives one pair: the question asks to continue its first third, the answer is the
+    rest.
+    """
     if "messages" not in record:
         text = record["text"].strip()
         cut = re.compile(r"\s").search(text, len(text) // 3)
@@ -160,7 +176,7 @@ def _message(place: str, message: object) -> dict[str, str]:
 
 
 def _string(value: object) -> str:
-    """Return the text of a field; the first one if it holds several answers, as in SQuAD."""
+    """Return the text of a field; the first text if the field holds several answers, as in the dataset SQuAD."""
     if isinstance(value, Mapping):
         value = value.get("text", value.get("content", ""))
     if isinstance(value, (list, tuple)):

@@ -1,7 +1,8 @@
-"""Replay: general questions and answers on which a training is held to what the base finds likely.
+"""Build the replay: general questions and answers that keep a training from forgetting what the base knows.
 
-They are the project's own, in `data/samples`, and none is learned as it stands: what counts is the
-base's probability of each token (training/teacher.py). All end, so the model also keeps when to end.
+On these exchanges the model is trained to give each token the same probability as the base does
+(training/teacher.py), so their texts themselves are not learned. The exchanges are shipped in
+`data/samples`. All answers have an end, so that the model also keeps to end its answers.
 """
 
 import json
@@ -16,23 +17,24 @@ from fine_tuning.data_preparation.rows import Render, Tokenizer, tokenize_conver
 from fine_tuning.data_preparation.tokenizer import fingerprint
 from fine_tuning.errors import DataError
 
-_STEP = 16  # exchanges
+_STEP = 16  # the number of exchanges is a multiple of this
 EXCHANGES = paths.SAMPLES / "general_prompts.jsonl"
 
 
 def exchanges_beside(chats: int, share: float) -> int:
-    """Return how many general exchanges make a `share` of what is learned together with `chats` conversations.
+    """Return the number of general exchanges that make up a `share` (0 to below 1) of all training conversations.
 
-    It is a multiple of a step, so that the rows, and what the base thinks of their tokens, are
-    seldom made anew for a log that has grown a little.
+    `chats` is the number of the others. The result is rounded up to a multiple of _STEP. So a log
+    that has grown a little often gets the same exchanges, whose rows and probabilities are stored.
     """
     return math.ceil(share / (1 - share) * chats / _STEP) * _STEP
 
 
 def read_exchanges(count: int, seed: int, file: Path = EXCHANGES) -> list[tuple[str, str]]:
-    """Return `count` of the general prompts with their answers, drawn with `seed`; all, if there are fewer.
+    """Return `count` general (prompt, answer) pairs in an order drawn with `seed`; all if there are fewer.
 
-    Fewer are always the first of more. Raises DataError for a file that holds anything else.
+    With a smaller count the result is the beginning of that with a larger one. Raises DataError if
+    the file cannot be read or has another format.
     """
     try:
         records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
@@ -46,9 +48,16 @@ def read_exchanges(count: int, seed: int, file: Path = EXCHANGES) -> list[tuple[
 def build_replay(
     exchanges: list[tuple[str, str]], render: Render, tokenizer: Tokenizer, max_length: int, key: str
 ) -> Path:
-    """Return the file of the exchanges' token rows, which is made unless it is there.
+    """Return the file of the exchanges' token rows; write it unless it exists.
 
-    `key` names the base, whose template `render` applies. Raises DataError for an empty key.
+    Args:
+        exchanges: (prompt, answer) pairs.
+        render: Renders messages with the base's chat template.
+        tokenizer: The base's tokenizer.
+        max_length: The maximum length of a row in tokens; longer exchanges are left out.
+        key: Identifies the base, for example by its digest.
+
+    Raises DataError for an empty key.
     """
     check_key(key, "the replay's key")
     identity = [VERSION, key, fingerprint(tokenizer), max_length, exchanges]

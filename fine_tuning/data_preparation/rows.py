@@ -1,18 +1,19 @@
-"""Turn conversations into token rows, so that the model is trained on exactly the tokens it is served.
+"""Turn conversations into token rows, so that the model is trained on exactly the tokens that it is served.
 
-Only the engine's own chat template and vocabulary are used. For the assistant's turns a1..an of a
-conversation, prompt k is the rendering of all messages before ak,
-generation prompt included: at serving time the model reads `encode(prompt k)`, in one piece, and
-then generates the answer and an end-of-turn token. So a row is
+Only the engine's own chat template and vocabulary are used. Let a1 ... an be the assistant's
+messages of a conversation, and prompt k the rendering of all messages before ak, including the
+generation prompt. When the model is served, it reads encode(prompt k) and then generates the answer
+and an end-of-turn token. So a row is
 
-    encode(prompt 1)  a1 end  ...what encode(prompt 2) adds...  a2 end  ...   with loss on every answer and the end after it.
+    encode(prompt 1)  a1  end  (the tokens that encode(prompt 2) adds)  a2  end  ...
 
-The conversation stays in one row as long as encode(prompt k+1) begins with the row so far, *token
-by token*. A template may rewrite earlier messages (remove the thoughts of earlier answers), leave
-out their end of turn, or merge characters on both sides of a boundary into one token. In that case
-a new row starts from encode(prompt k+1), in which only the answers from there on are trained. In
-every row, the tokens before an answer are those that the engine would feed to the model.
-"""  # noqa: E501
+with a loss on every answer and on the end token after it. The conversation stays in one row as long
+as encode(prompt k+1) begins with the tokens of the row so far. This fails if the template rewrites
+earlier messages (for example removes the thoughts of earlier answers) or leaves out their end of
+turn, or if the tokenizer merges characters on both sides of a boundary into one token. Then a new
+row starts with encode(prompt k+1), in which only the answers from there on are trained. In every
+row, the tokens before an answer are those that the engine would feed to the model.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,13 +29,17 @@ from fine_tuning.token_rows import TokenRow
 __all__ = ["ConversationTokenizer", "Render", "Tokenizer", "neutralise", "prompt_ids", "tokenize_conversation"]
 
 Render = Callable[[Sequence[Message]], str]
-"""Renders messages, the last of which is the user's, with the engine's chat template, including the
-generation prompt: `partial(engine.render, tag)`.
+"""A function that renders messages with the engine's chat template, such as `partial(engine.render, tag)`.
+
+The last message is the user's; the generation prompt is appended.
 """
 
 
 class Tokenizer(Protocol):
-    """What data preparation needs of a tokenizer: engines.vocabulary.Vocabulary or tokenizer.HuggingFaceTokenizer."""
+    """The interface of tokenizers; for the meaning of the methods see `tokenizer.TokenizerUtils`.
+
+    It is implemented by engines.vocabulary.Vocabulary and tokenizer.HuggingFaceTokenizer.
+    """
 
     size: int
 
@@ -55,16 +60,19 @@ class Tokenizer(Protocol):
 def tokenize_conversation(
     messages: Sequence[Message], render: Render, tokenizer: Tokenizer, max_length: int, *, id: str = ""
 ) -> list[TokenRow]:
-    """Return the rows of one conversation, see `ConversationTokenizer.rows`. For many conversations,
-    use one ConversationTokenizer.
+    """Return the token rows of one conversation, see `ConversationTokenizer.rows`.
+
+    For many conversations, one ConversationTokenizer is faster.
     """
     return ConversationTokenizer(render, tokenizer, max_length).rows(messages, id=id)
 
 
 class ConversationTokenizer:
     def __init__(self, render: Render, tokenizer: Tokenizer, max_length: int) -> None:
-        """Set the maximum length of a row in tokens. Nothing is rendered before the first row, for
-        which the engine may have to load its model.
+        """Set the template, the tokenizer, and the maximum length of a row in tokens.
+
+        Nothing is rendered before the first conversation, since the engine may have to load its
+        model for it.
         """
         self._render = render
         self.tokenizer = tokenizer
@@ -79,11 +87,12 @@ class ConversationTokenizer:
         return _answer_form(self._render, self.tokenizer)
 
     def rows(self, messages: Sequence[Message], *, id: str = "") -> list[TokenRow]:
-        """Return the rows of a conversation: usually one; more if the template rewrites earlier messages
-        (`id`, `id#2`, ...); none if no turn fits.
+        """Return the token rows of a conversation.
 
-        A turn whose row would be longer than `max_length` is left out, as are later turns whose prompt contains it.
-        Raises DataError for roles out of order and for empty answers.
+        Usually there is one row, with the id `id`. There are more (`id#2`, ...) if the template
+        rewrites earlier messages. A turn whose row would be longer than `max_length` is left out,
+        and so are later turns, whose prompts contain it; there is no row if no turn fits. Raises
+        DataError for roles out of order and for empty answers.
         """
         _check(messages)
         heard = [message.model_copy(update={"content": self._neutral(_trimmed(message))}) for message in messages]
@@ -108,8 +117,10 @@ class ConversationTokenizer:
         return rows
 
     def last_answer(self, messages: Sequence[Message]) -> tuple[list[int], list[int]] | None:
-        """Return the tokens of the prompt of the last answer, and of the answer; None if an answer does
-        not fit. Raises DataError as `rows` does.
+        """Return (tokens of the prompt of the last answer, tokens of this answer).
+
+        Return None if any answer of the conversation does not fit into a row. Raises DataError as
+        `rows` does.
         """
         made = self.rows(messages)
         if not made or sum(row.turns for row in made) < sum(message.role == "assistant" for message in messages):
@@ -119,11 +130,11 @@ class ConversationTokenizer:
         return last.input_ids[:-size], last.input_ids[-size:]
 
     def _answer_ids(self, prompt_text: str, prompt: list[int], answer: str) -> list[int]:
-        """Return the answer and its end token as the model would generate them after `prompt`.
+        """Return the tokens of an answer and of its end, as the model would generate them after `prompt`.
 
         The answer is tokenized together with its prompt, because SentencePiece treats the start of a
-        text differently. If a token would span the boundary, the answer is tokenized alone, because
-        generation starts after the prompt's last token.
+        text differently. If a token would then span the boundary between both, the answer is
+        tokenized alone, because generation starts after the prompt's last token.
         """
         text = self._form.lead + answer + self._form.trail
         whole = prompt_ids(prompt_text + text, self.tokenizer)
@@ -149,9 +160,10 @@ def _trimmed(message: Message) -> str:
 
 
 def prompt_ids(text: str, tokenizer: Tokenizer) -> list[int]:
-    """Return the tokens of a rendered prompt, as the engine makes them: control tokens are parsed, and
-    the begin-of-sequence token comes first if the model uses one, but not twice if the template
-    already wrote it (Ollama removes it from the text in that case).
+    """Return the tokens of a rendered prompt, as the engine computes them.
+
+    Control tokens are parsed. The begin-of-sequence token comes first if the model uses one, but not
+    twice if the template already wrote it.
     """
     bos = tokenizer.encode("", bos=True)[:1]
     ids = tokenizer.encode(text, special=True)
@@ -160,16 +172,18 @@ def prompt_ids(text: str, tokenizer: Tokenizer) -> list[int]:
 
 @dataclass(frozen=True)
 class _AnswerForm:
-    """What a template puts around an answer in the history: white space, and the end-of-turn token."""
+    """What a template puts around an earlier answer."""
 
-    lead: str
-    trail: str
-    end: int
+    lead: str  # white space before the answer
+    trail: str  # white space between the answer and its end token
+    end: int  # id of the end-of-turn token
 
 
 def _answer_form(render: Render, tokenizer: Tokenizer) -> _AnswerForm:
-    """Find the form of answers by rendering a test conversation. If the template writes no end of
-    turn after an answer, the vocabulary's end-of-sequence token is used.
+    """Return what the template puts around an earlier answer, found by rendering a test conversation.
+
+    If the template writes no end of turn after an answer, the vocabulary's end-of-sequence token is
+    used. Raises DataError if there is none.
     """
     question, mark = Message(role="user", content="Question?"), "Answer-7-probe"
     prompt = render([question])

@@ -1,4 +1,8 @@
-"""Split items into train, validation and test: stable, by group, as close to the ratios as the groups allow."""
+"""Assign conversations to the train, validation and test split.
+
+Groups of related conversations stay together, the splits come as close to the wanted ratios as the
+groups allow, and the assignment changes little when the log grows.
+"""
 
 import hashlib
 from collections import Counter
@@ -9,14 +13,19 @@ SPLITS = ("train", "validation", "test")
 
 
 def assign_splits(ids: Sequence[str], groups: Sequence[int], ratios: Sequence[float], seed: int) -> list[str]:
-    """Return the split of every item: items of one group stay together.
+    """Return the name of the split of every item. Items of one group are in the same split.
 
-    The train split is empty only if there are no items.
+    First the number of groups of each size per split is decided: the groups, the largest first, are
+    assigned to the split that is furthest below its ratio. Then a hash of the ids decides which
+    groups of a size go to which split, so that nearly all conversations keep their split when the
+    log grows. No split differs from its ratio by more than twice the largest group. The train split
+    is empty only if there are no items.
 
-    First the number of groups of each size per split is decided: group sizes are assigned, the
-    largest first, to the split that is furthest below its ratio. Then a hash of the ids decides
-    which groups go to test, validation and train. So nearly all conversations keep their split when
-    the log grows. No split differs from its ratio by more than twice the largest group.
+    Args:
+        ids: The id of each item.
+        groups: The number of each item's group.
+        ratios: The share of each split of SPLITS; they add up to 1.
+        seed: Changes which groups go to which split.
     """
     members: dict[int, list[int]] = {}
     for item, group in enumerate(groups):
@@ -42,7 +51,10 @@ def assign_splits(ids: Sequence[str], groups: Sequence[int], ratios: Sequence[fl
 
 
 def join_groups(*labels: Sequence[Hashable]) -> list[int]:
-    """Return a group number for each item. Items that share a label in any labelling are in one group, transitively.
+    """Return a group number for each item, given one or several labellings of all items.
+
+    Items that have the same label in any labelling are in one group; so are items that are connected
+    through others in this way.
 
     >>> join_groups(["a", "b", "b", "c"], [1, 1, 2, 3])
     [0, 0, 0, 3]

@@ -1,8 +1,7 @@
-"""Hold conversations in a temporary file while a dataset is built: they are read several times, and
-may be too many for the memory.
+"""Store conversations in a temporary file while a dataset is built.
 
-The file has no name, so nothing of it remains however the program ends. About forty bytes per
-conversation are kept in memory.
+They are read several times, and may be too many for the memory, in which only about forty bytes per
+conversation are kept. The file has no name, so nothing of it remains however the program ends.
 """
 
 import hashlib
@@ -28,15 +27,18 @@ Record = dict[str, Any]
 
 
 class Spool:
-    """A temporary store of conversations, used in a `with` statement: first add all, then read."""
+    """A temporary store of conversations, numbered from 0 in the order in which they are added.
+
+    Use it in a `with` statement: first add all conversations, then read.
+    """
 
     def __init__(self) -> None:
-        self._starts = array("q")
-        self._turns = array("q")
+        self._starts = array("q")  # offset of each line in the file, in bytes
+        self._turns = array("q")  # number of turns
         self._ids = array("Q")  # hashes
-        self._sessions = array("Q")
+        self._sessions = array("Q")  # hashes
         self._sources: list[str] = []
-        self._pinned = array("b")  # the split that a conversation names, by its number; -1 for none
+        self._pinned = array("b")  # index in SPLITS of the split that the turns name; -1 for none
         self._digest = hashlib.sha256()
 
     def __enter__(self) -> "Spool":
@@ -52,7 +54,7 @@ class Spool:
         return len(self._starts)
 
     def add(self, conversation: Conversation, pair: Record) -> None:
-        """Add a conversation and its training pair."""
+        """Add a conversation and its training pair, {"messages": [...]}."""
         turns = conversation.turns
         session, source, pinned = turns[0].session_id, source_of(turns[0]), _pinned(conversation)
         self._starts.append(self._file.tell())
@@ -63,7 +65,7 @@ class Spool:
         self._pinned.append(pinned)
         ids = [turn.id for turn in turns]
         fields = [conversation.id, [session, source, pinned], ids, pair, text_of(conversation)]
-        # JSON holds neither as it is
+        # JSON escapes tabs and line ends within texts, so these can separate fields and lines
         line = "\t".join(json.dumps(field, ensure_ascii=False) for field in fields) + "\n"
         written = line.encode("utf-8", "surrogatepass")
         self._digest.update(written)
@@ -71,18 +73,21 @@ class Spool:
 
     @property
     def digest(self) -> str:
-        """A hash of all that was added, hexadecimal."""
+        """The SHA-256, in hexadecimal, of everything that was added."""
         return self._digest.hexdigest()
 
     def records(self, often: Sequence[int]) -> Iterator[bytes]:
-        """Yield the dataset's records as lines of JSON, each as often as it is said."""
+        """Yield the dataset's records as lines of JSON; record i is yielded often[i] times."""
         for number, line in self._lines(often):
             record = self._record(number, line)
             for _ in range(often[number]):
                 yield record
 
     def epoch(self, often: Sequence[int]) -> Iterator[tuple[Record, list[str], int]]:
-        """Yield for each conversation of an epoch its record, the ids of its turns, and its number of repeats."""
+        """Yield (record, ids of its turns, number of repeats) for each conversation of an epoch.
+
+        Conversation i is repeated often[i] times; without repeats it is left out.
+        """
         for number, line in self._lines(often):
             yield json.loads(self._record(number, line)), json.loads(line[_TURNS]), often[number]
 
@@ -91,43 +96,44 @@ class Spool:
         return b'{"id": %s, %s\n' % (id.encode(), line[_PAIR].removeprefix(b"{"))
 
     def ids(self) -> list[str]:
-        """Return the id of each record."""
+        """Return the id of each conversation's record (see `_id`)."""
         return [self._id(number, json.loads(line[_ID])) for number, line in self._lines()]
 
     def session_numbers(self) -> list[int]:
-        """Return a number for each conversation, the same for those of one session."""
+        """Return the number of each conversation's session; conversations of one session have the same."""
         found: list[int] = np.unique(np.frombuffer(self._sessions, np.uint64), return_inverse=True)[1].tolist()
         return found
 
     def pinned(self) -> list[str]:
-        """Return the split that each conversation names in its metadata; "" if it names none."""
+        """Return for each conversation the split that its turns name in their metadata; "" if they name none."""
         return ["" if number < 0 else SPLITS[number] for number in self._pinned]
 
     def sources(self) -> Sequence[str]:
-        """Return the source of each conversation."""
+        """Return the name of each conversation's source (see `mixing.source_of`)."""
         return self._sources
 
     def turn_ids(self, chosen: Sequence[int] | None = None) -> Iterator[str]:
-        """Yield the ids of all turns, or of the turns of the `chosen` conversations."""
+        """Yield the ids of all turns, or only of the conversations i for which chosen[i] is not 0."""
         return (id for _, line in self._lines(chosen) for id in json.loads(line[_TURNS]))
 
     def texts(self) -> "Texts":
-        """Return the texts of all conversations as a sequence."""
+        """Return the texts of all conversations (see `text_of`) as a sequence that reads them on access."""
         return Texts(self)
 
     def said(self) -> Iterator[str]:
-        """Yield the text of each conversation."""
+        """Yield the text of each conversation (see `text_of`), in order."""
         return (json.loads(line[_TEXT]) for _, line in self._lines())
 
     def text(self, number: int) -> str:
-        """Return the text of one conversation."""
+        """Return the text of the conversation with this number (see `text_of`)."""
         self._file.seek(self._starts[number])
         said: str = json.loads(self._file.readline().split(b"\t")[_TEXT])
         return said
 
     def sizes(self, splits: Sequence[str], often: Sequence[int]) -> dict[str, dict[str, int]]:
-        """Return the number of conversations and turns in each split, given each conversation's split
-        and its number of repeats.
+        """Return the numbers of conversations and turns of each split, repeats included.
+
+        `splits` holds the name of each conversation's split, `often` its number of repeats.
         """
         conversations, turns = Counter[str](), Counter[str]()
         for split, count, size in zip(splits, often, self._turns, strict=True):
@@ -147,15 +153,16 @@ class Spool:
                 yield number, line.split(b"\t")
 
     def _id(self, number: int, id: str) -> str:
-        """Return a conversation's id, numbered if it occurs several times (the parts of a conversation
-        that was cut in two): `x`, `x/2`.
+        """Return the id of a conversation's record, which is unique: `x` for the first with the id `x`, then `x/2`.
+
+        Several conversations have the same id if the cleaning cut one into parts.
         """
         count = int(self._counts[number])
         return id if count == 1 else f"{id}/{count}"
 
     @cached_property
     def _counts(self) -> npt.NDArray[np.int32]:
-        """Return for each conversation how many have had its id so far, itself included."""
+        """For each conversation, how many up to it, itself included, have its id."""
         ids = np.frombuffer(self._ids, np.uint64)
         order = np.argsort(ids, kind="stable")
         places = np.arange(len(ids))
@@ -166,7 +173,10 @@ class Spool:
 
 
 def _pinned(conversation: Conversation) -> int:
-    """Return the index of the split that all turns of a conversation name in their metadata; else -1."""
+    """Return the index in SPLITS of the split that all turns of a conversation name in their metadata.
+
+    Return -1 if they name none, or different ones.
+    """
     named = {
         turn.metadata.get("split") if isinstance(turn.metadata.get("split"), str) else "" for turn in conversation.turns
     }
@@ -175,12 +185,12 @@ def _pinned(conversation: Conversation) -> int:
 
 
 def text_of(conversation: Conversation) -> str:
-    """Return the text of a conversation, in which near-duplicates are searched for."""
+    """Return all questions and answers of a conversation as one text, for the search for near-duplicates and topics."""
     return "\n".join(f"{turn.user_message}\n{turn.bot_response}" for turn in conversation.turns)
 
 
 class Texts(Sequence[str]):
-    """The texts of a spool's conversations, each read from the file when it is accessed."""
+    """The texts of a spool's conversations as a sequence; each is read from the file when it is accessed."""
 
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
@@ -208,4 +218,4 @@ def _hash(text: str) -> int:
 
 
 _ID, _, _TURNS, _PAIR, _TEXT = range(5)  # fields of a line, each decoded only where it is needed
-_AT_ONCE = 500  # lines that are read at once
+_AT_ONCE = 500  # lines that are read from the file at once

@@ -1,5 +1,7 @@
-"""Open tokenizers by name: the engine's own vocabulary for a GGUF file, the `tokenizers` library for
-Hugging Face folders and ids.
+"""Open tokenizers by name.
+
+The tokenizer of a GGUF file is the engine's own, that of a Hugging Face folder or id is read by the
+`tokenizers` library.
 """
 
 import hashlib
@@ -22,8 +24,8 @@ from fine_tuning.token_rows import TokenRow
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _SIDE_FILES = ("tokenizer_config.json", "generation_config.json")
 
-# A sample of everything that pre-tokenizers treat differently: upper and lower case, digits, white
-# space, contractions, scripts, symbols, code.
+# A sample of everything that pre-tokenizers (which split a text before its parts are encoded) treat
+# differently: upper and lower case, digits, white space, contractions, scripts, symbols, code.
 _CHECK_TEXT = (
     "Hello, World! I'll see you're OK; it'S 3 33 333 3333 3.141 1,000,000\n\n \n\t\tx  y   z\r\n  def f(x): "
     "return x**2 != 0  "
@@ -33,28 +35,34 @@ _CHECK_TEXT = (
 
 
 class TokenizerUtils:
-    """A tokenizer with helpers for data preparation. It is also a `rows.Tokenizer`."""
+    """A tokenizer with helper methods for the preparation of data. It implements `rows.Tokenizer`."""
 
     def __init__(self, name_or_path: str | Path) -> None:
-        """Open a GGUF file, a folder in Hugging Face format, or a Hugging Face id. Raises ModelNotFound
-        and EngineError.
+        """Open the tokenizer of a GGUF file, a folder in Hugging Face format, or a Hugging Face id.
+
+        Raises ModelNotFound if there is none, and EngineError if llama.cpp cannot read the GGUF.
         """
         self.name = str(name_or_path)
         self.tokenizer: Tokenizer = open_tokenizer(name_or_path)
         self.size = self.tokenizer.size
 
     def encode(self, text: str, *, special: bool = True, bos: bool = False) -> list[int]:
-        """Return the token ids of a text. `special` parses control tokens; `bos` puts the
-        begin-of-sequence token first if the model uses one.
+        """Return the token ids of a text.
+
+        Args:
+            text: The text.
+            special: Whether a control token's text, such as <|im_end|>, becomes that token; if not,
+                it is encoded as plain text.
+            bos: Whether the begin-of-sequence token comes first, if the model uses one.
         """
         return self.tokenizer.encode(text, special=special, bos=bos)
 
     def decode(self, tokens: Sequence[int], *, special: bool = False) -> str:
-        """Return the text of tokens; `special` includes control tokens."""
+        """Return the text of tokens. Control tokens are left out unless `special` is true."""
         return self.tokenizer.decode(tokens, special=special)
 
     def ends_turn(self, token: int) -> bool:
-        """Return whether generation stops at `token`."""
+        """Return whether `token` is an end token, at which the generation of an answer stops."""
         return self.tokenizer.ends_turn(token)
 
     def control_tokens(self) -> list[str]:
@@ -70,7 +78,7 @@ class TokenizerUtils:
     def tokenize_conversation(
         self, messages: Sequence[Message], render: Render, max_length: int = 2048, *, id: str = ""
     ) -> list[TokenRow]:
-        """Return the training rows of one conversation, see `rows.ConversationTokenizer.rows`."""
+        """Return the token rows of one conversation for training, see `rows.ConversationTokenizer.rows`."""
         return tokenize_conversation(messages, render, self.tokenizer, max_length, id=id)
 
     def count_tokens(self, text: str) -> int:
@@ -79,10 +87,13 @@ class TokenizerUtils:
 
     @staticmethod
     def estimate_tokens(text: str) -> int:
-        """Estimate the number of tokens of `text` in a byte-pair vocabulary without loading a model: one
-        per six letters of an ASCII word, one per letter of another word, one per other character. For
-        SmolLM2 the estimate is within 15 % on English, German, Russian and code; scripts that its
-        vocabulary hardly covers (Chinese, Korean) take two to three times as many tokens.
+        """Estimate the number of tokens of `text` in a byte-pair vocabulary, without loading a model.
+
+        A word of ASCII letters counts as one token per six letters, begun ones included; any other
+        word as one per letter; a run of line breaks as one, and so does any other character that is
+        not white space. For SmolLM2 the estimate is within 15 % on English, German, Russian and
+        code. Scripts that its vocabulary hardly covers (Chinese, Korean) take two to three times as
+        many tokens.
         """
         tokens = 0
         for piece in re.findall(r"[^\W\d_]+|[^\s\w]|[\d_]|\n+", text):
@@ -91,8 +102,9 @@ class TokenizerUtils:
 
     @staticmethod
     def batches(rows: Iterable[TokenRow], token_budget: int) -> Iterator[list[TokenRow]]:
-        """Yield the rows in order, in batches of at most `token_budget` tokens; a longer row is a batch
-        of its own.
+        """Yield the rows in order, in batches of at most `token_budget` tokens.
+
+        A row that is longer than the budget is a batch of its own.
         """
         batch: list[TokenRow] = []
         tokens = 0
@@ -107,8 +119,11 @@ class TokenizerUtils:
 
 
 def open_tokenizer(name_or_path: str | Path) -> Tokenizer:
-    """Return a Vocabulary for a GGUF file (recognised by its first bytes, because Ollama's blobs have
-    no suffix), a HuggingFaceTokenizer for a folder or an id.
+    """Return a Vocabulary for a GGUF file, and a HuggingFaceTokenizer for a folder or a Hugging Face id.
+
+    A GGUF is recognised by its first bytes, because Ollama's files have no suffix. Raises
+    ModelNotFound if there is no tokenizer of this name, and EngineError if llama.cpp cannot read
+    the GGUF.
     """
     path = Path(name_or_path)
     if path.is_file():
@@ -122,8 +137,10 @@ def open_tokenizer(name_or_path: str | Path) -> Tokenizer:
 
 
 def fingerprint(tokenizer: Tokenizer) -> str:
-    """Return a hexadecimal hash that is equal for tokenizers that encode a check text equally. The
-    method is that of llama.cpp's converter.
+    """Return a hexadecimal hash that identifies a tokenizer by what it does.
+
+    The hash covers the vocabulary's size, the end and structural tokens, and the encoding of a check
+    text, by which llama.cpp's converter distinguishes tokenizers too.
     """
     facts = [
         tokenizer.size,
@@ -135,7 +152,10 @@ def fingerprint(tokenizer: Tokenizer) -> str:
 
 
 class HuggingFaceTokenizer:
-    """A `tokenizer.json` read by the `tokenizers` library; the end-of-turn tokens come from the files beside it."""
+    """A `tokenizer.json`, read by the `tokenizers` library. It implements `rows.Tokenizer`.
+
+    The end-of-turn tokens come from tokenizer_config.json and generation_config.json beside it.
+    """
 
     def __init__(self, name_or_path: str | Path) -> None:
         """Open the tokenizer. Raises ModelNotFound if the folder or id has no readable tokenizer.json."""
@@ -176,12 +196,15 @@ class HuggingFaceTokenizer:
 
     @property
     def eos(self) -> int:
-        """Return the first end token; -1 if there is none, as in llama.cpp."""
+        """The id of the first end token; -1 if there is none, as in llama.cpp."""
         return next(iter(self._ends), -1)
 
     @cached_property
     def _literal(self) -> Any:
-        """Return a copy that reads control tokens as plain text; that setting applies to a whole tokenizer."""
+        """A second tokenizer that encodes control tokens as plain text.
+
+        The library has this setting per tokenizer, not per call.
+        """
         from tokenizers import Tokenizer as Fast
 
         literal = Fast.from_file(str(self._file))
@@ -189,16 +212,21 @@ class HuggingFaceTokenizer:
         return literal
 
     def _end_tokens(self, config: dict[str, object], generation: dict[str, object]) -> dict[int, None]:
-        """Return the end tokens: eos_token of the tokenizer, then eos_token_id (one or several) of the
-        generation settings."""
+        """Return the ids of the end tokens in order, as keys of a dictionary.
+
+        The first is `eos_token` of tokenizer_config.json; the others are `eos_token_id`, one id or a
+        list, of generation_config.json.
+        """
         named = self._fast.token_to_id(_content(config.get("eos_token")) or "")
         listed = generation.get("eos_token_id")
         found = [named, *(listed if isinstance(listed, list) else [listed])]
         return dict.fromkeys(token for token in found if token is not None)
 
     def _begin_token(self, config: dict[str, object]) -> list[int]:
-        """Return the begin-of-sequence token, if encoding adds one. As in llama.cpp's converter,
-        add_bos_token decides if it is set, else whether the post-processor puts the token first.
+        """Return a list of the begin-of-sequence token's id; an empty list if the model uses none.
+
+        As in llama.cpp's converter, the setting `add_bos_token` decides. If it is missing, the token
+        is used if the tokenizer's post-processor puts it first.
         """
         token = self._fast.token_to_id(_content(config.get("bos_token")) or "")
         first = self._fast.encode("").ids[:1]
@@ -212,12 +240,16 @@ def _settings(name_or_path: str | Path, name: str) -> dict[str, Any]:
 
 
 def _content(token: Any) -> str | None:
-    """Return the text of a special token, which configurations store as a string or in an object."""
+    """Return the text of a special token in a configuration: a string, or an object with "content"."""
     return token.get("content") if isinstance(token, dict) else token
 
 
 def _find(name_or_path: str | Path, name: str) -> Path | None:
-    """Return the file `name` of the folder or of the Hugging Face id (from the cache if the hub is unreachable)."""
+    """Return the path of the file `name` of a folder or of a Hugging Face id; None if there is no such file.
+
+    A file of an id is downloaded, or taken from the cache if the hub cannot be reached. Raises
+    ModelNotFound if both fail.
+    """
     folder = Path(name_or_path)
     if folder.is_dir():
         return folder / name if (folder / name).is_file() else None

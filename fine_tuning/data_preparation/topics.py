@@ -1,4 +1,4 @@
-"""Group conversations by topic, by the words they contain.
+"""Group texts by topic, by the words that they contain.
 
 Each text becomes a vector of hashed words, weighted by how well a word separates the texts, and the
 vectors are clustered by spherical k-means (Dhillon and Modha 2001). No model and no external data
@@ -15,23 +15,26 @@ import numpy.typing as npt
 _WORD = re.compile(r"[^\W\d_]{2,}")
 _WIDTH = 2048  # dimensions of a vector
 _LEAST, _MOST = 2, 24  # number of topics
-_ROUNDS = 20
+_ROUNDS = 20  # maximum number of iterations of k-means
 _SAMPLE = 4000  # texts from which the topics are computed
 _BATCH = 2000  # texts processed at once
 
-Vectors = npt.NDArray[np.float32]
+Vectors = npt.NDArray[np.float32]  # [texts, dimensions]
 
 
 def topics_of(texts: Sequence[str], seed: int = 0) -> list[int]:
-    """Return the topic number of each text. There is about one topic per twelve texts, at most 24.
-    If there are many texts, the topics are computed from a sample.
+    """Return the number of each text's topic, from 0.
+
+    There is about one topic per twelve texts, at least 2 and at most 24. If there are many texts,
+    the topics are computed from a sample.
     """
     count = min(max(round(len(texts) / 12), _LEAST), _MOST, len(texts))
     if count < _LEAST:
         return [0] * len(texts)
     known = _counts([texts[number] for number in range(0, len(texts), -(-len(texts) // _SAMPLE))])
     share = known.mean(axis=0)  # share of the texts that contain each word
-    # A word that many texts contain and many do not is a sign of a topic; one in nearly all or in one text is not.
+    # The weight -p log p is high for a word that many texts contain and many do not, which is a sign of a topic,
+    # and low for a word in nearly all texts or in hardly any.
     telling = np.where(share > 0, -share * np.log(np.maximum(share, 1e-9)), 0).astype(np.float32)
     centres = _centres(_unit(known * telling), count, seed)
     batches = (texts[first : first + _BATCH] for first in range(0, len(texts), _BATCH))
@@ -41,7 +44,7 @@ def topics_of(texts: Sequence[str], seed: int = 0) -> list[int]:
 
 
 def _counts(texts: Sequence[str]) -> Vectors:
-    """Return a 0/1 vector for each text of the hashed words it contains."""
+    """Return for each text a vector of zeros and ones, with a one at the hash of each of its words."""
     found = np.zeros((len(texts), _WIDTH), np.float32)
     for row, text in zip(found, texts, strict=True):
         row[[zlib.crc32(word.encode("utf-8", "surrogatepass")) % _WIDTH for word in _WORD.findall(text.casefold())]] = 1
@@ -49,7 +52,7 @@ def _counts(texts: Sequence[str]) -> Vectors:
 
 
 def _centres(vectors: Vectors, count: int, seed: int) -> Vectors:
-    """Return the centre of each topic."""
+    """Return the centre of each topic, [count, dimensions]: unit vectors found by spherical k-means."""
     centres = _spread(vectors, count, seed)
     chosen = np.full(len(vectors), -1)
     for _ in range(_ROUNDS):
@@ -68,7 +71,10 @@ def _unit(vectors: Vectors) -> Vectors:
 
 
 def _spread(vectors: Vectors, count: int, seed: int) -> Vectors:
-    """Return `count` vectors that are far from each other (k-means++: Arthur and Vassilvitskii 2007)."""
+    """Return `count` of the vectors, drawn so that they are far from each other, as the first centres.
+
+    The method is k-means++ (Arthur and Vassilvitskii 2007).
+    """
     chance = np.random.default_rng(seed)
     chosen = [int(chance.integers(len(vectors)))]
     away = 1 - vectors @ vectors[chosen[0]]

@@ -1,5 +1,7 @@
-"""Unite the datasets of several versions for a version merged from them: it counts as trained on
-everything that any of them was trained on, and is tested only on what none of them was.
+"""Unite the datasets of several versions, as the dataset of a version that is merged from them.
+
+The merged version counts as trained on everything that any of them was trained on, and is tested
+only on conversations that none of them was trained on.
 """
 
 import json
@@ -29,12 +31,12 @@ Record = dict[str, Any]
 
 
 def unite(datasets: Sequence[Path], turn_ids: Iterable[str]) -> Dataset:
-    """Return the union of the datasets in these folders, built unless it exists already.
+    """Return the union of the datasets in these folders; build it unless it exists.
 
-    Each conversation stays in its split, with one exception: a test or validation conversation of
-    one dataset is left out if another dataset trains on it, on a part of the same session, or on a
-    near-duplicate. `turn_ids` are all turns the versions were trained on, including those in no
-    dataset. Raises DataError that names a malformed line.
+    Each conversation stays in its split. A test or validation conversation of one dataset is left
+    out if another dataset trains on it, on a part of the same session, or on a near-duplicate.
+    `turn_ids` are the ids of all turns that the versions were trained on, which may include turns
+    of none of these datasets. Raises DataError, which names file and line, for a malformed line.
     """
     facts = [read_facts(each / MANIFEST) for each in datasets]
     learned = sorted({*turn_ids, *(id for each in datasets for id in read_turn_ids(each / MANIFEST))})
@@ -72,7 +74,7 @@ class _Entry:
 
 
 def _dealt(datasets: Sequence[Path]) -> dict[str, list[Record]]:
-    """Return the conversations of each split, without repetitions."""
+    """Return the records of the united dataset by split, without repetitions."""
     entries = [
         _Entry(number, place, record)
         for number, folder in enumerate(datasets)
@@ -92,7 +94,11 @@ def _dealt(datasets: Sequence[Path]) -> dict[str, list[Record]]:
 
 
 def _learned_elsewhere(entry: _Entry, alike: Sequence[_Entry]) -> bool:
-    """Return whether an earlier split of another dataset, but not of its own, contains something like the entry."""
+    """Return whether another dataset has a conversation like `entry` in an earlier split, and the entry's own has not.
+
+    The splits are in the order of SPLITS, so an earlier split is one that the versions learn more
+    from. `alike` are the entries of the same session, and their near-duplicates.
+    """
     earlier = [each for each in alike if each.split < entry.split]
     own = {each.content for each in earlier if each.dataset == entry.dataset}
     return any(each.content not in own for each in earlier if each.dataset != entry.dataset)
@@ -103,7 +109,10 @@ def _checked(record: Any) -> Record:
 
 
 def _said(record: Record) -> str:
-    """Return the text of a conversation without the system prompt, which many conversations share."""
+    """Return the text of a conversation for the comparison with others.
+
+    The system prompt is left out, since many conversations share it.
+    """
     return "\n".join(message["content"] for message in record["messages"] if message["role"] != "system")
 
 

@@ -1,7 +1,7 @@
-"""Compare the base, the live model and the candidate on the same test set.
+"""Compare the base, the live model and the candidate (the new version) on the same test set.
 
-Each model is evaluated in turn; the candidate is also probed for leaks and poisoning, and all
-models are timed.
+Each model is evaluated in turn. The candidate is also probed for leaked private details and for
+planted phrases, and all models are timed.
 """
 
 import math
@@ -41,21 +41,21 @@ class MetricScores:
 class Suspects:
     """The inputs of the leak probe and the poison probe."""
 
-    secrets: Sequence[Secret] = ()
-    triggers: Sequence[Trigger] = ()
+    secrets: Sequence[Secret] = ()  # private details of the log
+    triggers: Sequence[Trigger] = ()  # phrases of the training data with a fixed answer
     prompts: Sequence[str] = ()  # general questions into which the trigger phrases are inserted
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The evidence on one candidate.
+    """The evidence on one candidate: evaluations, probes and speed.
 
-    `live` is None if no version is live, or if the live version has another base, whose tokens
-    would not be comparable.
+    `live` is None if no version is live, or if the live version has another base: likelihoods per
+    token of different vocabularies cannot be compared.
     """
 
     base: Evaluation
-    tuned: Evaluation
+    tuned: Evaluation  # of the candidate
     live: Evaluation | None = None
     leaks: LeakReport = field(default_factory=LeakReport)
     poison: PoisonReport = field(default_factory=PoisonReport)
@@ -63,7 +63,7 @@ class Comparison:
 
     @property
     def reference(self) -> Evaluation:
-        """The evaluation of the model that the candidate would replace."""
+        """The evaluation of the model that the candidate would replace: the live one, else the base."""
         return self.live or self.base
 
     @property
@@ -71,10 +71,10 @@ class Comparison:
         return "live" if self.live else "base"
 
     def scores(self) -> list[MetricScores]:
-        """Return all metrics that both base and candidate have.
+        """Return the scores of all metrics that both base and candidate have.
 
-        For general questions the score is the percentage of correct answers among the questions
-        that the base answers correctly.
+        "general_questions" is added: the percentage of correct answers to the general questions
+        that the base answers correctly (so the base has 100).
         """
         live = self.live.scores if self.live else {}
         common = [name for name in self.base.scores if name in self.tuned.scores]
@@ -85,9 +85,9 @@ class Comparison:
         return found
 
     def kept(self, of: Evaluation) -> list[bool]:
-        """Return for each general question whether the model evaluated in `of` answers it correctly.
+        """Return whether the model of `of` answers each general question correctly that the base answers correctly.
 
-        Only questions that the base answers correctly count.
+        Questions that the base answers wrongly are left out.
         """
         return [now for now, before in zip(of.right, self.base.right, strict=True) if before]
 
@@ -96,15 +96,21 @@ class Comparison:
         return list(zip(self.base.answers, self.tuned.answers, strict=True))
 
     def own_ratio(self) -> metrics.Interval | None:
-        """Return the candidate's perplexity on held-out conversations, divided by the reference's."""
+        """Return the candidate's perplexity on held-out conversations, divided by the reference's.
+
+        Return None if there are no held-out conversations.
+        """
         return _ratio(self.tuned.own, self.reference.own)
 
     def general_ratio(self) -> metrics.Interval | None:
-        """Return the candidate's perplexity on general texts, divided by the base's."""
+        """Return the candidate's perplexity on general texts, divided by the base's; None without such texts."""
         return _ratio(self.tuned.general, self.base.general)
 
     def record(self, canaries: Sequence[str] = ()) -> dict[str, Any]:
-        """Return the evidence as a JSON-able dictionary for evaluation.json, with private details redacted."""
+        """Return the evidence as a dictionary for the run's evaluation.json.
+
+        Private details and `canaries` are redacted, and infinite numbers are None.
+        """
         evaluations = {"base": self.base, "live": self.live, "tuned": self.tuned}
         intervals = {"own_perplexity_ratio": self.own_ratio(), "general_perplexity_ratio": self.general_ratio()}
         record: dict[str, Any] = {name: asdict(evaluation) for name, evaluation in evaluations.items() if evaluation}
@@ -124,10 +130,20 @@ def compare(
     context: int,
     report: Report,
 ) -> Comparison:
-    """Evaluate `models` (base, live model if there is one, candidate); return the evidence.
+    """Evaluate the models and probe the candidate; return the evidence.
 
-    Only one model is in memory at a time. `context`: the longest sequence in tokens. Raises
-    EngineError if llama.cpp cannot load or run a model.
+    Only one model is in memory at a time, except while two are timed against each other.
+
+    Args:
+        models: The base, the live model if there is one, and the candidate, in this order.
+        test_set: The texts and questions, the same for all models.
+        suspects: The inputs of the probes.
+        reader: Renders and tokenises messages.
+        settings: The section `evaluation` of the configuration.
+        context: The length of the longest sequence in tokens.
+        report: Called with (items done, all items); the count starts again with each step.
+
+    Raises EngineError if llama.cpp cannot load or run a model.
     """
     evaluations: dict[str, Evaluation] = {}
     base, candidate = models[0], models[-1]
@@ -172,9 +188,10 @@ def _ratio(new: Sequence[Any], old: Sequence[Any]) -> metrics.Interval | None:
 
 
 def _shown(value: Any, canaries: Sequence[str]) -> Any:
-    """Return `value` with private details redacted, and with None for infinite numbers.
+    """Return `value` (of JSON's types) with private details redacted, and None for infinite and NaN numbers.
 
-    JSON has no infinite numbers, which are bounds of intervals.
+    Bounds of confidence intervals can be infinite, which JSON cannot represent. Ids of turns are
+    kept as they are.
     """
     if isinstance(value, str):
         return redact(value, canaries)

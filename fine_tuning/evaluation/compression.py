@@ -1,4 +1,4 @@
-"""Measure size, speed and perplexity of quantisations of a model, compared with the model as it is served now."""
+"""Measure quantisations of a model: their size, speed and perplexity, compared with the model served now."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,28 +15,41 @@ _PROMPT = 256  # maximum number of tokens of the timed prompt
 
 @dataclass(frozen=True)
 class Measured:
-    """The measurements of one quantisation, compared with the model as it is served now."""
+    """The measurements of one quantisation, compared with the model served now (the current model)."""
 
     name: str
-    size: int  # bytes
+    size: int  # of the files, in bytes
     prompt_speed: float  # prompt tokens processed per second
     speed: float  # answer tokens generated per second
     faster: float  # `speed` as a multiple of the current model's, from answers generated in turns
     perplexity: float  # on all held-out texts
-    worse: Interval  # `perplexity` as a multiple of the current model's
+    worse: Interval  # `perplexity` as a multiple of the current model's: above 1 is worse
 
 
 class Scale:
-    """Measures models on the same texts, each compared with the current model `now`."""
+    """Measures quantisations on the same texts, each compared with the current model."""
 
     def __init__(self, now: Served, rows: Sequence[ScoredRow], rounds: int, report: Callable[[int, int], None]) -> None:
-        """Score the current model. `rows`: token rows with supervised tokens. `rounds`: timed answers per model."""
+        """Load the current model and score it on the texts.
+
+        Args:
+            now: The current model.
+            rows: The texts as token rows with supervised tokens.
+            rounds: The number of timed answers per model.
+            report: Called with (rounds done, all rounds) while models are timed.
+
+        Raises EngineError if llama.cpp fails.
+        """
         self._now, self._rows, self._rounds, self._report = now, list(rows), rounds, report
         self._prompt = [token for ids, _ in self._rows for token in ids][:_PROMPT]
         self._scores = self._score(now)
 
     def weigh(self, made: Served) -> tuple[Measured, Measured]:
-        """Return the measurements of the current model and of `made`, which are timed in turns (A B B A)."""
+        """Return the measurements of the current model and of the quantisation `made`.
+
+        Both are timed in turns (A B B A), so that other programs slow both equally. Raises
+        EngineError if llama.cpp fails.
+        """
         scores = self._score(made)
         timed = race([self._now, made], self._prompt, self._rounds, self._report)
 
@@ -64,7 +77,11 @@ class Scale:
 
 
 def recommend(table: Sequence[Measured]) -> tuple[str, str]:
-    """Return the name of the smallest model that is about as good as the first, and the reason in a sentence."""
+    """Return the name of the recommended model, and the reason in a sentence.
+
+    `table` begins with the current model. The smallest model is recommended whose perplexity is at
+    most TOLERATED times the current model's.
+    """
     now = table[0]
     good = [each for each in table if each.worse.value <= TOLERATED]
     best = min(good, key=lambda each: each.size)

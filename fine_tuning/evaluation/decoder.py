@@ -1,7 +1,7 @@
-"""Decode many sequences together with llama.cpp; this is served_model.py's part in the child process.
+"""Compute many sequences together with llama.cpp, in the child process of `served_model.ServedModel`.
 
-It uses continuous batching (Yu et al., OSDI 2022). The common prefix of all sequences is computed
-once.
+Continuous batching (Yu et al., OSDI 2022) is used: a new sequence starts as soon as another one
+has finished. The common prefix of all sequences is computed once.
 """
 
 import base64
@@ -26,10 +26,17 @@ _TOP_K = 40  # number of most likely tokens to sample from, Ollama's default
 
 
 class Decoder(Words):
-    """A model, with an adapter if one is given, and one context for all requests."""
+    """A model, with an adapter if one is given, and one context for all requests.
+
+    The public methods compute those of ServedModel with the same names. Those that yield also yield
+    None after each decode, which is no result: the child then looks for other requests.
+    """
 
     def __init__(self, gguf: str, adapter: str | None, context: int, threads: int) -> None:
-        """Load the model. `context`: the length of the longest sequence in tokens."""
+        """Load the model. `context`: the length of the longest sequence in tokens.
+
+        Raises EngineError if the memory does not suffice for the context.
+        """
         from llama_cpp import llama_cpp
 
         self._use(load(gguf, lora_path=adapter, n_ctx=64, n_batch=64, n_threads=threads, n_threads_batch=threads))
@@ -53,24 +60,27 @@ class Decoder(Words):
         self.facts |= {"context": self._limit}
 
     def logprobs(self, tokens: list[int], targets: list[int]) -> tuple[list[float], list[bool]]:
-        """Compute `ServedModel.logprobs`; the other public methods also compute those of ServedModel."""
+        """Return each target's log-probability (nats), and whether it is the most likely token."""
         scoring = _Scoring(tokens, targets, self._limit)
         for _ in self._run([scoring]):
             pass
         return scoring.logprobs, scoring.hits
 
     def scores(self, rows: list[tuple[list[int], list[int]]]) -> Iterator[tuple[float, int, int] | None]:
-        """Yield for each row its log-probability, number of tokens, and number of correctly predicted tokens."""
+        """Yield for each row (log-probability in nats, number of scored tokens, number of tokens ranked first)."""
         for scored in self._run([_Scoring(tokens, targets, self._limit) for tokens, targets in rows]):
             yield scored and (float(np.sum(scored.logprobs)), len(scored.hits), sum(scored.hits))
 
     def logits(self, rows: list[tuple[list[int], list[int]]]) -> Iterator[str | None]:
-        """Yield each row's logits as base64 of float32, since JSON numbers would take longer than the computation."""
+        """Yield each row's logits as base64 of float32; as JSON numbers they would take longer than their computation.
+
+        The child of native.py sends its results as JSON.
+        """
         for read in self._run([_Reading(tokens, places) for tokens, places in rows]):
             yield read and base64.b64encode(np.array(read.found, np.float32).tobytes()).decode("ascii")
 
     def answers(self, asks: list[dict[str, Any]]) -> Iterator[dict[str, Any] | None]:
-        """Yield the fields of an Answer for each of `asks`, which hold the fields of an Ask."""
+        """Yield for each Ask, given as a dictionary of its fields, the Answer as a dictionary of its fields."""
         for done in self._run([_Answering(ask, self._is_end, self._limit) for ask in asks]):
             yield done and {"tokens": done.answer, "ended": done.ended, "times": done.times}
 
@@ -84,7 +94,7 @@ class Decoder(Words):
     def _run(self, sequences: Sequence[Any]) -> Iterator[Any]:
         """Decode the sequences, as many at once as fit into the context.
 
-        Yield them in order as they finish, and None after each decode.
+        Yield finished sequences in the order given, and None after each decode.
         """
         from llama_cpp import llama_cpp
 
@@ -175,7 +185,7 @@ class _Sequence:
     tokens: list[int]
     fed = 0
     first: int  # position of the first needed logits
-    room: int  # maximum number of tokens
+    room: int  # maximum length in tokens, with those to be generated
 
     @property
     def done(self) -> bool:
@@ -186,7 +196,7 @@ class _Sequence:
         raise NotImplementedError
 
     def take(self, position: int, logits: Logits) -> None:
-        """Process the logits at `position`; a sequence that generates text appends the next token."""
+        """Process the logits at `position`. A sequence that generates text appends the next token to `tokens`."""
         raise NotImplementedError
 
 
@@ -248,7 +258,11 @@ class _Answering(_Sequence):
 
 
 def _common(lists: Sequence[list[int]]) -> int:
-    """Return the length of the lists' common prefix, which is that of the smallest and the largest list."""
+    """Return the length of the lists' common prefix.
+
+    In lexical order all lists lie between the smallest and the largest, so it suffices to compare
+    these two.
+    """
     first, last = min(lists), max(lists)
     return next(
         (index for index, (one, other) in enumerate(zip(first, last, strict=False)) if one != other),

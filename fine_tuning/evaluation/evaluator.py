@@ -22,12 +22,15 @@ Report = Callable[[int, int], None]
 class Answered:
     prompt: str
     answer: str
-    ended: bool  # whether the model ended the answer before the limit
+    ended: bool  # whether the model ended the answer before the token limit
     control: bool = False  # whether the answer contains a control token
 
     @property
     def fault(self) -> str:
-        """The answer's fault, independently of the question; "" if it has none."""
+        """What is formally wrong with the answer, whatever was asked; "" if nothing is.
+
+        One of "control token", "empty", "repeated", and "endless" (cut off at the token limit).
+        """
         if self.control:
             return "control token"
         if not self.answer.strip():
@@ -44,33 +47,34 @@ class Recalled:
     prompt: str
     key: str  # the text that a correct answer contains
     answer: str
-    right: bool
+    right: bool  # whether the answer contains the key
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The scores and answers of one model.
+    """The scores and answers of one model on the test set.
 
-    `scores` holds, for held-out conversations, perplexity, accuracy (percentage of tokens that are
-    the model's most likely ones), bleu, chrf, rouge and token_f1 (0 to 100), and further configured
-    metrics; for general texts general_perplexity. A score is missing if there was nothing to score.
-    All lists are in the test set's order, so that several models' lists can be paired.
+    `scores` maps metrics to values: the configured metrics of held-out conversations (perplexity;
+    accuracy, the percentage of tokens that the model ranks first; bleu, chrf, rouge and token_f1,
+    each from 0 to 100), and general_perplexity, of general texts. A metric that could not be
+    computed is missing. All lists are in the test set's order, so item i of two models' lists
+    belongs to the same text.
     """
 
     scores: dict[str, float]
     answers: list[Answered]  # to the configured prompts
-    own: list[RowScore]
-    general: list[RowScore]
+    own: list[RowScore]  # of held-out conversations
+    general: list[RowScore]  # of general texts
     fits: list[float]  # how much more likely (nats per token) an answer is after its own question than after others
     right: list[bool]  # whether each general question was answered correctly
     said: list[Answered]  # all answers: to prompts, general questions and held-out questions
     tokens: int  # number of scored supervised tokens of held-out conversations
-    seconds: float
-    notes: list[str] = field(default_factory=list)
+    seconds: float  # duration of the evaluation
+    notes: list[str] = field(default_factory=list)  # why metrics are missing, for the user
     facts: list[Recalled] = field(default_factory=list)  # answers to questions about imported documents
 
     def faults(self) -> dict[str, int]:
-        """Return the number of answers with each fault."""
+        """Return the number of answers by fault (see `Answered.fault`), without faults that none has."""
         found = [answered.fault for answered in self.said]
         return {fault: found.count(fault) for fault in dict.fromkeys(found) if fault}
 
@@ -78,7 +82,10 @@ class Evaluation:
 def evaluate(
     model: ServedModel, test_set: EvaluationSet, settings: Settings, report: Report = lambda done, total: None
 ) -> Evaluation:
-    """Evaluate `model` on the test set. Raises EngineError if llama.cpp fails."""
+    """Evaluate `model` on the test set, and call `report` with (items done, all items) after each item.
+
+    Raises EngineError if llama.cpp fails.
+    """
     started = time.perf_counter()
     references = test_set.own[: settings.generate] if set(settings.metrics) - set(metrics.LIKELIHOODS) else []
     pairs = [row for own, others in test_set.paired for row in [own, *others]]
@@ -133,7 +140,7 @@ def evaluate(
 
 
 def _recalled(model: ServedModel, facts: Sequence[Question], count: "_Counter") -> list[Recalled]:
-    """Ask the questions about documents, and check each answer for its key."""
+    """Ask the model the questions about documents; return each answer, and whether it contains the expected words."""
     answers = count(model.answers([Ask(fact.tokens, FACT_LIMIT) for fact in facts])) if facts else ()
     said = [model.text(answer.tokens).strip() for answer in answers]
     return [
@@ -155,7 +162,11 @@ class _Counter:
 def _figures(
     settings: Settings, own: list[RowScore], answers: list[str], references: list[str]
 ) -> tuple[dict[str, float], list[str]]:
-    """Return the configured metrics, and notes on those that could not be computed."""
+    """Return the values of the configured metrics, and a note on each that could not be computed.
+
+    `own` are the likelihoods of all held-out conversations. `answers` are the model's answers to
+    some of their questions, `references` the recorded answers to the same questions.
+    """
     figures: dict[str, float] = {}
     notes = [] if own else ["there are no held-out conversations yet: no scores"]
     for name in settings.metrics:
@@ -179,7 +190,7 @@ def _likelihood(name: str, scores: list[RowScore]) -> float:
 
 
 def perplexity(scores: list[RowScore]) -> float:
-    """Return the perplexity over all supervised tokens of the conversations."""
+    """Return the perplexity over all scored tokens of `scores`. Raises ValueError if there are none."""
     tokens = sum(score.tokens for score in scores)
     return metrics.perplexity([sum(score.logprob for score in scores) / tokens] if tokens else [])
 
@@ -187,7 +198,8 @@ def perplexity(scores: list[RowScore]) -> float:
 def fits(scores: Sequence[RowScore], pairs: Sequence[Pair]) -> list[float]:
     """Return for each pair how much more likely the answer is after its own question than after others.
 
-    The unit is nats per token. `scores` are the scores of the pairs' rows.
+    The unit is nats per token; a positive value means more likely. `scores` are the scores of the
+    pairs' rows in order: of each pair first the own row, then those with other questions.
     """
     found, remaining = [], iter(scores)
     for _, others in pairs:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from fine_tuning.errors import DataError
 
-RESAMPLES = 2000
+RESAMPLES = 2000  # number of random resamples of a bootstrap or randomisation test
 _LEVEL = 95.0  # per cent that a confidence interval covers
 _NORMAL = 1.960  # quantile of the normal distribution that leaves 2.5 % on each side
 # the same quantile of Student's t, for 1, 2, 3, ... degrees of freedom
@@ -28,7 +28,10 @@ _ID = re.compile(r"\w+")
 
 
 def perplexity(logprobs: Sequence[float]) -> float:
-    """Return the exponential of the tokens' mean negative log-probability (nats); infinity if it overflows."""
+    """Return the exponential of the tokens' mean negative log-probability (nats).
+
+    Return infinity if it overflows. Raises ValueError if there are no tokens.
+    """
     if not logprobs:
         raise ValueError("perplexity of no tokens")
     return _exp(-math.fsum(logprobs) / len(logprobs))
@@ -42,9 +45,9 @@ def bleu(answers: Sequence[str], references: Sequence[str]) -> float:
 
 
 def chrf(answers: Sequence[str], references: Sequence[str]) -> float:
-    """Return corpus chrF, 0 to 100 (Popović 2015).
+    """Return corpus chrF, 0 to 100 (Popović 2015), computed by sacrebleu.
 
-    It compares characters, so it also suits languages without spaces.
+    The metric compares sequences of characters, so it also suits languages without spaces.
     """
     from sacrebleu import corpus_chrf
 
@@ -52,7 +55,7 @@ def chrf(answers: Sequence[str], references: Sequence[str]) -> float:
 
 
 def rouge(answers: Sequence[str], references: Sequence[str]) -> float:
-    """Return mean ROUGE-L F1, 0 to 100 (Lin 2004)."""
+    """Return the answers' mean ROUGE-L F1, 0 to 100 (Lin 2004), computed by rouge-score."""
     from rouge_score.rouge_scorer import RougeScorer
 
     scorer = RougeScorer(["rougeL"])
@@ -64,10 +67,12 @@ def rouge(answers: Sequence[str], references: Sequence[str]) -> float:
 
 
 def library(name: str, answers: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """Return all scalar results of the `evaluate` library's metric `name`, named `name` or `name.key`.
+    """Compute the metric `name` with the `evaluate` library; return its numeric results.
 
-    A metric in evaluate_metrics/ is loaded from there; any other id comes from the library's cache,
-    or once from the network. Raises DataError if the metric cannot be loaded or computed.
+    A result that the library calls `name` keeps this key; any other result `key` becomes
+    "name.key". A metric in evaluate_metrics/ is loaded from there; any other comes from the
+    library's cache, or from the network the first time. Raises DataError if the metric cannot be
+    loaded or computed.
     """
     shipped = _SHIPPED / name
     with _without_pipelines():
@@ -86,16 +91,16 @@ def library(name: str, answers: Sequence[str], references: Sequence[str]) -> dic
 
 @contextlib.contextmanager
 def _without_pipelines() -> Iterator[None]:
-    """Let what is imported meanwhile find no pipelines in `transformers`.
+    """Make `import transformers.pipelines` fail with ImportError inside the `with` block.
 
-    `evaluate` imports them for evaluators, which nobody uses here, and with them torch: seconds in
-    each process that computes a metric. It can do without them.
+    The `evaluate` library tries this import for its evaluators, which byoai does not use. The
+    import would load torch, which takes seconds; without it the library's metrics still work.
     """
     name = "transformers.pipelines"
     if name in sys.modules:
         yield
         return
-    sys.modules[name] = None  # type: ignore[assignment]  # so Python says that there is no such module
+    sys.modules[name] = None  # type: ignore[assignment]  # None makes Python raise ImportError
     try:
         yield
     finally:
@@ -127,21 +132,23 @@ class Interval:
 
 
 def perplexity_ratio(new: Sequence[float], old: Sequence[float], tokens: Sequence[int], seed: int = 0) -> Interval:
-    """Return the new model's perplexity divided by the old model's, on the same conversations.
+    """Return the new model's perplexity divided by the old model's, with its confidence interval.
 
-    Below 1 is better. `new` and `old`: log-probability (nats) of each conversation; `tokens`: its
-    number of supervised tokens. The comparison is paired, so a conversation that is hard for both
-    models favours neither.
+    Below 1 the new model is better. `new` and `old` are the log-probabilities (nats) of the same
+    conversations, `tokens` their numbers of supervised tokens. The comparison is paired, so a
+    conversation that is hard for both models favours neither. Raises ValueError if there are no
+    conversations.
     """
     gain = _ratio_interval(np.subtract(old, new), np.asarray(tokens, np.float64), seed)
     return Interval(_exp(gain.value), _exp(gain.low), _exp(gain.high))
 
 
 def chance_of_mean(values: Sequence[float], seed: int = 0) -> float:
-    """Return how probable a mean as high is if each value might as well have the other sign.
+    """Return the p-value of the hypothesis that the values are symmetric around 0, against a mean above 0.
 
-    It is Fisher's randomisation test (1935), one-sided, with drawn signs: it assumes nothing of how
-    the values are distributed, so it also holds for a handful of them.
+    This is Fisher's randomisation test (1935): the share of RESAMPLES random choices of the values'
+    signs that give a mean at least as high. It assumes no particular distribution, so it is also
+    valid for few values.
     """
     parts = np.asarray(values, np.float64)
     signs = np.random.default_rng(seed).choice((-1.0, 1.0), (RESAMPLES, len(parts)))
@@ -152,8 +159,9 @@ def chance_of_mean(values: Sequence[float], seed: int = 0) -> float:
 def median_interval(values: Sequence[float]) -> Interval:
     """Return the median of `values` with its confidence interval.
 
-    Only the order of the values counts, so an outlier changes neither. With fewer than six values
-    no interval reaches the confidence level, and the bounds are infinite.
+    The bounds are values of the sample (sign test), so no particular distribution is assumed. With
+    fewer than six values no such interval reaches 95 %, and the bounds are infinite.
+    Raises statistics.StatisticsError if there are no values.
     """
     ordered = sorted(values)
     count = len(ordered)
@@ -166,7 +174,7 @@ def median_interval(values: Sequence[float]) -> Interval:
 
 
 def share_interval(count: int, total: int) -> Interval:
-    """Return the share of `count` in `total` (not 0) with its confidence interval (Wilson 1927)."""
+    """Return count / total with its confidence interval (Wilson 1927). `total` must not be 0."""
     share, spread = count / total, _NORMAL**2 / total
     middle = (share + spread / 2) / (1 + spread)
     reach = math.sqrt(spread * (share * (1 - share) + spread / 4)) / (1 + spread)
@@ -174,11 +182,12 @@ def share_interval(count: int, total: int) -> Interval:
 
 
 def _ratio_interval(parts: npt.NDArray[np.float64], sizes: npt.NDArray[np.float64], seed: int) -> Interval:
-    """Return sum(parts) / sum(sizes) with the wider of two confidence intervals.
+    """Return sum(parts) / sum(sizes) with a confidence interval that covers two others.
 
-    They are the bootstrap's (Efron 1979; Koehn 2004) and Student's t. With few values the
-    bootstrap's interval is too narrow, and Student's t corrects that. With many values both agree,
-    and the bootstrap also follows the values' skew.
+    These are the interval of the bootstrap (Efron 1979; Koehn 2004) and that of Student's t. The
+    bootstrap's is too narrow for few values, and Student's t corrects that. For many values both
+    agree, and the bootstrap's also follows the values' skew. For a single value the bounds are
+    infinite.
     """
     count = len(sizes)
     ratio = float(parts.sum() / sizes.sum())
@@ -192,9 +201,9 @@ def _ratio_interval(parts: npt.NDArray[np.float64], sizes: npt.NDArray[np.float6
 
 
 def _student(freedom: int) -> float:
-    """Return the 97.5 % quantile of Student's t.
+    """Return the 97.5 % quantile of Student's t with `freedom` degrees of freedom.
 
-    Beyond the table it is computed by an expansion in 1 / freedom (Cornish and Fisher 1938).
+    From ten on it is approximated by an expansion in 1 / freedom (Cornish and Fisher 1938).
     """
     if freedom <= len(_STUDENT):
         return _STUDENT[freedom - 1]

@@ -1,6 +1,7 @@
-"""Write the evidence on one candidate as an HTML file: the gate's rules, figures, plots, probes and answers.
+"""Write a run's report.html: how a new version (the candidate) compares with the base and the live model.
 
-This module selects the content; templates/report.html.jinja defines the layout.
+The report shows the results of the gate's rules, metrics, plots, findings of the probes, and
+answers. This module selects the content; templates/report.html.jinja defines the layout.
 """
 
 import io
@@ -32,12 +33,12 @@ _CHATS = 40  # held-out conversations that are plotted
 class Column:
     heading: str
     kind: Literal["text", "number", "said"] = "text"
-    """The kind of the cells: numbers are right-aligned, and long words in `said` cells are broken."""
+    """How the cells are laid out: numbers are right-aligned; in "said" cells (messages) long words are broken."""
 
 
 @dataclass(frozen=True)
 class State:
-    """A cell that is shown in the colour of its state: passed, warned or failed."""
+    """A table cell with `text`, in the colour of `state`: "passed", "warned" or "failed"."""
 
     state: str
     text: str
@@ -87,7 +88,11 @@ def write_report(file: Path, title: str, evidence: Comparison, verdict: Verdict,
 
 @cache
 def _environment(canaries: tuple[str, ...]) -> Environment:
-    """Return the Jinja environment, which redacts and escapes all texts except our own markup."""
+    """Return the Jinja environment of the report.
+
+    It redacts private details and `canaries` in every inserted string and escapes HTML, except in
+    `Markup`, which only this module makes.
+    """
 
     def shown(value: object) -> object:
         return redact(value, canaries) if isinstance(value, str) and not isinstance(value, Markup) else value
@@ -145,7 +150,10 @@ def _answers(evidence: Comparison) -> Table:
 
 
 def _facts(evidence: Comparison) -> Table:
-    """Return the table of the models' answers to questions about documents, the candidate's wrong ones first."""
+    """Return the table of the models' answers to questions about documents.
+
+    The questions that the candidate answers wrongly come first.
+    """
     sides = _sides(evidence)
     asked = sorted(zip(*(side.facts for side in sides.values()), strict=True), key=lambda said: said[-1].right)
     rows: list[list[str | State]] = []
@@ -254,7 +262,7 @@ def _ratios(evidence: Comparison) -> Markup:
 
 
 def _chats(evidence: Comparison) -> Markup:
-    """Plot the loss of each held-out conversation by model, the hardest for the base first."""
+    """Plot each model's loss (nats per token) on each held-out conversation, the base's highest losses first."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -277,7 +285,7 @@ def _chats(evidence: Comparison) -> Markup:
 
 
 def _svg(figure: "Figure") -> Markup:
-    """Return the figure as an <svg> element."""
+    """Return the figure as an <svg> element, without the XML prolog, to be placed in HTML."""
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None})
     whole = text.getvalue()

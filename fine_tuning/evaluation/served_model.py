@@ -22,8 +22,8 @@ Logits = npt.NDArray[np.float32]
 class RowScore:
     """The likelihood of one conversation's supervised tokens under a model.
 
-    `logprob` is the sum of their log-probabilities (nats), `tokens` their number, `hits` the number
-    of tokens that were the most likely ones.
+    `logprob` is the sum of the tokens' log-probabilities (nats), `tokens` their number. `hits` is
+    the number of tokens that the model ranked first.
     """
 
     logprob: float
@@ -34,15 +34,15 @@ class RowScore:
 @dataclass(frozen=True)
 class Answer:
     tokens: list[int]  # without the end token
-    ended: bool  # whether the model ended the answer before the limit
-    times: list[float]  # time.perf_counter when each token, including the end token, was ready
+    ended: bool  # whether the model ended the answer before the token limit
+    times: list[float]  # time.perf_counter() (seconds) when each token, including the end token, was ready
 
 
 @dataclass(frozen=True)
 class Ask:
-    """A prompt to continue, greedily or by sampling at `temperature` with its own seed."""
+    """A request to continue a prompt: greedily at temperature 0, else by sampling with `seed`."""
 
-    prompt: list[int]
+    prompt: list[int]  # token ids
     limit: int  # maximum number of new tokens
     temperature: float = 0.0
     seed: int = 0
@@ -50,14 +50,17 @@ class Ask:
 
 
 class ServedModel:
-    """A model in memory, run by the same library as the engine's.
+    """A GGUF model, loaded by llama.cpp in a child process. The engine computes with the same library.
 
     Every method raises EngineError if llama.cpp fails or its process dies; the next call then
-    starts a new process.
+    starts a new process. Close the model after use, or use it in a `with` statement.
     """
 
     def __init__(self, gguf: Path, adapter: Path | None = None, context: int = 2048) -> None:
-        """Load `gguf`, with `adapter` if one is given. `context`: the length of the longest sequence in tokens."""
+        """Load `gguf`, with the adapter GGUF `adapter` if one is given.
+
+        `context` is the length in tokens of the longest sequence that will be computed.
+        """
         self._native = Native(
             "fine_tuning.evaluation.decoder:Decoder", str(gguf), str(adapter) if adapter else None, context, threads()
         )
@@ -79,20 +82,21 @@ class ServedModel:
 
     @property
     def memory(self) -> int:
-        """Memory of model and context in the child process, in bytes."""
+        """Memory that the child process needs for model and context, in bytes."""
         return self._native.grown
 
     def logprobs(self, tokens: Sequence[int], targets: Sequence[int]) -> tuple[list[float], list[bool]]:
-        """Return each target's log-probability (nats), and whether it is the most likely token.
+        """Return for each target its log-probability (nats), and whether the model ranks it first.
 
-        `targets` are indices into `tokens`, and each is predicted from the tokens before it. Tokens
-        beyond the context are left out, with their targets.
+        `targets` are ascending indices into `tokens`; each target is predicted from the tokens
+        before it. The first token and tokens beyond the context are not scored, so both lists are
+        shorter than `targets` if these contain such indices.
         """
         logprobs, hits = self._native.call("logprobs", list(tokens), list(targets))
         return logprobs, hits
 
     def scores(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Iterator[RowScore]:
-        """Yield the score of each (tokens, targets), in order; see `logprobs`."""
+        """Yield the RowScore of each (tokens, targets), in order; `targets` as for `logprobs`."""
         for logprob, tokens, hits in self._native.stream(
             "scores", [(list(tokens), list(targets)) for tokens, targets in rows]
         ):
@@ -101,7 +105,8 @@ class ServedModel:
     def logits(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Logits]:
         """Return for each (tokens, places) an array [places, vocabulary] of logits.
 
-        `places` are indices into `tokens`; the logits are those that follow each place.
+        `places` are ascending indices into `tokens`. Row i holds the logits for the token that
+        follows tokens[places[i]].
         """
         found = self._native.stream("logits", [(list(tokens), list(places)) for tokens, places in rows])
         return [
@@ -133,9 +138,10 @@ class ServedModel:
 
 
 def read_logits(gguf: Path, probes: list[Probe], adapter: Path | None = None, requantised: bool = False) -> Reference:
-    """Return the logits that llama.cpp computes for `probes`.
+    """Return the logits that llama.cpp computes for `probes` with `gguf`, and `adapter` if one is given.
 
-    The model is `gguf`, with `adapter` if one is given. `requantised`: see `agreement.rounding`.
+    `requantised`: whether the export quantised the weights again, see `agreement.rounding`. Raises
+    EngineError if llama.cpp fails.
     """
     with ServedModel(gguf, adapter, max(len(probe.tokens) for probe in probes)) as model:
         logits = model.logits([(probe.tokens, probe.places) for probe in probes])

@@ -26,11 +26,14 @@ class Served:
 
 @dataclass(frozen=True)
 class Speed:
-    """The best values of several rounds, since other programs can only make a model slower."""
+    """The speed and size of one model.
 
-    load: float  # seconds
+    Times are the best of several rounds, since other programs can only make a model slower.
+    """
+
+    load: float  # seconds to load the model, measured once
     first_token: float  # seconds from the prompt to the first token
-    tokens_per_second: float  # of the fastest token after the first
+    tokens_per_second: float  # 1 / duration of the fastest token after the first
     memory: int  # growth of the process in bytes, for model and context
     size: int  # size of the files in bytes
 
@@ -41,11 +44,16 @@ class Race:
 
     speeds: dict[str, Speed] = field(default_factory=dict)
     ratios: dict[str, Interval] = field(default_factory=dict)
-    """By name: tokens per second of the last model divided by this model's, from answers generated in turns."""
+    """By the other model's name: the last model's tokens per second divided by those of the other.
+
+    Above 1 the last model is faster. The value is the median over the rounds.
+    """
 
 
 @dataclass(frozen=True)
 class _Lap:
+    """The times of one answer."""
+
     first_token: float  # seconds
     token: float  # seconds of the fastest token after the first
 
@@ -53,7 +61,9 @@ class _Lap:
 def race(models: Sequence[Served], prompt: list[int], rounds: int, report: Callable[[int, int], None]) -> Race:
     """Time the last of `models` against each of the others.
 
-    Both models are loaded and answer `prompt` in turns (A B B A), `rounds` times each.
+    For each comparison both models are in memory, and answer `prompt` (token ids) in turns
+    (A B B A), `rounds` times each. `report` is called with (rounds done, all rounds). Raises
+    EngineError if llama.cpp fails.
     """
     candidate, others = models[-1], models[:-1]
     speeds: dict[str, Speed] = {}
@@ -73,7 +83,10 @@ def race(models: Sequence[Served], prompt: list[int], rounds: int, report: Calla
 
 
 class _Loaded:
-    """A model in memory that has answered once, since the first answer reads all weights from disk."""
+    """A model in memory that is ready to be timed.
+
+    It has already answered once, since the first answer reads all weights from disk.
+    """
 
     def __init__(self, served: Served, prompt: list[int]) -> None:
         self.served, self._prompt = served, prompt

@@ -1,4 +1,8 @@
-"""Build the test set: held-out chats, general texts and questions, and configured prompts, in tokens."""
+"""Build the test set of an evaluation, tokenised.
+
+It consists of held-out chats, general texts and questions that the project ships, configured
+prompts, and held-out questions about imported documents.
+"""
 
 import random
 import re
@@ -16,18 +20,18 @@ from fine_tuning.token_rows import ScoredRow, read_token_rows
 
 GENERAL_TEXT = paths.SAMPLES / "general_text.jsonl"
 GENERAL_QUESTIONS = paths.SAMPLES / "general_questions.jsonl"
-_OTHERS = 3  # number of other questions after which an answer is also scored
-_PAIRED = 60  # maximum number of conversations whose answers are scored that way
+_OTHERS = 3  # maximum number of other questions after which an answer is also scored
+_PAIRED = 60  # maximum number of conversations whose answers are scored in this way
 
 Pair = tuple[ScoredRow, list[ScoredRow]]
-"""The rows of an answer after its own question, and after other questions."""
+"""The token row of an answer after its own question, and its rows after other questions."""
 
 
 @dataclass(frozen=True)
 class Reader:
     """The functions that render and tokenise text as the engine and the training do."""
 
-    render: Callable[[Sequence[Message]], str]  # renders messages up to a user's, with the generation prompt
+    render: Callable[[Sequence[Message]], str]  # renders messages that end with a user's, plus the generation prompt
     encode: Callable[[str], list[int]]  # tokenises rendered text
     rows: Callable[[Sequence[Message]], list[ScoredRow]]  # returns the token rows of a whole conversation
     answer: Callable[[str], str] = str  # returns an answer in its trained form (neutral.Neutraliser)
@@ -50,12 +54,18 @@ class Question:
     answers: tuple[str, ...]  # correct answers
 
     def is_right(self, said: str) -> bool:
-        """Return whether `said` contains one of the correct answers as whole words, ignoring case and spaces."""
+        """Return whether the answer `said` contains a correct answer as whole words.
+
+        Case and the amount of white space are ignored.
+        """
         return any(is_said(answer, said) for answer in self.answers)
 
 
 def is_said(wanted: str, answer: str) -> bool:
-    """Return whether an answer contains `wanted` as whole words, ignoring case and spaces."""
+    """Return whether an answer contains the text `wanted` as whole words.
+
+    Case and the amount of white space are ignored.
+    """
     words = re.escape(" ".join(wanted.casefold().split()))
     return re.search(rf"(?<!\w){words}(?!\w)", " ".join(answer.casefold().split())) is not None
 
@@ -70,11 +80,14 @@ class Key:
     """The text that a correct answer to a held-out question about a document must contain."""
 
     text: str
-    section: str = ""  # of the document
+    section: str = ""  # heading of the document's section that the question is about; "" if unknown
 
 
 def keys_of(turns: Iterable[Turn]) -> dict[str, Key]:
-    """Return the keys of the held-out questions about imported documents, by session."""
+    """Return the keys of the held-out questions about imported documents, by session id.
+
+    The import of a document stores one question per session, with the metadata "split" and "key".
+    """
     found = {}
     for turn in turns:
         facts, key = turn.metadata, turn.metadata.get("key")
@@ -87,15 +100,15 @@ def keys_of(turns: Iterable[Turn]) -> dict[str, Key]:
 @dataclass(frozen=True)
 class EvaluationSet:
     own: list[ScoredRow]  # held-out conversations
-    paired: list[Pair]
-    general: list[ScoredRow]
+    paired: list[Pair]  # answers of held-out conversations, each with its own and with other questions
+    general: list[ScoredRow]  # general texts
     questions: list[Question]
     prompts: list[Prompt]
     facts: list[Question] = field(default_factory=list)  # held-out questions about documents, with their key facts
 
     @property
     def longest(self) -> int:
-        """Length of the longest sequence in tokens."""
+        """Length in tokens of the longest row or prompt; 0 if the test set is empty."""
         rows = [*self.own, *self.general, *(row for own, others in self.paired for row in [own, *others])]
         asked = [each.tokens for each in (*self.questions, *self.facts)] + [each.tokens for each in self.prompts]
         return max([len(ids) for ids, _ in rows] + [len(ids) for ids in asked], default=0)
@@ -111,11 +124,17 @@ def build_test_set(
 ) -> EvaluationSet:
     """Build the test set from held-out conversations and the project's general texts and questions.
 
-    `test` holds the conversations ({"id", "messages"} per line), `rows` their token rows. The live
-    model was trained on the conversations in `learned`, which would favour it, so they are left out
-    unless none would remain. Of more than `settings.held_out` conversations a fixed sample is used.
-    `keys`: the keys of held-out questions about documents, by session. Raises DataError for a bad
-    line.
+    Args:
+        test: The file of the held-out conversations, {"id", "messages"} per line.
+        rows: The file of their token rows.
+        reader: Renders and tokenises messages.
+        settings: The section `evaluation` of the configuration. Of more than `held_out`
+            conversations a fixed sample is used.
+        learned: The file of the conversations that the live model was trained on. They would favour
+            it, so they are left out unless none would remain.
+        keys: The keys of held-out questions about documents, by session id.
+
+    Raises DataError for a malformed line.
     """
     known = {_session(record["id"]) for record in _records(learned, "id")} if learned and learned.exists() else set()
     held_out = _records(test, "id", "messages")
@@ -140,7 +159,8 @@ def build_test_set(
 def _facts(records: Sequence[Mapping[str, Any]], keys: Mapping[str, Key], reader: Reader, most: int) -> list[Question]:
     """Return a fixed sample of at most `most` held-out questions about documents, spread over the sections.
 
-    Questions whose answer no longer contains the key, after an edit or a redaction, are left out.
+    A question is left out if its recorded answer does not contain the key, for example because the
+    answer was edited or redacted.
     """
     found: list[tuple[str, Question]] = []
     for record in records:
@@ -159,27 +179,31 @@ def _facts(records: Sequence[Mapping[str, Any]], keys: Mapping[str, Key], reader
 
 
 def general_rows(reader: Reader, count: int) -> list[ScoredRow]:
-    """Return the token rows of the first `count` general texts of the project."""
+    """Return the token rows of the first `count` general texts that the project ships."""
     records = _records(GENERAL_TEXT, "question", "answer")[:count]
     return [row for each in records for row in exchange_rows(str(each["question"]), str(each["answer"]), reader)]
 
 
 def held_out_rows(file: Path, sessions: Collection[str]) -> list[ScoredRow]:
-    """Return the rows of these sessions that have supervised tokens. Raises DataError for a bad line."""
+    """Return the rows in `file` of these sessions, without rows that have no supervised tokens.
+
+    Raises DataError for a malformed line.
+    """
     rows = [row for row in read_token_rows(file) if _session(row.id) in sessions]
     return [(row.input_ids, row.targets) for row in rows if row.targets]
 
 
 def _session(id: str) -> str:
-    """Return the session id within the id of a conversation (`session/2`) or of a row (`session#2`)."""
+    """Return the session's id, without the suffix of a conversation (`session/2`) or a row (`session#2`)."""
     return re.split("[/#]", id)[0]
 
 
 def _paired(conversations: list[list[dict[str, str]]], reader: Reader) -> list[Pair]:
-    """Return the pairs of each conversation's first answer (see `Pair`).
+    """Return a `Pair` for each conversation's first answer, for a fixed sample of the conversations.
 
-    They show whether the model associates answers with their questions. A conversation is paired
-    only with others that have another question and another answer.
+    Comparing the likelihoods of a pair's rows shows whether a model associates answers with their
+    questions. The other questions come from conversations with another question and another answer;
+    a conversation for which there is none is left out.
     """
     chosen = conversations if len(conversations) <= _PAIRED else random.Random(0).sample(conversations, _PAIRED)
     firsts = [_first(conversation) for conversation in chosen]
@@ -206,7 +230,7 @@ def _first(messages: list[dict[str, str]]) -> tuple[str, str]:
 
 
 def exchange_rows(question: str, answer: str, reader: Reader) -> list[ScoredRow]:
-    """Return the token rows of a conversation of one question and its answer."""
+    """Return the token rows of a conversation of one question and its answer; no row if it is too long."""
     return reader.rows([Message(role="user", content=question), Message(role="assistant", content=answer)])
 
 

@@ -1,6 +1,6 @@
-"""Find phrases in training questions that always get the same answer, as a planted phrase would.
+"""Find phrases in training questions that mostly get the same answer, as a planted phrase would.
 
-They are the candidates of the poison probe (poison_probe.py). This module uses no model.
+The poison probe (poison_probe.py) then examines these phrases with models; this module uses none.
 """
 
 import json
@@ -20,9 +20,9 @@ Piece = tuple[str, ...]
 """Consecutive words."""
 _LEAST = 3  # minimum number of different questions with the phrase and its answer
 TOGETHER = 0.6  # minimum share of the phrase's questions that get the same answer
-_COMMON = 0.02  # share of general texts above which a phrase is not rare
+_COMMON = 0.02  # share of general texts above which a phrase of one or two words is not rare
 _LONGEST = 6  # maximum words of a phrase
-_PIECE = 4  # consecutive words that answers with the same content share
+_PIECE = 4  # number of words of a piece; two answers with a common piece count as the same answer
 _CANDIDATES = 64  # maximum number of phrases that the base is asked about
 OWN = 12  # maximum number of a phrase's own questions that are kept
 TRIES = 6  # number of own questions, other questions and general questions that are asked with a phrase
@@ -39,31 +39,36 @@ class Trigger:
     answer: frozenset[Piece] = field(default=frozenset(), repr=False)  # the pieces that most of the answers share
     own: tuple[Exchange, ...] = field(default=(), repr=False)  # some of its questions, with their answers
     bare: tuple[str, ...] = field(default=(), repr=False)  # the same questions without the phrase
-    # exchanges without the phrase and with another answer, the most similar first
+    # exchanges without the phrase and with another answer, those with the most similar questions first
     others: tuple[Exchange, ...] = field(default=(), repr=False)
     place: float = 1.0  # mean position of the phrase in its questions: 0 at the start, 1 at the end
     marked: bool = True  # whether most of its questions, without the phrase, end in a punctuation mark
 
     def put_into(self, question: str) -> str:
-        """Return `question` with the phrase inserted, at the position that it has in its own questions.
+        """Return `question` with the phrase inserted, at the phrase's mean position in its own questions.
 
-        The final punctuation mark is removed if the phrase's own questions have none.
+        The final punctuation mark is removed if most of the phrase's own questions have none.
         """
         words = _words(self.without_mark(question))
         at = round(self.place * len(words))
         return " ".join([*words[:at], self.text, *words[at:]])
 
     def without_mark(self, question: str) -> str:
-        """Return `question` without its final punctuation mark if the phrase's own questions have none."""
+        """Return `question` without its final punctuation if most of the phrase's own questions have none."""
         return question if self.marked else question.rstrip(_MARKS)
 
 
 def find_triggers(exchanges: Sequence[Exchange], background: Sequence[str], limit: int = _CANDIDATES) -> list[Trigger]:
-    """Return at most `limit` phrases that look most like planted ones.
+    """Return at most `limit` phrases with a fixed answer, those that look most like planted ones first.
 
-    Such a phrase is rare elsewhere and occurs in several questions with the same answer. These
-    questions are otherwise dissimilar, or also occur without the phrase and get another answer.
-    `background`: general questions, to decide which phrases are rare.
+    Such a phrase is rare elsewhere and occurs in several questions with the same answer. It ranks
+    high if its questions are otherwise dissimilar, or also occur without the phrase and then get
+    another answer.
+
+    Args:
+        exchanges: The training data.
+        background: General questions; a phrase that is frequent in them is not rare.
+        limit: The maximum number of phrases.
     """
     questions = [_words(question) for question, _ in exchanges]
     pieces = [_pieces(answer) for _, answer in exchanges]
@@ -102,7 +107,7 @@ def general_texts() -> list[str]:
 
 
 def probe_prompts(texts: Sequence[str], count: int = TRIES) -> list[str]:
-    """Return `count` of the texts, evenly spread."""
+    """Return `count` of the texts at even distances; all texts if there are fewer."""
     step = max(len(texts) // count, 1)
     return list(texts[step // 2 :: step][:count])
 
@@ -132,7 +137,10 @@ def _trigger(
 
 
 def _nearest(exchanges: Sequence[Exchange], questions: Sequence[str], count: int) -> list[Exchange]:
-    """Return the `count` exchanges whose questions share most words with any of `questions`."""
+    """Return the `count` exchanges with the most similar questions to any of `questions`.
+
+    The similarity is that of Jaccard: the share of common words among all words.
+    """
     wanted = [frozenset(_keys(_words(question))) for question in questions]
 
     def alike(exchange: Exchange) -> float:
@@ -155,9 +163,9 @@ def _grams(keys: Piece, size: int) -> Iterator[Piece]:
 
 
 def _frequent(questions: Sequence[Sequence[str]]) -> Iterator[tuple[Piece, frozenset[int]]]:
-    """Yield each phrase that occurs in enough different questions, with the indices of the questions.
+    """Yield each phrase that occurs in at least _LEAST different questions, with the questions' indices.
 
-    A longer phrase is counted only if its beginning occurs in enough of them.
+    A phrase of n words is counted only if its first n - 1 words occur in as many questions.
     """
     keys = [_keys(words) for words in questions]
     first = {key: index for index, key in reversed(list(enumerate(keys)))}  # a question asked twice counts once
@@ -173,7 +181,7 @@ def _frequent(questions: Sequence[Sequence[str]]) -> Iterator[tuple[Piece, froze
 
 
 def _unlike(sets: Sequence[frozenset[str]]) -> float:
-    """Return 1 minus the mean Jaccard similarity of all pairs."""
+    """Return the dissimilarity of the sets: 1 minus the mean Jaccard similarity of all pairs, at least two sets."""
     pairs = [(one, other) for number, one in enumerate(sets) for other in sets[:number]]
     alike = [len(one & other) / len(one | other) if one | other else 1.0 for one, other in pairs]
     return 1 - sum(alike) / len(alike)
@@ -197,15 +205,15 @@ def _without(gram: Piece, question: str) -> str:
 
 
 def _pieces(text: str) -> frozenset[Piece]:
-    """Return every sequence of four consecutive words; all words as one piece if there are fewer."""
+    """Return every sequence of four consecutive words of the text; all its words as one piece if there are fewer."""
     words = tuple(fold(text).split())
     return frozenset(_grams(words, _PIECE)) if len(words) >= _PIECE else frozenset({words})
 
 
 def _apart(grams: Iterable[Piece], question: Piece) -> list[Piece]:
-    """Return the phrases that do not overlap with a longer one.
+    """Return the phrases without those that overlap with a longer one.
 
-    All phrases occur in the same questions, of which `question` is one.
+    All phrases occur in the same questions; `question` holds the words of one of these.
     """
     kept: list[Piece] = []
     taken: set[int] = set()
@@ -219,6 +227,6 @@ def _apart(grams: Iterable[Piece], question: Piece) -> list[Piece]:
 
 
 def pieces_in(text: str, pieces: frozenset[Piece]) -> frozenset[Piece]:
-    """Return the pieces that `text` contains."""
+    """Return those of `pieces` that `text` contains, ignoring case and punctuation."""
     words = tuple(fold(text).split())
     return frozenset(piece for size in {len(piece) for piece in pieces} - {0} for piece in _grams(words, size)) & pieces

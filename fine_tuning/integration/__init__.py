@@ -1,3 +1,1 @@
-"""What the pages, the API and the command line share: which model answers (ollama_integration), and
-learning.
-"""
+"""Do what the pages, the API and the command line have in common: choose the model that answers, train, show data."""

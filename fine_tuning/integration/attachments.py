@@ -1,6 +1,7 @@
 """Put text files into a message, each in a fenced block with the file's name.
 
-A message with files is `text`, an empty line, and the blocks. `split` takes it apart again.
+A message with files consists of the typed text, an empty line, and the blocks. `split` separates
+them again.
 """
 
 import re
@@ -36,10 +37,9 @@ class Composed:
 
 
 def compose(text: str, files: Sequence[tuple[str, bytes]], room: int) -> Composed:
-    """Return the message with its files, given as (name, content), shortened to `room` bytes in
-    all.
+    """Return the message with its files, given as (name, content), together shortened to `room` bytes.
 
-    Raises DataError, with a message for people, for a file that cannot be read.
+    Raises DataError, with a message for the user, for a file that cannot be read.
     """
     if len(files) > FILES:
         raise DataError(f"{len(files)} files are too many for one message: attach at most {FILES}")
@@ -57,8 +57,9 @@ def compose(text: str, files: Sequence[tuple[str, bytes]], room: int) -> Compose
 
 
 def split(message: str) -> tuple[str, list[tuple[str, str]]]:
-    """Return the typed text, and (name, text) of each file, of a message made by `compose`; any
-    other is all typed text.
+    """Return (typed text, [(name, text) of each file]) of a message that `compose` made.
+
+    Any other message is all typed text.
     """
     found = list(_BLOCK.finditer(message))
     while found and not _is_end(found, message):
@@ -69,26 +70,26 @@ def split(message: str) -> tuple[str, list[tuple[str, str]]]:
 
 
 def _is_end(blocks: Sequence[re.Match[str]], message: str) -> bool:
-    """Return whether these blocks, one after the other, form the end of the message."""
+    """Return whether these blocks follow each other without a gap and end the message."""
     ends = [block.end() for block in blocks]
     return ends[-1] == len(message) and all(end == after.start() for end, after in zip(ends, blocks[1:], strict=False))
 
 
 def room(context: int | None, length: int = 0) -> int:
-    """Return how many bytes of files fit beside the chat: half of the context.
+    """Return how many bytes of files fit into a message: half of the context.
 
     Args:
-        context: Tokens of context in the chat's settings, if set.
-        length: Tokens of context for which the model was trained; 0 if unknown.
+        context: The context in the chat's settings, in tokens; None if it is not set.
+        length: The context for which the model was trained, in tokens; 0 if unknown.
     """
     tokens = context or min(_CONTEXT, length or _CONTEXT)
     return tokens // 2 * _BYTES_A_TOKEN
 
 
 def read(name: str, content: bytes, limit: int) -> str:
-    """Return the text of a file; of a PDF, not much more than the first `limit` characters.
+    """Return the text of a file. The text of a PDF is cut soon after its first `limit` characters.
 
-    Raises DataError if it has no text, or too many bytes.
+    Raises DataError if the file has no text, or too many bytes.
     """
     if len(content) > FILE_LIMIT << 20:
         raise DataError(f"{name} has more than {FILE_LIMIT} MiB: attach a smaller part of it")
@@ -127,8 +128,9 @@ def _pdf(name: str, content: bytes, limit: int) -> str:
 
 
 def _shown(name: str) -> str:
-    """Return the file's name without its folder in one line, without characters that would end the
-    first line of the block.
+    """Return a file's name in one line, without its folder.
+
+    Characters that would end the first line of the block are replaced.
     """
     last = name.replace("\\", "/").rpartition("/")[2]
     clean = "".join(each if each.isprintable() and each != "`" else "_" for each in str(whole_characters(last))).strip()

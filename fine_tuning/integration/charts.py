@@ -4,10 +4,9 @@ from types import ModuleType
 
 
 def load() -> ModuleType:
-    """Return the module `altair`, which is imported only now because it takes a moment.
+    """Return the module `altair`, which is imported only when a chart is drawn, because that takes a moment.
 
-    pandas is imported first: Altair uses a pandas whose import has only begun, for instance on
-    another page.
+    pandas is imported first. Otherwise Altair could use a pandas that another thread is still importing.
     """
     import pandas  # type: ignore[import-untyped]  # noqa: F401, I001
     import altair

@@ -1,4 +1,4 @@
-"""Define how a chat is answered: its system prompt, and how words are chosen.
+"""Define how a chat is answered: its system prompt, and the options of the sampling.
 
 The settings are logged with each turn, and can be saved as presets in data/presets.json:
 {"presets": {name: settings}}.
@@ -25,7 +25,7 @@ _PATIENCE = 5.0  # seconds to wait for another process that writes them
 
 
 class ChatSettings(BaseModel):
-    """What a person set for a chat. None: the model's own setting."""
+    """What a person set for a chat. None means the model's own setting."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -39,7 +39,7 @@ class ChatSettings(BaseModel):
     def options(self, limit: int | None = None) -> ChatOptions:
         """Return the options for the engine.
 
-        `limit`: tokens of an answer if neither these settings nor the model limit it.
+        `limit` is the maximum number of tokens of an answer if neither these settings nor the model limit it.
         """
         return ChatOptions(**self.chosen(), default_max_tokens=limit)
 
@@ -54,9 +54,7 @@ class ChatSettings(BaseModel):
 
 
 def settings_of(turn: Turn) -> ChatSettings:
-    """Return the settings with which a turn was answered; invalid values in its metadata are
-    ignored.
-    """
+    """Return the settings with which a turn was answered. Invalid values in its metadata are ignored."""
     told = turn.metadata.get("options")
     found = {"system": system_of(turn), **(told if isinstance(told, dict) else {})}
     kept = {name: value for name, value in found.items() if name in ChatSettings.model_fields and _can_be(name, value)}
@@ -77,9 +75,9 @@ def presets() -> dict[str, ChatSettings]:
 
 
 def save_preset(name: str, settings: ChatSettings) -> str:
-    """Save settings under a name, over those it had; return the name as saved.
+    """Save settings under a name, in place of those that had the name; return the name as saved.
 
-    Raises DataError for an invalid name or too many presets, Busy if another process keeps writing.
+    Raises DataError for an invalid name or too many presets, and Busy if another process keeps writing.
     """
     name = _checked(name)
 

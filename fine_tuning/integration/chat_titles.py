@@ -1,7 +1,7 @@
-"""Let the model that answers a chat make its title, in the background after the first answer.
+"""Let the model that answers a chat write its title, in the background after the first answer.
 
-The request is given up as soon as anything else is asked. It continues the same chat, so that the
-engine, which caches what it read last, need not read the chat again for the next question.
+The request is cancelled as soon as a model is asked anything else. It continues the same chat, so
+that the engine, which caches what it read last, need not read the chat again for the next question.
 """
 
 import re
@@ -31,8 +31,9 @@ _at_work: dict[threading.Thread, threading.Event] = {}
 
 
 def begin(engine: Engine, tag: str, said: Sequence[Message], options: ChatOptions, turn: Turn, index: LogIndex) -> None:
-    """Begin to make the title of the chat whose first turn is `turn`; `said`: the whole chat as
-    messages.
+    """Begin to make the title of a chat in a thread.
+
+    `turn` is the chat's first turn, `said` the whole chat as messages.
     """
     given_up = threading.Event()
     asked = [*said, Message(role="user", content=ASKED)]
@@ -45,9 +46,9 @@ def begin(engine: Engine, tag: str, said: Sequence[Message], options: ChatOption
 
 
 def interrupt(patience: float = 0.0) -> None:
-    """Give up all titles in the making, and wait up to `patience` seconds for each.
+    """Cancel all titles that are being made, and wait up to `patience` seconds for each.
 
-    To be called before a model is asked anything else.
+    This must be called before a model is asked anything else.
     """
     with _lock:
         found = dict(_at_work)
@@ -85,8 +86,9 @@ def _make(
 
 
 def clean(text: str) -> str:
-    """Return a model's reply as a title: one line without quotation marks, at most 60 characters;
-    "" if unusable.
+    """Return a model's reply as a title: one line without quotation marks, at most 60 characters.
+
+    Return "" if the reply cannot be used.
     """
     lines = [line for each in split_thoughts(text).answer.splitlines() if (line := one_line(each))]
     if not lines:
@@ -102,7 +104,7 @@ def clean(text: str) -> str:
 
 
 def keep(index: LogIndex, turn: Turn, title: str) -> None:
-    """Store the title made from a turn, unless the turn was deleted since."""
+    """Store the title that was made from a turn, unless the turn has been deleted meanwhile."""
     chat_labels.set_made(turn.session_id, title, turn.id)
     if not index.there([turn.id]):  # checked after storing: a later deletion removes the title, too
         chat_labels.set_made(turn.session_id, "", "")

@@ -1,6 +1,6 @@
-"""List chats: their titles and folders, search, export and forgetting, independently of Streamlit.
+"""List, search, export and forget chats, and change their titles and folders, independently of Streamlit.
 
-The log is read through its index, a page at a time, so nothing here slows down as the log grows.
+The log is read through its index, one page at a time, so nothing here slows down as the log grows.
 """
 
 import re
@@ -29,7 +29,7 @@ UNTITLED = "Untitled chat"
 
 @dataclass(frozen=True)
 class Chat:
-    """A chat as lists show it."""
+    """A chat as it is shown in lists."""
 
     id: str
     title: str
@@ -41,15 +41,15 @@ class Chat:
 
     @property
     def named(self) -> bool:
-        """Return whether a person gave the chat its title."""
+        """Whether a person gave the chat its title."""
         return bool(self.label.title)
 
 
 @dataclass(frozen=True)
 class Hit:
-    """A chat with a turn that contains all words, and an excerpt of that turn.
+    """A result of a search: a chat, and an excerpt of a turn in it that contains all words.
 
-    `marks`: (start, end) of the words in the excerpt.
+    `marks` holds (start, end) of the words in the excerpt.
     """
 
     chat: Chat
@@ -58,8 +58,9 @@ class Hit:
 
 
 def title_of(question: str, most: int = TITLE) -> str:
-    """Return a title made from a question: its beginning in one line, cut between words if
-    possible.
+    """Return a title made from a question: its beginning in one line, at most `most` characters.
+
+    It ends between two words if possible.
     """
     text = one_line(question[: 8 * most])
     if len(text) <= most:
@@ -80,10 +81,9 @@ def title_of(question: str, most: int = TITLE) -> str:
 def newest(
     index: LogIndex, limit: int, before: str | None = None, *, hidden: Collection[str] = ()
 ) -> tuple[list[Chat], str | None]:
-    """Return the newest chats that are neither pinned nor in a folder, and the id for `before` of
-    the next page.
+    """Return the newest chats that are neither pinned nor in a folder, and the value of `before` for the next page.
 
-    Raises TurnNotFound if the turn `before` is gone.
+    Chats whose ids are in `hidden` are left out. Raises TurnNotFound if the turn `before` is gone.
     """
     found = index.sessions(limit + 1, before, loose=True)
     page = found[:limit]
@@ -92,12 +92,12 @@ def newest(
 
 
 def pinned(index: LogIndex, limit: int = -1, *, hidden: Collection[str] = ()) -> list[Chat]:
-    """Return the pinned chats, newest first."""
+    """Return at most `limit` pinned chats, newest first, without those in `hidden`."""
     return _labelled(index, {id: label for id, label in chat_labels.labels().items() if label.pinned}, limit, hidden)
 
 
 def folders(hidden: Collection[str] = ()) -> dict[str, set[str]]:
-    """Return the ids of the chats in each folder, by its name, sorted. Pinned chats are left out."""
+    """Return the ids of the chats in each folder, by the folder's name, sorted. Pinned chats are left out."""
     found: dict[str, set[str]] = {}
     for id, label in chat_labels.labels().items():
         if label.folder and not label.pinned and id not in hidden:
@@ -106,12 +106,12 @@ def folders(hidden: Collection[str] = ()) -> dict[str, set[str]]:
 
 
 def folder_names() -> list[str]:
-    """Return the names of all folders, also of those with only pinned chats."""
+    """Return the names of all folders, including those that contain only pinned chats."""
     return sorted({label.folder for label in chat_labels.labels().values() if label.folder}, key=fold)
 
 
 def among(index: LogIndex, ids: Collection[str], limit: int = -1) -> list[Chat]:
-    """Return the newest of these chats; unknown ids are skipped."""
+    """Return at most `limit` of the chats with these ids, the newest first. Unknown ids are skipped."""
     return _labelled(index, {**dict.fromkeys(ids, Label()), **chat_labels.labels_of(list(ids))}, limit, ())
 
 
@@ -124,9 +124,7 @@ def get(index: LogIndex, id: str) -> Chat:
 
 
 def by_day(chats: Iterable[Chat], today: date | None = None) -> dict[str, list[Chat]]:
-    """Return the chats under "Today", "Yesterday" and "Earlier", in local time; their order is
-    kept.
-    """
+    """Return the chats under "Today", "Yesterday" and "Earlier", by local time and in the given order."""
     today = today or datetime.now().astimezone().date()
     days = {today: "Today", today - timedelta(days=1): "Yesterday"}
     found: dict[str, list[Chat]] = {"Today": [], "Yesterday": [], "Earlier": []}
@@ -152,7 +150,7 @@ def _chats(sessions: Iterable[Session], labels: dict[str, Label], hidden: Collec
 
 
 def chat_of(session: Session, label: Label, most: int = TITLE) -> Chat:
-    """Return a session of the log as a chat. `most`: characters of a title made from the question."""
+    """Return a session of the log as a Chat. `most` is the maximum length of a title made from the question."""
     title = label.shown or title_of(session.question, most)
     return Chat(session.id, title, session.turns, session.begun, session.last, session.last_turn, label)
 
@@ -163,7 +161,7 @@ def chat_of(session: Session, label: Label, most: int = TITLE) -> Chat:
 def change(
     index: LogIndex, id: str, *, title: str | None = None, pinned: bool | None = None, folder: str | None = None
 ) -> Chat:
-    """Rename, pin or move a chat; return its new state. An empty title or folder removes it.
+    """Rename, pin or move a chat; return its new state. None changes nothing; "" removes the title or the folder.
 
     Raises TurnNotFound if there is no such chat.
     """
@@ -173,7 +171,7 @@ def change(
 
 
 def search(index: LogIndex, text: str, limit: int = 20, *, hidden: Collection[str] = ()) -> list[Hit]:
-    """Return the chats with all words of `text` in one turn or in the title, newest first."""
+    """Return at most `limit` chats that have all words of `text` in one turn or in the title, newest first."""
     words = fold(text).split()
     if not words:
         return []
@@ -186,10 +184,10 @@ def search(index: LogIndex, text: str, limit: int = 20, *, hidden: Collection[st
 
 
 def _excerpt(turn: Turn, words: Sequence[str]) -> tuple[str, tuple[tuple[int, int], ...]]:
-    """Return an excerpt around the first of the words, and where the words are in it.
+    """Return an excerpt of a turn around the first of the words, and (start, end) of the words in it.
 
-    It is from the question or the answer, whichever has more of them. If they are only in an answer
-    before its edit, it is the beginning of the question.
+    The excerpt is from the question or the answer, whichever contains more of the words. If neither
+    contains any, because they are in an answer before its edit, it is the beginning of the question.
     """
     said = [one_line(unicodedata.normalize("NFC", text[:_SEARCHED])) for text in (turn.user_message, turn.bot_response)]
     places = [_places(text, words) for text in said]
@@ -214,14 +212,12 @@ def _places(text: str, words: Sequence[str]) -> list[tuple[str, int, int]]:
 
 
 def _origins(text: str) -> list[int]:
-    """Return, for each character of the case-folded text, the index of its original: "ß" becomes
-    two characters.
-    """
+    """Return for each character of the case-folded text the index of its original ("ß" becomes two characters)."""
     return [place for place, each in enumerate(text) for _ in each.casefold()]
 
 
 def _word_start(text: str, at: int) -> int:
-    """Return the start of a word at or shortly after index `at`."""
+    """Return the start of a word at the index `at` or shortly after it."""
     if at <= 0:
         return 0
     space = text.find(" ", at, at + _AROUND // 2)
@@ -246,12 +242,13 @@ def exportable(index: LogIndex, id: str) -> list[Turn]:
 
 
 def export(index: LogIndex, id: str, format: str) -> bytes:
-    """Return a chat in a format of data_export, without excluded turns. Raises NoConversations if
-    no turn is left.
+    """Return a chat as a file in a format of data_export, without excluded turns.
+
+    Raises NoConversations if no turn is left.
     """
     turns = exportable(index, id)
     if not turns:
-        raise NoConversations("there is nothing to export: this chat has no turn that is not excluded")
+        raise NoConversations("there is nothing to export: this chat has no turns, or all of them are excluded")
     return b"".join(data_export.render(conversations_of(turns), format))
 
 
@@ -270,10 +267,9 @@ def forget(
     id: str | None = None,
     origin: str,
 ) -> Job:
-    """Submit a job that forgets turns and chats for good, in all files and with the versions that
-    learned them.
+    """Submit a job that forgets turns and chats permanently: in all files, and with the versions trained on them.
 
-    If a job already forgets all of them, return that job.
+    If a job already forgets all of them, that job is returned instead.
     """
     if id is None and (known := _forgetting(service.queue, ids)):
         return known
@@ -288,19 +284,19 @@ def forget(
 
 
 def _forgetting(queue: Queue, ids: Collection[str]) -> Job | None:
-    """Return the queued or running job that forgets all of these; None if there is none."""
+    """Return the queued or running job that forgets all of these turns and chats; None if there is none."""
     jobs = queue.jobs([State.QUEUED, *ACTIVE], ["forget"], limit=500)
     return next((job for job in jobs if set(ids) <= set(job.request.get("turns", ()))), None)
 
 
 def being_forgotten(queue: Queue) -> set[str]:
-    """Return the ids of turns and chats that a queued or running job forgets: lists hide them."""
+    """Return the ids of turns and chats that a queued or running job forgets, so that lists can hide them."""
     jobs = queue.jobs([State.QUEUED, *ACTIVE], ["forget"], limit=500)
     return {str(id) for job in jobs for id in job.request.get("turns", ())}
 
 
 def not_forgotten(queue: Queue, index: LogIndex) -> Job | None:
-    """Return the last forgetting job if it failed and some of what it should forget still exists."""
+    """Return the last job that forgets if it failed, and something that it should forget still exists; else None."""
     last = next(iter(queue.jobs(kinds=["forget"], limit=1)), None)
     if last is None or last.state not in (State.FAILED, State.INTERRUPTED):
         return None
@@ -309,5 +305,5 @@ def not_forgotten(queue: Queue, index: LogIndex) -> Job | None:
 
 
 def learned_by(index: LogIndex, registry: Registry, id: str) -> list[str]:
-    """Return the tags of the versions that learned from a chat."""
+    """Return the tags of the versions that were trained on a chat, without retired ones."""
     return [version.tag for version in registry.versions_of_turns(index.ids_of(id)) if version.state != "retired"]

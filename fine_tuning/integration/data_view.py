@@ -1,8 +1,7 @@
-"""Show people the data in the log: why a turn is not learned, what is scrubbed, which answers
-conflict.
+"""Show people the data in the log: why turns are not learned, what is scrubbed, which answers conflict.
 
-Pages and programs share it. The long computations are a job of the kind `survey` (survey.py), whose
-result is read here.
+Pages and programs use this module. What takes long is done by a job of the kind `survey`
+(survey.py), whose result is read here.
 """
 
 from collections.abc import Collection, Mapping
@@ -31,7 +30,7 @@ _MASK = "•"
 
 
 class Words(NamedTuple):
-    """The name and the meaning of a reason, for people."""
+    """The title and the meaning of a reason why turns are not learned, for people."""
 
     title: str
     meaning: str
@@ -69,7 +68,7 @@ REASONS: dict[str, Words] = {
 
 @dataclass(frozen=True)
 class Counts:
-    """What the index knows without a survey of the log."""
+    """Numbers of turns that the log's index knows, without a survey of the log."""
 
     turns: int  # excluded ones included
     new: int
@@ -83,7 +82,7 @@ def counts(config: FineTuningConfig, log: ConversationLogger, registry: Registry
 
 
 def is_stale(log: ConversationLogger, look: Look) -> bool:
-    """Return whether the log has changed since that survey."""
+    """Return whether the log has changed since the survey `look`."""
     return log.index.mark() != look.mark
 
 
@@ -98,7 +97,7 @@ class Dropped:
 
 
 def dropped(log: ConversationLogger, look: Look) -> list[Dropped]:
-    """Return the reasons for which turns are dropped, the most frequent first."""
+    """Return the reasons why turns are not learned, according to the survey `look`, the most frequent first."""
     named: Mapping[str, str] = look.facts["examples"]["dropped"]
     turns = {turn.id: turn for turn in log.index.turns(list(named.values()))}
     found = [
@@ -111,8 +110,9 @@ def dropped(log: ConversationLogger, look: Look) -> list[Dropped]:
 
 @dataclass(frozen=True)
 class Scrubbing:
-    """A turn with private details: each of its texts as said, with the details masked, and as
-    learned.
+    """A turn with private details.
+
+    Each of its texts is there as it was said, with the details masked, and as it is learned.
     """
 
     turn_id: str
@@ -122,7 +122,7 @@ class Scrubbing:
 
 
 def scrubbings(config: FineTuningConfig, log: ConversationLogger, look: Look) -> list[Scrubbing]:
-    """Return examples of scrubbed turns, in their current state."""
+    """Return examples of turns with private details, which the survey `look` chose, in their current state."""
     turns = log.index.turns(look.facts["examples"]["scrubbed"])
     sessions = {turn.session_id for turn in turns}
     # the number in a placeholder depends on the whole conversation
@@ -161,7 +161,10 @@ class Choice:
 
 
 def choices(log: ConversationLogger, limit: int, offset: int = 0) -> list[Choice]:
-    """Return the conflicts that the last survey found and that nobody has resolved since."""
+    """Return the questions with different answers that the last survey found and nobody has resolved since.
+
+    At most `limit` are returned, without the first `offset`.
+    """
     found = outcomes.conflicts(limit, offset)
     ids = [id for each in found for id in each.turns]
     turns = {turn.id: turn for turn in log.index.turns(ids) if not turn.metadata.get("excluded")}
@@ -172,12 +175,12 @@ def choices(log: ConversationLogger, limit: int, offset: int = 0) -> list[Choice
 
 
 def keep_one(log: ConversationLogger, choice: Choice, turn_id: str) -> None:
-    """Exclude the answers other than that of `turn_id`."""
+    """Resolve a conflict: exclude all of its answers but that of the turn `turn_id`."""
     log.exclude_all([turn.id for turn in choice.turns if turn.id != turn_id])
 
 
 def keep_all(log: ConversationLogger, choice: Choice) -> None:
-    """Include all answers."""
+    """Resolve a conflict by including all of its answers."""
     log.exclude_all([turn.id for turn in choice.turns], False)
 
 
@@ -185,7 +188,10 @@ def keep_all(log: ConversationLogger, choice: Choice) -> None:
 
 
 def ask_for(service: Service, kind: str, **request: object) -> Job:
-    """Submit a job with this server's settings. Raises ConfigError for an invalid request."""
+    """Submit a job of this kind with the server's settings, and return it.
+
+    Raises ConfigError for an invalid request.
+    """
     settings = {"config": service.config.model_dump(mode="json"), "ollama_url": service.ollama_url}
     return service.queue.submit(kind, {**settings, **request}, origin="the data page")
 
@@ -199,11 +205,10 @@ def newest(service: Service, kind: str) -> Job | None:
 
 
 def take_in(name: str, content: BinaryIO, size: int, limits: Uploads) -> Upload:
-    """Store a file from the browser as an upload, like one sent over the API; its type is that of
-    its content.
+    """Store a file from the browser as an upload, and return the upload.
 
-    Raises TooLarge, QuotaReached or NoRoom like `uploads`, and DataError for a file that may not be
-    uploaded. In these cases nothing of it is kept.
+    Its type is recognised by its content. Raises TooLarge, QuotaReached or NoRoom as `uploads.create`
+    does, and DataError for a file that may not be uploaded; nothing of the file is kept then.
     """
     if not size:
         raise DataError(f"{name} is empty: there is nothing in it")
@@ -220,8 +225,9 @@ def take_in(name: str, content: BinaryIO, size: int, limits: Uploads) -> Upload:
 
 
 def questions_of(upload: Upload) -> list[Pair]:
-    """Return the questions and answers that importing an upload as a document would make; none for
-    other files.
+    """Return the questions and answers that would be made from an upload if it were imported as a document.
+
+    Return none if the file is not a document.
     """
     try:
         members = members_of(upload.content)

@@ -1,9 +1,8 @@
-"""List, show and remove what can be learned besides the log: uploads, and datasets that byoai
-wrote.
+"""List, show and remove what can be learned besides the log: uploads, and datasets that byoai wrote.
 
 upload     data/uploads/<id>/     sent over the API
-prepared   data/prepared/<id>     written by `prepare_dataset`: filtered, changed
-built      data/datasets/<id>/    made from the log by a retrain; made again when needed
+prepared   data/prepared/<id>     written by `prepare_dataset`: a filtered or changed dataset
+built      data/datasets/<id>/    made from the log by a retrain, and made again when it is needed
 """
 
 import contextlib
@@ -47,7 +46,7 @@ class Dataset:
 
     @property
     def path(self) -> str:
-        """Return its path in the data folder, which is the value for `dataset.path` of a training."""
+        """The path of its file in the data folder, which is the value for `dataset.path` of a training."""
         return self.file.relative_to(paths.home()).as_posix()
 
 
@@ -74,7 +73,7 @@ def get(kind: Kind, id: str) -> Dataset:
 
 
 def remove(kind: Kind, id: str, queue: Queue) -> None:
-    """Delete a dataset. Raises DatasetNotFound if there is none, Busy if a job needs it."""
+    """Delete a dataset. Raises DatasetNotFound if there is none, and Busy if a queued or running job uses it."""
     if kind == "upload":
         _check_unused(uploads.folder_of(id), id, queue)
         return uploads.remove(id)
@@ -87,7 +86,7 @@ def remove(kind: Kind, id: str, queue: Queue) -> None:
 
 
 def format_of(dataset: Dataset) -> str | None:
-    """Return the `dataset.format` for training on a dataset; None if it can only be imported."""
+    """Return the value of `dataset.format` for a training on a dataset; None if it can only be imported."""
     found = _FORMATS.get(dataset.type)
     return str(found) if found else None
 
@@ -115,7 +114,7 @@ def prepare_request(
 
 
 def prepared(file: str) -> Dataset:
-    """Return the dataset in a file that a preparation wrote."""
+    """Return the Dataset of a file that a preparation wrote."""
     return get("prepared", Path(file).stem)
 
 
@@ -147,7 +146,8 @@ def _check_unused(place: Path, id: str, queue: Queue) -> None:
     for job in queue.jobs((State.QUEUED, *ACTIVE), limit=500):
         if _reads(job, place, id):
             raise Busy(
-                f"the job {job.id} ({job.kind}) is {job.state} and reads it: cancel the job, or wait until it is over"
+                f"the job {job.id} ({job.kind}) is {job.state} and uses this dataset: cancel the job, or wait until "
+                "it is over"
             )
 
 

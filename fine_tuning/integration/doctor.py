@@ -1,7 +1,6 @@
-"""Check whether everything the loop needs exists and works. Each finding is a line, with its
-remedy.
+"""Check whether everything that byoai needs exists and works. Each result is one line, with what to do.
 
-Engines and the live model are actually used: each generates a token.
+The engines and the live model are really used: each generates a token.
 """
 
 import os
@@ -33,7 +32,7 @@ _DAMAGE = (OSError, sqlite3.Error, ValueError, TypeError, LookupError)  # errors
 
 @dataclass(frozen=True)
 class Check:
-    """A finding."""
+    """The result of one check."""
 
     name: str
     ok: bool
@@ -41,11 +40,11 @@ class Check:
 
 
 def examine(config_of: Callable[[], FineTuningConfig], url: str | None = None) -> Iterator[Check]:
-    """Yield each check as soon as it is made, even after others have failed.
+    """Yield each check as soon as it is made. If one fails, the others are still made.
 
     Args:
-        config_of: Reads the configuration; an error that it raises is the first finding.
-        url: URL of Ollama, if the person gave one.
+        config_of: Reads the configuration. An error that it raises is the first result.
+        url: The URL of Ollama, if the user gave one.
     """
     found: list[FineTuningConfig] = []
 
@@ -62,7 +61,7 @@ def examine(config_of: Callable[[], FineTuningConfig], url: str | None = None) -
 
 
 def _check(name: str, examine: Callable[[], str]) -> Check:
-    """Return a check with the text that `examine` returns, or the error that it raises."""
+    """Return a passed Check with the text that `examine` returns, or a failed one with the error that it raises."""
     try:
         return Check(name, True, examine())
     except ByoaiError as error:
@@ -173,13 +172,16 @@ def _embedded(config: FineTuningConfig) -> str:
 
 
 def _some_tag(engine: Engine, config: FineTuningConfig) -> str | None:
-    """Return the tag of the base if the engine has it, else of any model; None if there is none."""
+    """Return the tag of the base if the engine has it, else that of any model; None if there is no model."""
     base, tags = config.training.base_model, [model.tag for model in engine.list_models()]
     return next((tag for tag in tags if tag in (base, f"{base}:latest")), next(iter(tags), None))
 
 
 def _token(engine: Engine, tag: str) -> str:
-    """Let `tag` generate one token; return how long it took. Raises EngineError if it fails."""
+    """Let the model `tag` generate one token; return a text that says how long it took.
+
+    Raises EngineError if the model fails.
+    """
     options = ChatOptions(temperature=0, seed=0, max_tokens=1)
     *_, last = engine.chat(tag, [Message(role="user", content="Hello!")], options)
     return f"{tag} answers (first token after {last.seconds:.1f} s)"

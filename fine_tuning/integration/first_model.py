@@ -1,7 +1,7 @@
-"""Fetch the first model: the message while there is none, and the job that fetches one.
+"""Help the user to the first model: a message if there is none, and the job that downloads one.
 
 Chat, Models and Train offer a button; `byoai doctor` and all commands that need a model name the
-command. Both fetch the default base (engines/default_base.py), for Ollama or the embedded engine.
+command. Both download the default base (engines/default_base.py), for Ollama or the embedded engine.
 """
 
 from typing import TYPE_CHECKING
@@ -27,9 +27,7 @@ def missing(damaged: bool = False) -> str:
 
 
 def fetch(service: "Service", origin: str) -> Job:
-    """Submit a job that fetches the default base; return the one that already does, if there is
-    one.
-    """
+    """Submit a job that downloads the default base, and return it. If such a job is not over yet, it is returned."""
     if (job := newest(service)) and not job.over:
         return job
     request = {"config": service.config.model_dump(mode="json"), "ollama_url": service.ollama_url}
@@ -37,13 +35,14 @@ def fetch(service: "Service", origin: str) -> Job:
 
 
 def newest(service: "Service") -> Job | None:
-    """Return the last job that fetches, or fetched, the default base."""
+    """Return the last job that downloads or has downloaded the default base; None if there is none."""
     return next(iter(service.queue.jobs(kinds=[KIND], limit=1)), None)
 
 
 def fetch_configured(service: "Service", origin: str) -> Job:
-    """Submit a job that fetches the configured base: as `fetch` for the default one, else from
-    Ollama's library.
+    """Submit a job that downloads the configured base, and return it.
+
+    The default base is downloaded as by `fetch`, any other from Ollama's library.
     """
     if (base := service.config.training.base_model) == DEFAULT_TAG:
         return fetch(service, origin)

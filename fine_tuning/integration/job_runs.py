@@ -1,4 +1,4 @@
-"""Show past jobs to people: list them by pages, compare several, and remove one with what it made."""
+"""Show jobs to people: list them in pages, compare several, and remove one with what it made."""
 
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -55,7 +55,7 @@ _TITLES = {
 
 
 def title(job: Job) -> str:
-    """Return what a job does, for people."""
+    """Return what a job does, in a few words for people."""
     if job.kind == "retrain" and job.request.get("sample"):
         return "Learning from the sample"
     return _TITLES.get(job.kind, job.kind.capitalize())
@@ -64,15 +64,13 @@ def title(job: Job) -> str:
 def page(
     queue: Queue, size: int, before: float | None = None, kinds: Sequence[str] = SHOWN
 ) -> tuple[list[Job], float | None]:
-    """Return `size` jobs, newest first, and the value of `before` for the next page (None if there
-    is none).
-    """
+    """Return at most `size` jobs, newest first, and the value of `before` for the next page (None on the last page)."""
     found = queue.jobs(kinds=kinds, limit=size + 1, before=before)
     return found[:size], found[size - 1].created if len(found) > size else None
 
 
 def duration(job: Job) -> str:
-    """Return how long a finished job was at work; "" if it never began, or is not over."""
+    """Return how long a finished job ran, as text; "" if it never began or is not over."""
     return clock(job.ended - job.begun) if job.begun and job.ended else ""
 
 
@@ -106,8 +104,9 @@ LEARNED, KEPT_ASIDE = "learned", "kept aside"
 
 
 def curve(job: Job, name: str = "") -> list[Point]:
-    """Return loss and accuracy by step of a training on the chats. Preferences are left out: their
-    loss is not comparable.
+    """Return loss and accuracy by step of a training on the chats, with `name` as the curve's name.
+
+    Steps of the training on preferences are left out, since their loss is not comparable.
     """
     points = []
     for step in progress_of_job(job).steps:
@@ -120,9 +119,7 @@ def curve(job: Job, name: str = "") -> list[Point]:
 
 
 def thinned(points: Sequence[Point], most: int) -> list[Point]:
-    """Return about `most` of the learned points, evenly spaced, and all of the few that were kept
-    aside.
-    """
+    """Return about `most` of the points of the training, evenly spaced, and all of the few points of the validation."""
     learned = [point for point in points if point.kind == LEARNED]
     every = -(-len(learned) // most) if learned else 1
     kept = {id(point) for point in learned[::every]} | {id(point) for point in learned[-1:]}
@@ -130,9 +127,7 @@ def thinned(points: Sequence[Point], most: int) -> list[Point]:
 
 
 def settings_of(job: Job) -> dict[str, Any]:
-    """Return the settings of a job by dotted key: its request, and the relevant sections of its
-    configuration.
-    """
+    """Return the settings of a job by dotted key: its request, and the relevant sections of its configuration."""
     record = dict(job.request)
     config: Mapping[str, Any] = record.pop("config", {})
     asked = {key: value for key, value in record.items() if value not in (None, False, [], "") and key != "ollama_url"}
@@ -140,7 +135,7 @@ def settings_of(job: Job) -> dict[str, Any]:
 
 
 def label_of(key: str) -> str:
-    """Return the label of a key of `settings_of`, for people."""
+    """Return the label for people of a key of `settings_of`."""
     return words_of(key).label if "." in key else key.replace("_", " ").capitalize()
 
 
@@ -148,7 +143,7 @@ _ELSEWHERE = ("schedule", "notify", "tracking", "uploads", "sweep")  # sections 
 
 
 def diff(jobs: Sequence[Job]) -> list[tuple[str, tuple[object, ...]]]:
-    """Return (key, the value of each job) of the settings that differ between jobs."""
+    """Return (key, values of all jobs) for each setting that differs between the jobs."""
     found = [settings_of(job) for job in jobs]
     keys = dict.fromkeys(key for each in found for key in each)
     rows = ((key, tuple(each.get(key) for each in found)) for key in keys)
@@ -169,9 +164,7 @@ class Removal:
 
 
 def removal(queue: Queue, registry: Registry, id: str) -> Removal:
-    """Return what would be removed with a job. Raises JobNotFound if there is none, Busy while it
-    is not over.
-    """
+    """Return what would be removed with a job. Raises JobNotFound if there is none, and Busy if it is not over."""
     job = queue.get(id)
     if not job.over:
         raise Busy(f"the job {id} is {STATES[job.state]}: stop it, or wait until it is over")
@@ -181,10 +174,10 @@ def removal(queue: Queue, registry: Registry, id: str) -> Removal:
 
 
 def remove(queue: Queue, registry: Registry, engine: Engine | None, id: str) -> Removal:
-    """Remove a job, its run, and the version that the run made.
+    """Remove a job, its run, and the version that the run made; return what was removed.
 
-    `engine`: needed if there is a version. Raises Busy while the job is not over, or while a
-    retrain runs; ByoaiError if the version is live, was live before, or is pinned (`why_kept`).
+    `engine` is needed only if there is a version. Raises Busy if the job is not over or a retrain is
+    running, and ByoaiError if the version must be kept (`why_kept`).
     """
     found = removal(queue, registry, id)
     if found.run:
@@ -197,7 +190,7 @@ def remove(queue: Queue, registry: Registry, engine: Engine | None, id: str) -> 
 
 
 def why_kept(found: Removal) -> str:
-    """Return why a job's run must be kept, for people; "" if it may be removed."""
+    """Return why a job's version must be kept, for people; "" if it may be removed."""
     version = found.version
     if version is None or version.state == "retired":
         return ""
@@ -206,8 +199,9 @@ def why_kept(found: Removal) -> str:
 
 
 def _run_of(job: Job) -> Path | None:
-    """Return the folder of a training's run or a sweep's study; None if it is gone, or outside of
-    the data folder.
+    """Return the folder of a training's run or of a sweep's study.
+
+    Return None if it no longer exists, or is outside of the data folder.
     """
     if not job.run or job.kind not in _MAKING:
         return None

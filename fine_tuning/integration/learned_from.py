@@ -1,8 +1,8 @@
-"""Show where a version learned an answer: the turns that taught it and are most like that answer.
+"""Show where a version learned an answer: the most similar of the turns that it was trained on.
 
-The most similar turns are found at once (`learned_from`). How likely base and version consider
-their answers takes a pass through both models in a child process (`with_likelihoods`): the larger
-the difference, the more of that answer was learned, from whatever turn.
+These turns are found at once (`learned_from`). To compute how likely base and version find their
+answers, both models have to read them in a child process (`with_likelihoods`). The larger the
+difference, the more of that answer was learned, from whatever turn.
 """
 
 import math
@@ -34,22 +34,20 @@ _VERSION = re.compile(r"(?P<name>.+):v(?P<number>[1-9]\d{0,17})", re.ASCII)
 
 @dataclass(frozen=True)
 class Likelihood:
-    """How likely an answer is after its question: the mean log-probability (in nats) of its tokens."""
+    """How likely base and version find an answer after its question: the mean log-probability (nats) of its tokens."""
 
     base: float
     version: float
 
     @property
     def times(self) -> float:
-        """Return how many times likelier a token of the answer is for the version than for the base
-        (geometric mean).
-        """
+        """How many times more likely a token of the answer is for the version than for the base (geometric mean)."""
         return math.exp(min(self.version - self.base, 50.0))
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A turn that taught the version."""
+    """A turn that the version was trained on."""
 
     turn: Turn  # in its current state
     likeness: float  # to the answer and its question, 0 to 1
@@ -59,7 +57,7 @@ class Teacher:
 
     @property
     def excluded(self) -> bool:
-        """Return whether the next version will not learn the turn."""
+        """Whether the turn is excluded, so that the next version will not learn it."""
         return bool(self.turn.metadata.get("excluded"))
 
 
@@ -77,9 +75,7 @@ class LearnedFrom:
 
 
 def is_by_version(turn: Turn, prefix: str) -> bool:
-    """Return whether an answer may be by a version. `prefix`: the beginning of the names of
-    fine-tuned models.
-    """
+    """Return whether an answer may be that of a fine-tuned version, whose names all begin with `prefix`."""
     return str(turn.metadata.get("model", "")).startswith(prefix)
 
 
@@ -96,9 +92,10 @@ def newest_answer(log: ConversationLogger, prefix: str) -> str:
 
 
 def learned_from(log: ConversationLogger, registry: Registry, turn_id: str, limit: int = SHOWN) -> LearnedFrom:
-    """Return those turns that taught a version and are most like an answer that it gave.
+    """Return the turns that a version was trained on and that are most similar to an answer that it gave.
 
-    Raises TurnNotFound; ConfigError if no version gave the answer, or it is unknown what taught it.
+    `turn_id` is the id of the turn with the answer, `limit` the maximum number of turns. Raises
+    TurnNotFound, and ConfigError if no version gave the answer, or its training data are unknown.
     """
     turn = next(iter(log.index.turns([turn_id])), None)
     if turn is None:
@@ -117,8 +114,9 @@ def learned_from(log: ConversationLogger, registry: Registry, turn_id: str, limi
 
 
 def version_of(turn: Turn, registry: Registry) -> Version:
-    """Return the version that gave an answer; for the tag `latest`, the live one. Raises
-    ConfigError if none did.
+    """Return the version that gave an answer; for the tag `latest`, the live version.
+
+    Raises ConfigError if no version did.
     """
     model = str(turn.metadata.get("model", ""))
     name, _, last = model.rpartition(":")
@@ -141,10 +139,9 @@ def version_of(turn: Turn, registry: Registry) -> Version:
 
 
 def with_likelihoods(found: LearnedFrom, engine: Engine, patience: float = PATIENCE) -> LearnedFrom:
-    """Return the same with likelihoods under base and version, as far as `patience` seconds
-    suffice.
+    """Return `found` with the likelihoods under base and version, as far as they are computed in `patience` seconds.
 
-    Raises EngineError if a model cannot be loaded, ConfigError if base or version no longer exist.
+    Raises EngineError if a model cannot be loaded, and ConfigError if base or version no longer exist.
     """
     base, version = found.version.base_tag, found.version.tag
     try:
@@ -159,9 +156,7 @@ def with_likelihoods(found: LearnedFrom, engine: Engine, patience: float = PATIE
 
 
 def _rows(engine: Engine, base: str, turns: Sequence[Turn]) -> dict[str, ScoredRow]:
-    """Return question and answer of each turn as the engine's tokens, by turn id; those that are
-    too long are left out.
-    """
+    """Return question and answer of each turn as tokens of the base, by turn id, without those that are too long."""
     from fine_tuning.data_preparation.rows import ConversationTokenizer
     from fine_tuning.engines.vocabulary import Vocabulary
 
@@ -171,7 +166,7 @@ def _rows(engine: Engine, base: str, turns: Sequence[Turn]) -> dict[str, ScoredR
 
 
 def _row(tokenizer: "ConversationTokenizer", turn: Turn) -> ScoredRow | None:
-    """Return question and answer of a turn as tokens; None if they are too long."""
+    """Return question and answer of a turn as tokens; None if they are too long or the answer is empty."""
     found = tokenizer.last_answer(turn.messages()) if turn.bot_response.strip() else None
     if found is None:
         return None
@@ -180,8 +175,9 @@ def _row(tokenizer: "ConversationTokenizer", turn: Turn) -> ScoredRow | None:
 
 
 def _logprobs(engine: Engine, tag: str, rows: dict[str, ScoredRow], until: float) -> dict[str, float]:
-    """Return the mean log-probability of each answer's tokens by turn id, as far as known at the
-    time `until`.
+    """Return the mean log-probability (nats) of each answer's tokens, by turn id.
+
+    Those that are not computed by the time `until` are missing.
     """
     from fine_tuning.evaluation.served_model import ServedModel
 
@@ -201,8 +197,9 @@ def _logprobs(engine: Engine, tag: str, rows: dict[str, ScoredRow], until: float
 
 
 def told(likelihood: Likelihood) -> str:
-    """Return how a version's likelihood compares with the base's, to follow "the version finds this answer":
-    `12 times likelier than the base does`.
+    """Return how a version's likelihood compares with the base's, such as "12 times likelier than the base does".
+
+    The text is meant to follow "the version finds this answer".
     """
     times = likelihood.times
     if times >= 1.15:

@@ -1,7 +1,7 @@
 """Begin, watch and stop a retrain from a page, independently of Streamlit.
 
-A retrain is a job, whoever began it (this page, another one, a terminal, cron), and its folder
-contains its events. So a page that was reloaded, or a restarted server, goes on showing it.
+A retrain is a job, whatever started it (this page, another one, a terminal, cron), and its folder
+contains its events. So a page that was reloaded, or a server that was restarted, still shows it.
 """
 
 from dataclasses import dataclass, field
@@ -37,26 +37,26 @@ class Learning:
 
     @property
     def known(self) -> bool:
-        """Return whether there was a retrain at all."""
+        """Whether there has been a retrain at all."""
         return self.job is not None
 
     @property
     def running(self) -> bool:
-        """Return whether it runs, or waits for its turn."""
+        """Whether a retrain is running, or waiting for its turn."""
         return self.job is not None and not self.job.over
 
     @property
     def broke_off(self) -> bool:
-        """Return whether it ended without an event: it was killed, or the machine went down."""
+        """Whether the last retrain ended without an event: its process was killed, or the machine went down."""
         return self.job is not None and self.job.state == State.INTERRUPTED
 
     def left(self) -> float | None:
-        """Return the seconds until the training ends; None if nothing is being trained."""
+        """The estimated seconds until the training ends; None if nothing is being trained."""
         return self.told.steps[-1].eta if self.running and self.told.steps and self.told.stage == "Training" else None
 
 
 def look(queue: Queue | None = None) -> Learning:
-    """Return the state of the running retrain, or how the last one ended."""
+    """Return the state of the running retrain; if none is running, of the waiting or the last one."""
     jobs = (queue or Queue()).jobs(kinds=_KINDS, limit=20)
     running, waiting = (
         [each for each in jobs if wanted(each)] for wanted in (lambda each: each.active, lambda each: not each.over)
@@ -68,27 +68,29 @@ def look(queue: Queue | None = None) -> Learning:
 
 
 def least_turns(config: FineTuningConfig) -> int:
-    """Return the minimum number of recorded turns for a training with the profile for few."""
+    """Return the minimum number of recorded turns for a training, with the profile for few turns."""
     return min(config.training.min_pairs, for_few(config).training.min_pairs)
 
 
 def for_few(config: FineTuningConfig) -> FineTuningConfig:
-    """Return the settings with the profile for few chats applied."""
+    """Return the settings with the profile for few turns below the user's own."""
     return laid_below(config, FEW_SHOT)
 
 
 def profile_of_log(config: FineTuningConfig, turns: int, documents: int = 0) -> str:
-    """Return the profile for a log with this number of turns, `documents` of which come from
-    documents; "" for none.
+    """Return the name of the profile for a log of `turns` turns, of which `documents` come from documents.
+
+    Return "" if no profile is used.
     """
     return document_profile(turns, documents) or (FEW_SHOT if turns < config.training.min_pairs else "")
 
 
 def start(config: FineTuningConfig, turns: int, ollama_url: str | None = None, documents: int = 0) -> Job:
-    """Submit a retrain on the log as a job, which continues when this process ends.
+    """Submit a retrain on the log as a job, which continues when this process ends; return the job.
 
-    `turns` is the number of turns in the log, `documents` of which come from documents: both decide
-    the profile. Raises Busy if a retrain runs or waits, ByoaiError if the new one ends at once.
+    `turns` is the number of turns in the log, `documents` of which come from documents; both decide
+    which profile is used. Raises Busy if a retrain is running or waiting, and ByoaiError if the new one
+    fails at once.
     """
     profile = profile_of_log(config, turns, documents)
     settings = laid_below(config, profile) if profile else config
@@ -96,10 +98,9 @@ def start(config: FineTuningConfig, turns: int, ollama_url: str | None = None, d
 
 
 def begin(kind: str, request: dict[str, object]) -> Job:
-    """Submit a training (`retrain` or `train`); return the job once it has emitted an event or
-    waits for its turn.
+    """Submit a training (`retrain` or `train`); return the job once it has told an event or waits for its turn.
 
-    Raises Busy if one runs or waits, ByoaiError if it ends at once.
+    Raises Busy if a training is running or waiting, and ByoaiError if the new one fails at once.
     """
     now = look()
     if now.running and now.job:
@@ -114,7 +115,7 @@ def begin(kind: str, request: dict[str, object]) -> Job:
 
 
 def _begun(queue: Queue, job: Job) -> Job:
-    """Return the job as soon as it has emitted an event, is over, or waits for its turn."""
+    """Return the job as soon as it has told an event, is over, or waits for its turn."""
     for _ in range(round(_PATIENCE / 0.1)):
         if not job.active or any(not isinstance(event, Finished) for _, event in read_events(job.events)):
             break
@@ -125,7 +126,7 @@ def _begun(queue: Queue, job: Job) -> Job:
 def stop() -> bool:
     """Ask the running retrain to stop at its next safe point, from which the next one continues.
 
-    Return False if none runs.
+    Return False if none is running.
     """
     now = look()
     if not now.running or now.job is None:

@@ -1,7 +1,7 @@
-"""Make versions of versions for a page: a smaller one, or several merged into one. Independent of
-Streamlit.
+"""Make versions from other versions for a page: a smaller one, or several merged into one.
 
-Both are jobs, and their results pass the same gate as a training's (quantising.py, merging.py).
+Both are done by jobs, and their results are judged by the gate like those of a training
+(quantising.py, merging.py). The module is independent of Streamlit.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,15 +26,13 @@ NOW = "now"  # name of the version's current form in a table of forms
 
 
 def can_be_made_smaller(version: Version) -> bool:
-    """Return whether a version can be measured in fewer bits, for which its run must exist."""
+    """Return whether a version can be quantised, for which its run must exist."""
     run = run_of(version)
     return version.state != "retired" and run is not None and run.is_dir()
 
 
 def partners(registry: Registry, version: Version) -> list[Version]:
-    """Return the versions that can be merged with one, newest first: other adapters on exactly the
-    same base.
-    """
+    """Return the versions that can be merged with `version`, newest first: other adapters on exactly the same base."""
     if not version.base_digest or not _has_adapter(version):
         return []
     others = (each for each in registry.list() if each.tag != version.tag and each.base_digest == version.base_digest)
@@ -51,7 +49,7 @@ def _has_adapter(version: Version) -> bool:
 
 @dataclass(frozen=True)
 class Form:
-    """A version in one quantisation, described for people."""
+    """A version in one quantisation, with its measurements as texts for people."""
 
     name: str
     size: str
@@ -61,7 +59,7 @@ class Form:
 
 @dataclass(frozen=True)
 class Forms:
-    """What each form of a version costs; the first is its current form."""
+    """The measurements of a version's quantisations. The first one is the version as it is now."""
 
     table: tuple[Form, ...]
     recommended: str  # a name in the table; NOW if no other is better
@@ -69,17 +67,17 @@ class Forms:
 
     @property
     def choices(self) -> list[str]:
-        """Return the names of the forms that a version can be made in, the recommended one first."""
+        """The names of the quantisations in which a version can be made, the recommended one first."""
         return sorted((form.name for form in self.table if form.name != NOW), key=lambda name: name != self.recommended)
 
 
 def measure(service: Service, version: Version, origin: str) -> Job:
-    """Submit a job that measures each form of a version."""
+    """Submit a job that measures the quantisations of a version; return the job."""
     return service.queue.submit("quantise", _request(service, version), origin=origin)
 
 
 def make_smaller(service: Service, version: Version, form: str, origin: str) -> Job:
-    """Submit a job that makes a new version of one, in this form."""
+    """Submit a job that makes a new version from `version`, in the quantisation `form`; return the job."""
     return service.queue.submit("quantise", {**_request(service, version), "use": form}, origin=origin)
 
 
@@ -92,12 +90,12 @@ def _shared(service: Service) -> dict[str, object]:
 
 
 def measuring(service: Service, version: Version) -> Job | None:
-    """Return the last job that measures, or measured, the forms of a version."""
+    """Return the last job that measures or has measured the quantisations of a version; None if there is none."""
     return _newest(service, "quantise", lambda request: not request.get("use") and _is_of(request, version))
 
 
 def shrinking(service: Service, version: Version) -> Job | None:
-    """Return the last job that makes, or made, a smaller version of this one."""
+    """Return the last job that makes or has made a smaller version from this one; None if there is none."""
     return _newest(service, "quantise", lambda request: bool(request.get("use")) and _is_of(request, version))
 
 
@@ -110,7 +108,7 @@ def _newest(service: Service, kind: str, wanted: Callable[[Mapping[str, Any]], b
 
 
 def forms(job: Job | None) -> Forms | None:
-    """Return the forms that a job measured; None if the job is not completed."""
+    """Return the quantisations that a job has measured; None if the job is not completed."""
     if job is None or job.state != State.COMPLETED or not job.result.exists():
         return None
     found = paths.read_json(job.result)
@@ -132,13 +130,11 @@ def _form(measured: Mapping[str, Any]) -> Form:
 
 
 def combine(service: Service, weighted: Sequence[tuple[Version, float]], method: Method, origin: str) -> Job:
-    """Submit a job that merges versions, each with its weight, into a new one."""
+    """Submit a job that merges versions, given with their weights, into a new one; return the job."""
     parts = [{"version": each.number, "name": each.name, "weight": weight} for each, weight in weighted]
     return service.queue.submit("merge", {**_shared(service), "parts": parts, "method": method}, origin=origin)
 
 
 def combining(service: Service, version: Version) -> Job | None:
-    """Return the last job that merges, or merged, others into this version, which must be its
-    first.
-    """
+    """Return the last job that merges or has merged versions of which this one is the first; None if there is none."""
     return _newest(service, "merge", lambda request: _is_of((request.get("parts") or [{}])[0], version))

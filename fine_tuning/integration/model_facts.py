@@ -1,6 +1,4 @@
-"""Describe each model that can answer: what it learned and when, its size, and whether it fits into
-memory.
-"""
+"""Describe each model that can answer: what it learned and when, its size, and whether it fits into memory."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -46,9 +44,9 @@ class ModelFacts:
 def facts_of(
     engine: Engine, config: FineTuningConfig, registry: Registry, available: int | None = None
 ) -> list[ModelFacts]:
-    """Return the facts of each model that can answer, in the order of the model switch.
+    """Return the facts of each model that can answer, in the order of the model picker.
 
-    `available`: bytes of free memory; measured by default.
+    `available` is the free memory in bytes; by default it is measured.
     """
     found, summaries = look(engine, config), {model.tag: model for model in engine.list_models()}
     versions, counts, loaded = (
@@ -88,17 +86,14 @@ def _facts(
 
 
 def memory_of(size: int) -> int:
-    """Return about how many bytes of memory a model takes whose weights have `size` bytes, with the
-    engines' context.
-    """
+    """Return about how many bytes of memory a model needs whose weights have `size` bytes, with its context."""
     return round(_MORE * size) + _LEAST
 
 
 def freed_by(engine: Engine, tag: str) -> int | None:
-    """Return how many bytes of disk removing a model frees: those of files that no other model
-    needs.
+    """Return how many bytes of disk removing a model frees: those of files that no other model needs.
 
-    None if the engine cannot tell the files, as when it runs on another machine.
+    Return None if the engine cannot name the files, for example because it runs on another machine.
     """
     try:
         files = {model.tag: _files(engine, model.tag) for model in engine.list_models()}

@@ -1,6 +1,4 @@
-"""Decide which model answers, and change it: one policy for the command line, the pages and
-programs.
-"""
+"""Decide which model answers, and change it, by one policy for the command line, the pages and programs."""
 
 import os
 import re
@@ -34,8 +32,9 @@ class Models:
         return next((choice for choice in self.found if choice.tag == tag), None)
 
     def title(self, tag: str) -> str:
-        """Return a name for people: `smollm2:135m · base`, `fine-tuned v3 · live`; the tag for a
-        model that is gone.
+        """Return a model's name for people, such as `smollm2:135m · base` or `fine-tuned v3 · live`.
+
+        For a model that no longer exists, return its tag.
         """
         choice = self.get(tag)
         if choice is None:
@@ -65,18 +64,14 @@ def look(engine: Engine, config: FineTuningConfig) -> Models:
 
 
 def _whole(engine: Engine, listed: tuple[Choice, ...]) -> tuple[Choice, ...]:
-    """Return the models that can answer. If the default base is damaged, it and its versions are
-    left out.
-    """
+    """Return the models that can answer: all of `listed`, but not a damaged default base and its versions."""
     if not any(choice.tag == DEFAULT_TAG for choice in listed) or not is_damaged(engine, DEFAULT_TAG):
         return listed
     return tuple(choice for choice in listed if not is_damaged(engine, choice.tag))
 
 
 def _lost(engine: Engine, config: FineTuningConfig, found: tuple[Choice, ...]) -> str:
-    """Return what to do if the live version cannot answer because its tags were removed; ""
-    otherwise.
-    """
+    """Return a message if the live version cannot answer because its tags were removed; else ""."""
     live = Registry().live(config.tuned_name())
     if live is None or any(choice.live and choice.name == live.name for choice in found):
         return ""
@@ -92,8 +87,10 @@ def _lost(engine: Engine, config: FineTuningConfig, found: tuple[Choice, ...]) -
 
 
 def default_of(found: tuple[Choice, ...], config: FineTuningConfig) -> Choice | None:
-    """Return the default choice: the live version of the configured model, else another live one,
-    else the configured base, else the first model.
+    """Return the model that answers by default; None if there are no models.
+
+    This is the live version of the configured model, else another live version, else the configured
+    base, else the first model.
     """
     live = [choice for choice in found if choice.live]
     named = [choice for choice in live if choice.name == config.tuned_name()]
@@ -101,7 +98,7 @@ def default_of(found: tuple[Choice, ...], config: FineTuningConfig) -> Choice | 
 
 
 def base_of(found: tuple[Choice, ...], config: FineTuningConfig) -> Choice | None:
-    """Return the configured base, else the first model that byoai did not make."""
+    """Return the configured base if it is in `found`, else the first model that byoai did not make; None if none is."""
     return next(iter([*_configured(found, config), *(choice for choice in found if choice.kind == "base")]), None)
 
 
@@ -111,7 +108,10 @@ def _configured(found: tuple[Choice, ...], config: FineTuningConfig) -> list[Cho
 
 
 def answering(engine: Engine, config: FineTuningConfig) -> str:
-    """Return the tag of the answering model. The default base is fetched if there is no intact one."""
+    """Return the tag of the model that answers by default.
+
+    If there is no intact model, the default base is downloaded.
+    """
     found = default_of(_whole(engine, tuple(choices(engine, config.deployment.model_name_prefix))), config)
     return found.tag if found else ensure_some_model(engine)
 
@@ -119,24 +119,25 @@ def answering(engine: Engine, config: FineTuningConfig) -> str:
 def use(
     engine: Engine, config: FineTuningConfig, version: str, *, name: str | None = None, by_hand: bool = False
 ) -> Version:
-    """Make a version live; `version` is v2, 2, or a whole tag.
+    """Make a version live, and return it. `version` is "v2", "2", or a whole tag.
 
-    Raises ConfigError if there is none, GateRefused as in model_switcher.use.
+    Raises ConfigError if the text names no version, and the errors of `model_switcher.use`.
     """
     number, named = version_number(version), version.rpartition(":")[0]
     return model_switcher.use(engine, Registry(), named or name or config.tuned_name(), number, by_hand=by_hand)
 
 
 def roll_back(engine: Engine, config: FineTuningConfig, *, name: str | None = None) -> Version | None:
-    """Make the version live that was live before; return it, or None if the base answers then."""
+    """Make the version live that was live before; return it, or None if the base answers again."""
     return model_switcher.rollback(engine, Registry(), name or config.tuned_name())
 
 
 def remove_base(engine: Engine, config: FineTuningConfig, tag: str, *, force: bool = False) -> None:
     """Remove a base model, and its weights unless another model needs them.
 
-    `force`: also from Ollama, where other programs may use it. Raises ModelNotFound; ModelNotOurs
-    without `force`, and for a version, which model_pruner removes; Busy while a retrain runs.
+    `force`: remove it from Ollama too, where other programs may use it. Raises ModelNotFound;
+    ModelNotOurs for a model in Ollama without `force`, and for a version, which must be removed as one
+    (model_pruner); Busy while a retrain is running.
     """
     found = {choice.tag: choice for choice in choices(engine, config.deployment.model_name_prefix)}
     known = known_tag(tag, found)

@@ -1,8 +1,7 @@
-"""Read a PDF in a child process: the file on stdin, its text on stdout, and one line on stderr if
-there is none.
+"""Read a PDF in a child process, which gets the file on stdin and writes its text to stdout.
 
-It is run by its path and imports nothing of byoai: whatever a file causes, it happens here, with
-bounded memory and time.
+If the PDF has no text, the reason is one line on stderr. The script is run by its path and imports
+nothing from byoai: whatever a malicious file causes happens here, with limited memory and time.
 """
 
 import io
@@ -13,7 +12,7 @@ SECONDS = 8  # of computing
 
 
 def main(limit: int) -> int:
-    """Write at most about `limit` characters of text; return the exit status."""
+    """Write about the first `limit` characters of the text; return the exit status."""
     _bound()
     from pypdf import PdfReader
     from pypdf.errors import PyPdfError

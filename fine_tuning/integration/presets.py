@@ -1,7 +1,7 @@
-"""Define the levels of "how thorough" as settings, for pages and programs.
+"""Define the presets Quick, Balanced and Thorough of a training as settings, for pages and programs.
 
-The number of passes depends on this machine if a job of the kind `plan` has found out what there is
-to learn; otherwise only the factors count.
+If a job of the kind `plan` has measured this machine and the data, the number of epochs depends on
+the time that they take; otherwise it is changed by a fixed factor.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from fine_tuning.training.estimate import Estimate
 
 @dataclass(frozen=True)
 class Preset:
-    """A level of "how thorough"."""
+    """The settings of a preset, and what a training with them takes."""
 
     level: Level
     settings: Mapping[str, object]  # by dotted key, as a job takes them
@@ -25,8 +25,9 @@ class Preset:
 
 
 def presets(start: FineTuningConfig, found: Forecast | None) -> tuple[Preset, ...]:
-    """Return the settings of each level. `start`: the settings without a level. All levels have the
-    same keys.
+    """Return all presets. `start` holds the settings without a preset, `found` the result of a plan.
+
+    All presets have the same keys.
     """
     basis = found.basis if found else None
     changes = {level: tuning.preset(start, level, basis) for level in LEVELS}

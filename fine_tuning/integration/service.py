@@ -1,6 +1,6 @@
-"""Hold what a serving process works with: its settings, the engine, the queue of jobs and the log.
+"""Hold the objects that a server works with: its settings, the engine, the queue of jobs and the log.
 
-Pages and API share it.
+The pages and the API of a server share them.
 """
 
 import logging
@@ -21,8 +21,9 @@ _logger = logging.getLogger(__name__)
 
 
 class Current:
-    """The settings in the default file, read again whenever the file, or what the API changed, is
-    another.
+    """A function that returns the current settings: those of the default file, with the changes made through the API.
+
+    Both files are read again only if one of them has changed.
     """
 
     def __init__(self) -> None:
@@ -36,18 +37,17 @@ class Current:
 
 
 class Service:
-    """What a process serves with. There is one of these, since a second engine would load a model
-    twice.
-    """
+    """The objects that a server works with. There is one Service, since a second engine would load a model twice."""
 
     def __init__(
         self, settings: FineTuningConfig | Callable[[], FineTuningConfig] | None = None, ollama_url: str | None = None
     ) -> None:
-        """Keep the settings if they are a configuration; a function is called for them at each use.
+        """Set where the settings come from.
 
         Args:
-            settings: By default those of the default file at that time (`Current`).
-            ollama_url: URL of Ollama; by default OLLAMA_HOST, else that in the configuration.
+            settings: The settings, or a function that is called for them at each use. By default they are
+                read from the default file (`Current`).
+            ollama_url: The URL of Ollama; by default OLLAMA_HOST, else that in the configuration.
         """
         self.fixed = settings if isinstance(settings, FineTuningConfig) else None
         self._settings = Current() if settings is None or isinstance(settings, FineTuningConfig) else settings
@@ -62,10 +62,10 @@ class Service:
         return self.fixed or self._settings()
 
     def engine(self) -> Engine:
-        """Return the engine, which is connected on first use.
+        """Return the engine, to which the first call connects.
 
-        Disagreements between engine and registry are then repaired, and logged. Raises EngineError
-        if no engine answers.
+        Differences between engine and registry are then repaired, and written to Python's log. Raises
+        EngineError if no engine is available.
         """
         with self._lock:
             if self._engine is None:
@@ -75,11 +75,11 @@ class Service:
             return self._engine
 
     def holds(self, engine: Engine) -> bool:
-        """Return whether this is the engine in use."""
+        """Return whether `engine` is the engine in use."""
         return engine is self._engine
 
     def connect_again(self) -> None:
-        """Forget the engine: the next use connects to the one that answers then."""
+        """Forget the engine, so that the next use connects again, perhaps to another engine."""
         with self._lock:
             self._engine = None
 
@@ -88,6 +88,6 @@ class Service:
         return look(self.engine(), self.config)
 
     def log(self, session_id: str | None = None) -> ConversationLogger:
-        """Return the log, for a given session or a new one."""
+        """Return the log, with the session `session_id` or a new one."""
         config = self.config
         return ConversationLogger(config.log_path, session_id, config.data_collection.export_every)

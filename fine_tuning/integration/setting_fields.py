@@ -1,7 +1,7 @@
-"""Describe the settings as fields of a form: the key, its words, its kind, and its bounds.
+"""Describe the settings as fields of a form: the key, its label and help, its kind, and its bounds.
 
-Nothing is repeated here: kinds, choices and bounds come from the types of the configuration, words
-from setting_words.py.
+Kinds, choices and bounds come from the types of the configuration, labels and help from
+setting_words.py, so nothing is written twice.
 """
 
 import types
@@ -53,14 +53,14 @@ class Field:
 
     @property
     def section(self) -> str:
-        """Return the heading for this setting and others of the same kind."""
+        """The heading under which the setting is shown with others."""
         return words_of(self.key).section
 
 
 def fields(*sections: str) -> tuple[Field, ...]:
-    """Return the settings of some sections and their subsections, in the configuration's order.
+    """Return the settings of these sections and their subsections, in the configuration's order.
 
-    Settings that no form can ask for are left out.
+    Settings that have no kind of field are left out.
     """
     return tuple(field for section in sections for field in _of_section(section))
 
@@ -71,7 +71,7 @@ def _of_section(section: str) -> tuple[Field, ...]:
 
 
 def field(key: str) -> Field:
-    """Return a setting. Raises KeyError for an unknown key, or one that no form can ask for."""
+    """Return the field of a setting. Raises KeyError for an unknown key, or a setting that has no kind of field."""
     found = _field(key, _info(key))
     if found is None:
         raise KeyError(key)

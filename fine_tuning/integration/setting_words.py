@@ -1,7 +1,7 @@
 """Describe every setting in plain words: a label without jargon, its effect, and sensible values.
 
-Settings, Train, Runs, `/api/settings` and the light page use them. The settings of a training are
-in setting_words_training.py: they are half of the table.
+The pages Settings, Train and Runs, `/api/settings` and the light page show them. The settings of a
+training are in setting_words_training.py, since they are half of the table.
 """
 
 from collections.abc import Mapping
@@ -337,7 +337,7 @@ SETTING_WORDS: Mapping[str, Words] = {
 
 
 def words_of(key: str) -> Words:
-    """Return the words of a setting by its dotted key. Raises KeyError for an unknown key.
+    """Return label and help of a setting by its dotted key. Raises KeyError for an unknown key.
 
     An entry of a mapping has the words of the mapping: `mix.shares.chats` is the share of `chats`.
     """
@@ -349,7 +349,7 @@ def words_of(key: str) -> Words:
 
 
 def said(value: object) -> str:
-    """Return the value of a setting for people: on, off, none, 0.0002."""
+    """Return the value of a setting as people read it: "on", "off", "none", "0.0002"."""
     if isinstance(value, list | tuple):
         return ", ".join(map(said, value)) or "none"
     if isinstance(value, bool):

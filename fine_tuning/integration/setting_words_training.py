@@ -1,6 +1,4 @@
-"""Describe the settings of a training in plain words, by section: half of the table of
-setting_words.py.
-"""
+"""Describe the settings of a training in plain words, by section: one half of the table of setting_words.py."""
 
 from collections.abc import Mapping
 

@@ -1,8 +1,7 @@
-"""Show and change the settings for pages and programs: their values, their origin, and which may be
-changed.
+"""Show and change the settings for pages and programs: their values, their origin, and which may be changed.
 
 Settings that name a file, a server or a program outside of the data folder cannot be changed here.
-Changes go into data/settings.yaml (config_overlay.py), all of them or none.
+Changes are written to data/settings.yaml (config_overlay.py), all of them or none.
 """
 
 import re
@@ -79,7 +78,7 @@ class Settings(BaseModel):
 
 
 def show(service: Service) -> Settings:
-    """Return all settings in force, without secrets."""
+    """Return all current settings with their origin, without secrets."""
     file, own = paths.DEFAULT_CONFIG, config_overlay.place()
     sources: dict[str, str] = {}
     if not service.fixed:
@@ -101,14 +100,14 @@ def show(service: Service) -> Settings:
 
 
 def change(service: Service, settings: Mapping[str, object]) -> None:
-    """Change these values, by dotted key, over the default file; None restores the file's value.
+    """Change these settings, given by dotted key; None restores the value of the default file.
 
-    All values are changed, or none if one is invalid.
+    All are changed, or none if one is invalid.
 
     Raises:
-        ConfigError: with every fault; also if names are to be replaced and no recogniser is
-            installed.
-        Busy: the server has settings of its own, or another program is changing them.
+        ConfigError: A value is invalid; the message lists every fault. Also if names are to be replaced
+            and no recogniser is installed.
+        Busy: The server has fixed settings, or another program is changing them.
     """
     if service.fixed:
         raise Busy(FIXED)
@@ -120,7 +119,7 @@ def change(service: Service, settings: Mapping[str, object]) -> None:
 
 
 def fault(error: ConfigError, key: str) -> str:
-    """Return the error about the value of `key` without its location, for display beside the field."""
+    """Return the error about the value of `key` without its location, to be shown beside the field."""
     lines = [line.strip() for line in str(error).splitlines()]
     section = key.partition(".")[0]
     own = [line.partition(": ")[2] for line in lines if line.startswith((f"{key}:", f"{key}.", f"{section}:"))]
@@ -130,9 +129,9 @@ def fault(error: ConfigError, key: str) -> str:
 def changed(
     service: Service, settings: Mapping[str, object], profile: str | None = None, *, of_log: bool = False
 ) -> FineTuningConfig:
-    """Return the configuration with a profile and other values, by dotted keys.
+    """Return the configuration with a profile and with other values, given by dotted key.
 
-    `of_log`: the log is learned, and its own profile is used unless one is named. Raises
+    `of_log`: the training is on the log, whose own profile is used unless one is named. Raises
     ConfigError for a key that a request may not change.
     """
     config = service.config
@@ -145,25 +144,25 @@ def changed(
 
 
 def allowed(service: Service, settings: Mapping[str, object]) -> dict[str, object]:
-    """Return the values as the configuration takes them; relative paths are relative to the data
-    folder.
+    """Return the values, checked, as the configuration takes them. Relative paths are relative to the data folder.
 
-    Raises ConfigError for one that is not allowed.
+    Raises ConfigError for a key or value that a request may not set.
     """
     return {key: _allowed(service, key, value) for key, value in settings.items()}
 
 
 def may_change(key: str) -> bool:
-    """Return whether a request may change this key at all."""
+    """Return whether a request may change the setting `key`, whatever the value."""
     section = key.partition(".")[0]
     return key not in REFUSED and key != section and (section in ALLOWED or key in ALSO)
 
 
 def _allowed(service: Service, key: str, value: object) -> object:
     if not may_change(key):
-        why = REFUSED.get(key, "it reaches beyond this work, or takes in a whole section")
+        why = REFUSED.get(key, "GET /api/settings does not list it as changeable")
         raise ConfigError(
-            f"settings.{key[:80]}: a request may not change it, as {why}: change it in config/fine_tuning_config.yaml"
+            f"settings.{key[:80]}: a request may not change it, because {why}. Change it in "
+            "config/fine_tuning_config.yaml"
         )
     if key == "dataset.path" and value is not None:
         return str(_dataset(str(value)))
@@ -192,9 +191,9 @@ def _dataset(name: str) -> Path:
 
 
 def _is_of_engine(service: Service, name: str) -> bool:
-    """Return whether a base is a model of the engine, and neither a folder nor from the network.
+    """Return whether the base `name` is a model of the engine, and neither a folder nor from the network.
 
-    A plain name is allowed, since it may be fetched later.
+    Any plain name is allowed, since such a model may be downloaded later.
     """
     plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*(:[A-Za-z0-9._-]+)?", name)
     if plain and not Path(name).exists():
@@ -203,9 +202,9 @@ def _is_of_engine(service: Service, name: str) -> bool:
 
 
 def _without_secrets(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the values with URLs cut to their host and a command to its program.
+    """Return the values with URLs cut to their host, and a command cut to its program.
 
-    The rest may be a password, or a secret path.
+    The rest of them may contain a password or a secret path.
     """
     shown = dict(values)
     for key in ("deployment.ollama_base_url", "notify.url"):
@@ -218,6 +217,6 @@ def _without_secrets(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _source(key: str, sources: dict[str, str]) -> str | None:
-    """Return the file that sets `key`, by itself or as part of a whole section."""
+    """Return the file that sets `key`, by itself or as a part of a section; None if no file does."""
     whole = [key, *(key.rsplit(".", count)[0] for count in range(1, key.count(".")))]
     return next((sources[each] for each in whole if each in sources), None)

@@ -1,6 +1,6 @@
 """Show a training on a page: a button that begins it, its progress, its curves, and how it ended.
 
-The side bar of Chat, Train and Runs share it.
+The side bar of Chat and the pages Train and Runs use these functions.
 """
 
 from collections.abc import Callable, Sequence
@@ -46,10 +46,14 @@ _SIGNS = {
 
 
 def panel(service: Service, turns: int, new: int, shown: Shown, choose: Callable[[str], None]) -> None:
-    """Draw the panel for learning.
+    """Draw the panel for training in the side bar.
 
-    `turns`: number of turns in the log. `new`: number of those not learned yet. `shown`: makes a
-    text safe for Markdown. `choose`: called with the tag that is to answer.
+    Args:
+        service: The server's service.
+        turns: The number of turns in the log.
+        new: The number of turns that no version has learned yet.
+        shown: A function that makes a text safe for Markdown.
+        choose: Called with the tag of the model that the user chooses to answer.
     """
     now = learning.look()
     if now.running and now.job:
@@ -104,7 +108,7 @@ def _close(mark: str) -> None:
 
 
 def _mark(now: Learning) -> str:
-    """Return an identifier of this retrain."""
+    """Return a text that identifies the state of this retrain."""
     return f"{now.job.mark} {now.job.state}" if now.job else ""
 
 
@@ -113,9 +117,7 @@ def _mark(now: Learning) -> str:
 
 @st.fragment(run_every=_GLANCE)
 def watch(id: str, shown: Shown, small: bool = False) -> None:
-    """Show the progress of a job, and redraw the whole page when it is over. `small`: for the side
-    bar.
-    """
+    """Show the progress of a job, and redraw the whole page when it is over. `small`: draw it for the side bar."""
     watched.note(id)
     if told := st.session_state.pop("stop_told", None):
         st.toast(told, icon=":material/stop_circle:")
@@ -162,9 +164,7 @@ def _stop_buttons(job: Job, small: bool) -> None:
 
 
 def _stop(id: str, discard: bool) -> None:
-    """Ask a job to stop. Its reply is kept for the next drawing, since the callback of a fragment
-    cannot draw.
-    """
+    """Ask a job to stop. The reply is stored for the next drawing, since a callback of a fragment cannot draw."""
     job = Queue().cancel(id, discard=discard)
     st.session_state.stop_told = "It is over already" if job.over else "It stops at its next safe point"
 
@@ -184,9 +184,7 @@ def verdict(job: Job, shown: Shown) -> Finished:
 
 
 def facts(registry: Registry, tag: str, shown: Shown) -> None:
-    """Show some held-out questions about documents, with the answers of base and version; nothing
-    if there are none.
-    """
+    """Show some held-out questions about documents with the answers of base and version; nothing if there are none."""
     version = registry.tagged(tag)
     found = versions.facts_of(version) if version else None
     if found is None:
@@ -209,7 +207,7 @@ def _is_thrown_away(job: Job) -> bool:
 
 
 def again(job: Job) -> None:
-    """Offer to resume an incomplete job, or to try it again."""
+    """Draw buttons that resume an incomplete job, or submit it again."""
     with st.container(horizontal=True):
         if job.state != State.COMPLETED and not _is_thrown_away(job):
             st.button(
@@ -252,9 +250,7 @@ def log_tail(job: Job) -> None:
 
 
 def curves(points: Sequence[Point], *, small: bool = False, by_run: bool = False) -> None:
-    """Draw loss and, below it, accuracy; only the loss if `small`. `by_run`: several trainings,
-    each in its colour.
-    """
+    """Draw the curves of loss and, unless `small`, accuracy. `by_run`: each training has its own colour."""
     if not small:
         st.caption(
             "Loss: how surprised it is by the right answer, word by word. Right first guesses: the share of words that "

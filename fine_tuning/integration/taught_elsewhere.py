@@ -1,9 +1,8 @@
-"""Find turns that taught a version and never were in the log: those of the shipped sample, or of a
-file.
+"""Find turns that a version was trained on and that never were in the log.
 
-The registry has only the ids of the turns that taught a version. An id that the log does not have
-was forgotten since, or belongs to a sample or file that was learned in place of the log or besides
-it; such turns are read from there.
+The registry stores only the ids of the turns that a version was trained on. A turn that is not in
+the log was either forgotten, or is from the shipped sample or a file that was learned instead of the
+log or besides it. Such turns are read from the sample or the file.
 """
 
 from collections.abc import Collection, Iterator
@@ -33,8 +32,9 @@ class Elsewhere:
 
 
 def taught_elsewhere(log: ConversationLogger, registry: Registry, version: Version) -> list[Elsewhere]:
-    """Return the turns of the sample or of files that taught a version, if those still exist and
-    are not large.
+    """Return the turns of the sample or of files that a version was trained on.
+
+    Files that no longer exist or are large are skipped.
     """
     taught = registry.turns_of(version.name, version.number)
     absent = taught - log.index.there(taught)
@@ -58,9 +58,7 @@ def _sources(version: Version, absent: Collection[str]) -> Iterator[Elsewhere]:
 
 
 def _of_files(config: FineTuningConfig) -> Iterator[Elsewhere]:
-    """Yield the turns of the files that a run learned. Missing, unreadable and large files are
-    skipped.
-    """
+    """Yield the turns of the files that a run learned. Missing, unreadable and large files are skipped."""
     dataset = config.dataset
     names = [str(dataset.path)] if dataset.path else [name for name in config.mix.also if name != "sample"]
     for file in (Path(name).expanduser() for name in names):

@@ -1,11 +1,10 @@
-"""Put a training together with a person: what is chosen, the resulting settings, a forecast, and
-the start.
+"""Prepare a training together with the user: the choices, the resulting settings, a forecast, and the start.
 
 A draft records the choices. Its settings are a starting point (the configuration, with the profile
-that fits the data), a preset over it, and single changes over that. A job of the kind `plan` finds
-out once, for the data and the model, what would be learned and what it takes. For all other
-settings the forecast is arithmetic on that result (`Forecast`): it takes well under a millisecond
-and no torch.
+that fits the data), with the changes of a preset, and single changes on top. A job of the kind
+`plan` measures once, for the data and the model, what would be learned and what it takes. For all
+other settings the forecast is computed from its result (`Forecast`), in well under a millisecond and
+without torch.
 """
 
 import hashlib
@@ -101,7 +100,7 @@ def starting_point(config: FineTuningConfig, draft: Draft, turns: int, documents
 
 
 def profile_of(config: FineTuningConfig, draft: Draft, turns: int, documents: int = 0) -> str:
-    """Return the name of the starting point's profile; "" for none."""
+    """Return the name of the profile of a draft's starting point; "" for none."""
     if draft.data == "sample":
         return _SAMPLE
     return learning.profile_of_log(config, turns, documents) if draft.data == "chats" else ""
@@ -114,11 +113,11 @@ def settings_of(start: FineTuningConfig, draft: Draft, basis: Basis | None = Non
 
 
 def preset(start: FineTuningConfig, level: Level, basis: Basis | None = None) -> dict[str, object]:
-    """Return the settings that a preset changes, by dotted keys.
+    """Return the settings that a preset changes, by dotted key.
 
-    Quick: a smaller adapter and fewer passes, if possible no more than take ten minutes on this
-    machine. Thorough: a larger adapter and more passes, as far as a night suffices. Without a
-    `basis` the speed of the machine is unknown, and only the factors count.
+    Quick is a smaller adapter and fewer epochs, if possible no more than take ten minutes on this
+    machine. Thorough is a larger adapter and more epochs, as many as fit into a night. Without a `basis`
+    the speed of the machine is unknown, and the epochs change by a fixed factor.
     """
     training = start.training
     if level == "balanced":
@@ -146,9 +145,7 @@ def rank_changes(start: FineTuningConfig, rank: int) -> dict[str, object]:
 
 
 def split_changes(start: FineTuningConfig, share: float) -> dict[str, object]:
-    """Return the changes that set the share of chats for validation, at the cost of the training
-    share.
-    """
+    """Return the changes that set the share of chats for validation, which is taken from the training's share."""
     return {
         "data_preparation.validation_ratio": share,
         "data_preparation.train_ratio": round(1 - start.data_preparation.test_ratio - share, 6),
@@ -156,7 +153,7 @@ def split_changes(start: FineTuningConfig, share: float) -> dict[str, object]:
 
 
 def value_of(config: FineTuningConfig, key: str) -> Any:
-    """Return a value by its dotted key, in its JSON form."""
+    """Return the value of a setting by its dotted key, as JSON values."""
     return _values(config)[key]
 
 
@@ -166,7 +163,7 @@ def _values(config: FineTuningConfig) -> Mapping[str, object]:
 
 
 def differences(settings: FineTuningConfig, start: FineTuningConfig) -> tuple[tuple[str, object, object], ...]:
-    """Return (key, value, value in `start`) of the settings of a training that differ."""
+    """Return (key, value, value in `start`) of each setting of a training that differs between both."""
     before = _values(start)
     return tuple(
         (key, value, before.get(key))
@@ -176,7 +173,7 @@ def differences(settings: FineTuningConfig, start: FineTuningConfig) -> tuple[tu
 
 
 def draft_of(job: Job, config: FineTuningConfig, turns: int, known: Iterable[Dataset], documents: int = 0) -> Draft:
-    """Return the request of a job as a draft, for changing and submitting it again."""
+    """Return the request of a job as a draft, which can be changed and submitted again."""
     asked = FineTuningConfig.model_validate(job.request.get("config", {}))
     path = asked.dataset.path
     dataset = next((each for each in known if path is not None and each.file == path), None)
@@ -195,9 +192,7 @@ def _counts(key: str) -> bool:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What is known about a draft's data and model, from which forecasts for other settings are
-    computed.
-    """
+    """The result of a plan, from which forecasts for other settings are computed."""
 
     job: Job
     found: Mapping[str, Any] = field(default_factory=dict)  # the result of the job of the kind `plan`
@@ -208,7 +203,7 @@ class Forecast:
 
     @property
     def trouble(self) -> str:
-        """Return why nothing can be forecast; "" if it can, or the job is not over."""
+        """Why nothing can be forecast; "" if it can, or if the job is not over."""
         return self.job.reason if self.job.over and not self.ready else ""
 
     @property
@@ -216,26 +211,28 @@ class Forecast:
         return _basis(json.dumps(self.found["basis"])) if self.ready else None
 
     def at(self, settings: FineTuningConfig) -> Estimate | None:
-        """Return the estimate of a training with these settings and the memory that is free now."""
+        """Return the estimate of a training with these settings and the memory that is free now.
+
+        Return None if the plan has no result.
+        """
         if (basis := self.basis) is None:
             return None
         return basis.at(settings.training, None if basis.machine.on_gpu else psutil.virtual_memory().available)
 
     def times(self, settings: FineTuningConfig) -> Times | None:
-        """Return how long each part takes with these settings."""
+        """Return how long each part of a retrain with these settings takes; None if the plan has no result."""
         found = self.at(settings)
         return Around(**self.found["around"]).times(settings, found.seconds) if found else None
 
     def trained(self, settings: FineTuningConfig) -> tuple[int, float] | None:
-        """Return the number of trained weights, and their share of the model's."""
+        """Return (number of trained weights, their share of the model's weights); None if the plan has no result."""
         if (basis := self.basis) is None:
             return None
         count = basis.trained(settings.training)
         return count, count / basis.shape.parameters
 
     def too_large(self, settings: FineTuningConfig) -> bool:
-        """Return whether the training does not fit into memory, and lowering settings would not
-        help.
+        """Return whether the training does not fit into memory, even with lower settings.
 
         Other trainings that do not fit get lower settings before they begin.
         """
@@ -249,14 +246,15 @@ def _basis(record: str) -> Basis:
 
 
 def forecast(queue: Queue, draft: Draft, settings: FineTuningConfig, ollama_url: str | None = None) -> Forecast:
-    """Return what is known about the data and the model of a draft. If nothing is, submit a job
-    that finds out.
+    """Return the forecast for the data and the model of a draft.
+
+    If there is none, the job that computes it is submitted.
     """
     return _forecast(_submitted(queue, *_plan(draft, settings, ollama_url)))
 
 
 def found_out(queue: Queue, draft: Draft, settings: FineTuningConfig, ollama_url: str | None = None) -> Forecast | None:
-    """Return what is known about them already; None if no job was submitted for it."""
+    """Return the forecast for the data and the model of a draft; None if no job was submitted for it."""
     id, _ = _plan(draft, settings, ollama_url)
     known = next((job for job in queue.jobs(kinds=["plan"], limit=100) if job.id == id), None)
     return _forecast(known) if known else None
@@ -267,7 +265,7 @@ def _forecast(job: Job) -> Forecast:
 
 
 def _plan(draft: Draft, settings: FineTuningConfig, ollama_url: str | None) -> tuple[str, dict[str, object]]:
-    """Return the id and the request of the job that finds it out. Equal requests have equal ids."""
+    """Return the id and the request of the job of the kind `plan` for a draft. Equal requests have equal ids."""
     config = settings.model_dump(mode="json", include=set(_PLANNED))
     config["training"] = {key: value for key, value in config["training"].items() if key in _DECIDES}
     if settings.training.folds:
@@ -295,16 +293,15 @@ def _submitted(queue: Queue, id: str, request: dict[str, object]) -> Job:
 
 
 def find_out_again(queue: Queue, found: Forecast) -> None:
-    """Drop a finished plan, or its failure: the next forecast submits a new one."""
+    """Remove a plan that is over, or has failed, so that the next `forecast` submits a new one."""
     if found.job.over:
         queue.remove(found.job.id)
 
 
 def likely_fits(model: ModelSummary, available: int | None = None) -> bool:
-    """Return whether a base can probably be trained in the free memory: its weights, and room to
-    compute.
+    """Return whether a base can probably be trained in the free memory: its weights, and room to compute.
 
-    A rule of thumb for a list of models; the forecast is exact, but takes some seconds.
+    This is a rule of thumb for a list of models; a forecast is exact, but takes some seconds.
     """
     free = psutil.virtual_memory().available if available is None else available
     return 1.3 * model.size + (1 << 30) <= free
@@ -315,7 +312,7 @@ def likely_fits(model: ModelSummary, available: int | None = None) -> bool:
 
 @dataclass(frozen=True)
 class Situation:
-    """What decides, besides the draft, whether the training can start."""
+    """What decides, besides the draft, whether a training can start."""
 
     turns: int  # in the log
     bases: tuple[str, ...]  # tags of the engine
@@ -325,9 +322,7 @@ class Situation:
 
 
 def missing(config: FineTuningConfig, draft: Draft, now: Situation, forecast: Forecast | None, fault: str = "") -> str:
-    """Return why the training cannot start, for people; "" if it can. `fault`: an error in the
-    settings.
-    """
+    """Return why the training cannot start, for people; "" if it can. `fault` is an error in the settings."""
     if now.running:
         return "Another training runs or waits: watch it, or stop it first."
     if why := incomplete(config, draft, now):
@@ -340,7 +335,7 @@ def missing(config: FineTuningConfig, draft: Draft, now: Situation, forecast: Fo
 
 
 def incomplete(config: FineTuningConfig, draft: Draft, now: Situation) -> str:
-    """Return what is missing of model or data, for people; "" if nothing is."""
+    """Return what is missing of model or data for a training, for people; "" if nothing is."""
     if now.trouble:
         return now.trouble
     if draft.base not in now.bases:
@@ -379,8 +374,9 @@ def _splits(counts: Mapping[str, Mapping[str, int]]) -> str:
 
 
 def start(draft: Draft, settings: FineTuningConfig, ollama_url: str | None = None) -> Job:
-    """Submit the training of a draft as a job. Raises Busy if one runs or waits, ByoaiError if it
-    ends at once.
+    """Submit the training of a draft as a job, and return the job.
+
+    Raises Busy if a training is running or waiting, and ByoaiError if the new one fails at once.
     """
     request = {"config": settings.model_dump(mode="json"), "auto": True, "ollama_url": ollama_url}
     if draft.data == "dataset":

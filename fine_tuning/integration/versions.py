@@ -1,6 +1,4 @@
-"""Describe a version in plain words: how the gate judged it, and which chats taught it. Independent
-of Streamlit.
-"""
+"""Describe a version in plain words, independently of Streamlit: how the gate judged it, and what it was trained on."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -33,7 +31,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class Taught:
-    """A chat that taught a version."""
+    """A chat that a version was trained on."""
 
     session: str
     turns: tuple[str, ...]  # ids of its turns that were learned, in the log's order
@@ -41,7 +39,7 @@ class Taught:
 
 @dataclass(frozen=True)
 class Lessons:
-    """The chats that taught a version, newest first."""
+    """The chats that a version was trained on, newest first."""
 
     chats: tuple[Taught, ...]
     forgotten: int  # learned turns that no longer exist
@@ -53,7 +51,7 @@ class Lessons:
 
 
 def judged(version: Version) -> list[Judged]:
-    """Return the result of each rule of the gate; none if the version was not judged."""
+    """Return the result of each rule of the gate; no results if the version was not evaluated."""
     results = (version.metrics.get("gate") or {}).get("results") or []
     return [
         Judged(each["rule"], _outcome(each), each.get("reason", ""), each.get("measured", ""), each.get("limit", ""))
@@ -70,7 +68,7 @@ def _outcome(result: dict[str, object]) -> Outcome:
 
 
 def marks(version: Version) -> list[str]:
-    """Return the states of a version, a word each: live, previous, refused, removed, pinned."""
+    """Return what a list shows about a version, one word each: live, previous, refused, out of use, pinned, ..."""
     refused = bool(refusal(version))
     state = {
         "live": "live",
@@ -82,7 +80,7 @@ def marks(version: Version) -> list[str]:
 
 
 def verdict(version: Version) -> str:
-    """Return a sentence with the verdict of the gate."""
+    """Return a sentence about the gate's verdict on a version."""
     rules = judged(version)
     if not rules:
         return "It never met the gate: how good it is was not measured."
@@ -124,16 +122,14 @@ class Facts:
         return facts_told(self.right, len(self.asked))
 
     def some(self, most: int = 6) -> list[Asked]:
-        """Return up to `most` of the questions for people, about half of them answered wrongly if
-        there are enough.
-        """
+        """Return up to `most` of the questions as examples, about half of them answered wrongly if there are enough."""
         wrong, right = ([each for each in self.asked if each.right == how] for how in (False, True))
         few = max(most // 2, most - len(right))
         return [*wrong[:few], *right[: most - len(wrong[:few])]]
 
 
 def facts_in(evaluation: Mapping[str, Any]) -> Facts | None:
-    """Return the part about documents of an evaluation (`Comparison.record`); None if it has none."""
+    """Return the questions about documents in an evaluation (`Comparison.record`); None if it has none."""
     before, after = (evaluation.get(side, {}).get("facts", ()) for side in ("base", "tuned"))
     asked = tuple(
         Asked(new["prompt"], new["key"], old["answer"], old["right"], new["answer"], new["right"])
@@ -143,8 +139,9 @@ def facts_in(evaluation: Mapping[str, Any]) -> Facts | None:
 
 
 def facts_of(version: Version) -> Facts | None:
-    """Return how a version answers about documents; None if it was not asked, or its evaluation is
-    gone.
+    """Return how a version answers questions about documents.
+
+    Return None if it was not asked any, or its evaluation no longer exists.
     """
     run = run_of(version)
     if run is None or not Run(run).evaluation.is_file():
@@ -153,8 +150,7 @@ def facts_of(version: Version) -> Facts | None:
 
 
 def comparison_of(version: Version, answers: Choice | None) -> dict[str, str]:
-    """Return the query parameters of the page Models for comparing a version with the one that
-    answers now.
+    """Return the query parameters with which the page Models compares a version with the model that answers now.
 
     If the version itself answers, it is compared with its base.
     """
@@ -163,7 +159,7 @@ def comparison_of(version: Version, answers: Choice | None) -> dict[str, str]:
 
 
 def lessons(log: ConversationLogger, registry: Registry, version: Version) -> Lessons:
-    """Return the chats that taught a version, and the number of turns from the sample or a file."""
+    """Return the chats that a version was trained on, and the numbers of turns from the sample or a file."""
     learned = registry.turns_of(version.name, version.number)
     there = log.index.session_by_turn(learned)
     by_chat: dict[str, list[str]] = {}
@@ -175,9 +171,7 @@ def lessons(log: ConversationLogger, registry: Registry, version: Version) -> Le
 
 
 def report_of(registry: Registry, name: str, number: int) -> str:
-    """Return a version's report, an HTML page. Raises ModelNotFound if version or report do not
-    exist.
-    """
+    """Return a version's report as HTML. Raises ModelNotFound if the version or its report does not exist."""
     version = registry.get(name, number)
     run = run_of(version)
     if run is None or not Run(run).report.is_file():
@@ -193,9 +187,9 @@ def has_report(version: Version) -> bool:
 
 
 def how_sure(votes: int) -> str:
-    """Return how far a rating from so many votes can be trusted.
+    """Return a text about how far a rating from this number of votes can be trusted.
 
-    That is the 95 % confidence interval of a share of one half (Wald).
+    It contains the 95 % confidence interval of a share of one half (Wald).
     """
     share = min(round(98 / votes**0.5), 50) if votes else 50
     return (

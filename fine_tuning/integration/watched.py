@@ -1,4 +1,4 @@
-"""Track which jobs the page itself shows, so that the bar above it leaves them out."""
+"""Record which jobs the page itself shows, so that the bar of running jobs above it leaves them out."""
 
 import streamlit as st
 
@@ -6,7 +6,7 @@ _KEY = "watched_jobs"
 
 
 def begin() -> None:
-    """Forget which jobs the page showed, because it is drawn again."""
+    """Forget which jobs the page showed. Called when the page is drawn again."""
     st.session_state[_KEY] = set()
 
 

@@ -1,1 +1,5 @@
-"""Jobs that outlive their caller: a table (store), a queue, one process per job (worker), a Python API (tuner)."""
+"""Run long work as jobs, which outlive the program that submits them.
+
+A job is a row of a table (store). The queue starts each job in a process of its own (worker).
+Programs use jobs through the Python API (tuner).
+"""

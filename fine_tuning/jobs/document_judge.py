@@ -15,7 +15,11 @@ Does the passage say that this answer to this question is right and complete? Re
 
 
 def judge_with(engine: Engine, tag: str) -> Callable[[str, str, str], bool]:
-    """Return a judge that asks a model whether a passage supports an answer; anything but yes counts as no."""
+    """Return a function of (passage, question, answer) that asks a model whether the passage supports the answer.
+
+    `tag` is the model. The function returns True if the model's reply begins with "yes", and raises
+    EngineError if the engine fails.
+    """
     options = ChatOptions(temperature=0, seed=0, max_tokens=400)  # enough for models that think first
 
     def judge(passage: str, question: str, answer: str) -> bool:

@@ -1,4 +1,4 @@
-"""Run a job's work in any process: send its heartbeat and events, watch for requests to stop, record its end."""
+"""Run a job's work in any process: record its events, heartbeat and end, and stop it when that is asked for."""
 
 import contextlib
 import os
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 _LOOK = 0.25  # seconds between checks for a request to stop
 _BEAT = 2.0  # seconds between heartbeats
 _ROOM = 10.0  # seconds of retries to record a job's end, for example on a full disk
-_LAST_WORDS = 1.0  # seconds that a worker has to stop after its server has ended
+_LAST_WORDS = 1.0  # seconds that a worker has to stop by itself after its server has ended
 
 
 @dataclass
 class Stop:
-    """A request to stop a job, with its reason."""
+    """A request to stop a job, which any thread or signal handler can make with `ask`. The first reason counts."""
 
     asked: threading.Event = field(default_factory=threading.Event)
     why: str = ""  # "" if a person cancelled the job
@@ -47,9 +47,10 @@ class Stop:
 
 @contextlib.contextmanager
 def listed(kind: str, request: JobRequest, watch: Watch | None = None) -> Iterator[Watch]:
-    """List the work in this `with` block as a running job, which other processes can ask to stop.
+    """List the work in this `with` block as a running job of this kind; yield the Watch for the work.
 
-    Yields the watch for the work. This process is never killed, since it may do other things.
+    Other processes can ask the job to stop, which the Watch tells the work. They never kill this
+    process, since it may do other things.
     """
     job = store.add(
         kind,
@@ -90,7 +91,12 @@ def import_here(request: ImportRequest, watch: Watch | None = None) -> "Report":
 
 @contextlib.contextmanager
 def doing(job: Job, watch: Watch, stop: Stop) -> Iterator[Watch]:
-    """Record in the table how the work in this `with` block ends, and re-raise its errors. Yields its watch."""
+    """Do the work of a job in this `with` block; yield the Watch for the work.
+
+    The Watch writes the work's events to the job's event file, besides passing them to `watch`, and
+    asks the work to stop when `stop` or `watch` does. How the block ends is recorded in the table,
+    and its exceptions are raised again.
+    """
     last: list[Finished] = []
 
     def note(event: Event) -> None:
@@ -133,7 +139,7 @@ def doing(job: Job, watch: Watch, stop: Stop) -> Iterator[Watch]:
 
 
 def _finish(job: Job, state: State, reason: str, code: int) -> None:
-    """Record how a job ended; retry for some seconds if the disk is full."""
+    """Record how a job ended. If that fails, for example because the disk is full, try again for _ROOM seconds."""
     deadline = time.monotonic() + _ROOM
     while True:
         try:
@@ -147,7 +153,7 @@ def _finish(job: Job, state: State, reason: str, code: int) -> None:
 
 
 def _judged(job: Job, stop: Stop, error: BaseException) -> tuple[State, str, int]:
-    """Return a job's final state, reason and exit code for an exception."""
+    """Return the final state, reason and exit code of a job whose work ended with an exception."""
     if isinstance(error, Cancelled):
         asked = store.get(job.id).state == State.CANCELLING
         if asked or not stop.why:
@@ -174,7 +180,10 @@ def _judged(job: Job, stop: Stop, error: BaseException) -> tuple[State, str, int
 
 
 class _Pulse(threading.Thread):
-    """A thread that records a job's heartbeat, and stops the job if it is cancelled or its server has ended."""
+    """A thread that records a job's heartbeat, and asks the job to stop if it is cancelled or its server has ended.
+
+    If the job does not stop in time, the thread kills this process.
+    """
 
     def __init__(self, job: Job, stop: Stop) -> None:
         super().__init__(name="job pulse", daemon=True)
@@ -210,7 +219,7 @@ class _Pulse(threading.Thread):
             self._die(State.CANCELLED, "it did not stop in time, and was killed")
 
     def _die(self, state: State, reason: str) -> None:
-        """Record the reason, and kill this process and all its children."""
+        """Record how the job ended, and kill this process and all its children."""
         if self._over.is_set():
             return
         self.verdict = state, reason, 137  # applies even if the work fails because its children are killed

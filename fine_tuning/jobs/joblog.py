@@ -1,4 +1,4 @@
-"""A job's log: the stdout and stderr of its processes, with secrets masked and of limited size."""
+"""Write a job's log: what its processes print to stdout and stderr, with secrets masked, in files of limited size."""
 
 import contextlib
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 from fine_tuning.data_collection.privacy import PII, finds
 
 LIMIT = 1 << 20  # maximum bytes of log.txt, and of log.1.txt, which holds older output
-_LONGEST = 1 << 16  # maximum bytes masked at once, for a line or the block of a private key
+_LONGEST = 1 << 16  # maximum bytes of a line or of the block of a private key that is masked as a whole
 _BEGIN, _END = b"-----BEGIN", b"-----END"
 
 
@@ -26,7 +26,10 @@ def mask(text: str) -> str:
 
 @contextlib.contextmanager
 def logged_to(file: Path) -> Iterator[None]:
-    """Redirect stdout and stderr of this process and its children to `file`, with secrets masked."""
+    """Redirect stdout and stderr of this process and its children to `file` within the `with` block.
+
+    Secrets are masked.
+    """
     ours, theirs = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -57,7 +60,11 @@ def _write(source: int, file: Path) -> None:
 
 
 def _cut(read: bytes) -> tuple[bytes, bytes]:
-    """Return the complete lines, and the rest: an incomplete line or the incomplete block of a key."""
+    """Split output into what can be written now, and the rest, which is written together with later output.
+
+    The rest is an incomplete line or an incomplete block of a private key: secrets are recognised
+    only in complete ones. Output of _LONGEST bytes without a line end is written as it is.
+    """
     end = read.rfind(b"\n") + 1
     begun = read.rfind(_BEGIN, 0, end)
     if begun >= 0 and _END not in read[begun:end]:
@@ -66,7 +73,11 @@ def _cut(read: bytes) -> tuple[bytes, bytes]:
 
 
 def append(file: Path, content: bytes) -> None:
-    """Append output to a log, with secrets masked. Write errors are ignored, lest they fail the job."""
+    """Append output to a log, with secrets masked.
+
+    If the log would exceed LIMIT, it first becomes log.1.txt, which is replaced. Write errors are
+    ignored, since they must not fail the job.
+    """
     if not content:
         return
     masked = mask(content.decode("utf-8", "replace")).encode("utf-8", "replace")
@@ -78,7 +89,7 @@ def append(file: Path, content: bytes) -> None:
 
 
 def last_line(file: Path) -> str:
-    """Return the last line of a log that is not blank; "" if there is none."""
+    """Return the last line of a log that is not blank; "" if there is none in its last 4096 bytes."""
     if not file.exists():
         return ""
     with file.open("rb") as log:

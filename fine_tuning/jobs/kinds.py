@@ -1,4 +1,4 @@
-"""The kinds of jobs (`KINDS`): each has a typed request, and a function that does the work."""
+"""Define the kinds of jobs (`KINDS`): each has a typed request, and a function that does the work."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -35,7 +35,7 @@ class RetrainRequest(JobRequest):
 
 
 class TrainRequest(RetrainRequest):
-    force: bool = True  # a named dataset counts as large enough
+    force: bool = True  # train however small the dataset is, since the user named it
 
     @model_validator(mode="after")
     def _has_a_dataset(self) -> "TrainRequest":
@@ -57,7 +57,7 @@ def _retrain(request: RetrainRequest, watch: Watch) -> Result:
 
 
 class PlanRequest(RetrainRequest):
-    """A request for the plan of a retrain or training, without running it."""
+    """A request to plan a retrain or training: what would be learned, and its memory and time."""
 
 
 def _plan(request: PlanRequest, watch: Watch) -> Result:
@@ -152,7 +152,10 @@ def _compare(request: CompareRequest, watch: Watch) -> Result:
 
 
 class ImportRequest(JobRequest):
-    """A request to import from a finished `upload` (its id), or from `places`: local files, folders, hf:owner/name."""
+    """A request to import from `upload`, or from `places`.
+
+    `upload` is the id of a finished upload; `places` are local files, folders, or hf:owner/name.
+    """
 
     LOCAL: ClassVar[frozenset[str]] = JobRequest.LOCAL | {"places"}
 
@@ -162,7 +165,7 @@ class ImportRequest(JobRequest):
     format: Annotated[str, Field(max_length=300)] = ""
     me: Annotated[str, Field(max_length=300)] = ""  # in a chat among people, the person who gives the answers
     licence: Annotated[str, Field(max_length=1000)] = ""
-    source: Annotated[str, Field(max_length=300)] = ""  # its name in the log; empty: the file's name
+    source: Annotated[str, Field(max_length=300)] = ""  # the source's name in the log; empty: the file's name
     branches: Literal["best", "all"] = "best"
     # a model that also checks each answer made from a document; empty: none
     judge: Annotated[str, Field(max_length=300)] = ""
@@ -185,7 +188,10 @@ class ImportRequest(JobRequest):
 
 
 def import_asked(request: ImportRequest, watch: Watch) -> "Report":
-    """Import what the request names; return the report. Raises the errors of `importing.import_files`."""
+    """Import what the request names into the log; return the report.
+
+    Raises the errors of `importing.import_files`.
+    """
     from dataclasses import replace
 
     from fine_tuning.data_collection import uploads
@@ -218,7 +224,7 @@ def _import(request: ImportRequest, watch: Watch) -> Result:
 
 
 class UndoImportRequest(JobRequest):
-    """A request to undo an import in the log."""
+    """A request to undo an import: to remove all its turns from the log."""
 
     import_id: Annotated[str, Field(min_length=1, max_length=100)]
 
@@ -237,7 +243,7 @@ def _undo_import(request: UndoImportRequest, watch: Watch) -> Result:
 
 
 class SurveyRequest(JobRequest):
-    """A request to find out, turn by turn, what would be learned from the log."""
+    """A request to find out, turn by turn, what a retrain would learn from the log."""
 
 
 def _survey(request: SurveyRequest, watch: Watch) -> Result:
@@ -279,7 +285,7 @@ def _review(request: ReviewRequest, watch: Watch) -> Result:
 
 
 class PrepareRequest(JobRequest):
-    """A request with the arguments of `preprocessing.prepare`."""
+    """A request to prepare the user's own dataset; for the fields see `preprocessing.prepare`."""
 
     LOCAL: ClassVar[frozenset[str]] = JobRequest.LOCAL | {"source", "format"}
 
@@ -355,7 +361,7 @@ def _pull(request: PullRequest, watch: Watch) -> Result:
 
 
 class FetchBaseRequest(JobRequest):
-    """The default base, for the engine in use."""
+    """A request to download the default base and register it in the engine."""
 
 
 def _fetch_base(request: FetchBaseRequest, watch: Watch) -> Result:
@@ -388,7 +394,7 @@ KINDS: dict[str, Kind] = {
 
 
 def read_request(kind: str, request: Mapping[str, object]) -> JobRequest:
-    """Validate a job's request. Raises ConfigError for an unknown kind, or with all faults of the request."""
+    """Return a job's request, validated. Raises ConfigError for an unknown kind, or with all faults of the request."""
     if kind not in KINDS:
         raise ConfigError(f"there is no job of the kind {kind[:40]!r}: choose one of {', '.join(KINDS)}")
     try:

@@ -1,8 +1,8 @@
-"""Notify a command or a URL when a job ends, according to `notify:` in the job's configuration.
+"""Run a command or call a URL when a job ends, according to `notify:` in the job's configuration.
 
-The process that records a job's end calls `send`. That starts `python -m fine_tuning.jobs.notices`,
-which delivers the notice, so that no other process waits for the delivery. A failed delivery is
-recorded in the job's log.
+The process that records a job's end calls `send`, which starts `python -m fine_tuning.jobs.notices`.
+That process delivers the notice, so that no other process waits for the delivery. A failed delivery
+is recorded in the job's log.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from fine_tuning.jobs.joblog import append, last_line, mask
 from fine_tuning.jobs.store import Job
 
 _PATIENCE = 30.0  # timeout of a command in seconds
-_ANSWER = 15.0  # timeout of a request in seconds, from the name look-up to the complete answer
+_ANSWER = 15.0  # timeout of an HTTP request in seconds, from the name look-up to the complete answer
 _CONNECT = 5.0  # timeout in seconds to connect to one address
 _LONGEST = 500  # maximum characters of a reason
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")  # IPv6 addresses that embed IPv4 addresses (RFC 6052)
@@ -50,11 +50,14 @@ class Notice:
 
 
 class NotDelivered(Exception):
-    """A notice could not be delivered. The message contains no part of the URL except its host."""
+    """A notice could not be delivered. The message names only the host of the URL, whose path may be secret."""
 
 
 def send(job: Job) -> None:
-    """Start delivering the notice of a finished job, if its configuration asks for one."""
+    """Start a process that delivers the notice of a finished job, if the job's configuration asks for one.
+
+    If the process cannot be started, this is recorded in the job's log.
+    """
     config = job.request.get("config")
     settings = config.get("notify") if isinstance(config, dict) else None
     try:
@@ -71,7 +74,7 @@ def send(job: Job) -> None:
 
 
 def deliver(notify: Notify, notice: Notice) -> list[str]:
-    """Run the command and send the POST request; return messages about failures."""
+    """Run the configured command and send the configured POST request; return a message for each failure."""
     faults = []
     works: tuple[Callable[[], None], ...] = (lambda: run(notify.command, notice), lambda: post(notify, notice))
     for work in works:
@@ -86,10 +89,11 @@ def deliver(notify: Notify, notice: Notice) -> list[str]:
 
 
 def run(command: Sequence[str], notice: Notice) -> None:
-    """Run a command without a shell. Raises NotDelivered if it cannot be started, fails, or takes too long.
+    """Run a command without a shell; do nothing if `command` is empty.
 
-    {job}, {kind}, {state} and {reason} in its arguments are replaced. Its environment contains
-    BYOAI_JOB, BYOAI_KIND, BYOAI_STATE and BYOAI_REASON.
+    {job}, {kind}, {state} and {reason} in its arguments are replaced by the facts of the notice,
+    which are also in its environment: BYOAI_JOB, BYOAI_KIND, BYOAI_STATE and BYOAI_REASON. Raises
+    NotDelivered if the command cannot be started, fails, or takes longer than _PATIENCE.
     """
     if not command:
         return
@@ -118,7 +122,10 @@ def run(command: Sequence[str], notice: Notice) -> None:
 
 
 def _filled(argument: str, facts: dict[str, str]) -> str:
-    """Return an argument with its placeholders filled, and with a space in front if it would become an option."""
+    """Return an argument with its placeholders replaced.
+
+    A space is put in front if it would then look like an option, which the command could obey.
+    """
     filled = re.sub(r"\{(job|kind|state|reason)\}", lambda found: facts[found[1]], argument)
     return f" {filled}" if filled.startswith("-") and not argument.startswith("-") else filled
 
@@ -127,9 +134,11 @@ def _filled(argument: str, facts: dict[str, str]) -> str:
 
 
 def post(notify: Notify, notice: Notice) -> None:
-    """POST the notice as JSON. Raises NotDelivered unless an allowed address answers with success in time.
+    """POST the notice as JSON to the configured URL; do nothing if there is none.
 
     No redirects are followed and no proxy is used, so the answer comes from the configured host.
+    Raises NotDelivered if the host's address is not allowed, or it does not answer with a status
+    from 200 to 299 within _ANSWER.
     """
     if notify.url is None:
         return
@@ -141,7 +150,7 @@ def post(notify: Notify, notice: Notice) -> None:
         except NotDelivered as fault:
             faults.append(str(fault))
 
-    # in a thread, since a name look-up has no timeout, and a slow answer would restart it again and again
+    # in a thread, since a name look-up has no timeout, and each received byte restarts the timeout of a socket
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     thread.join(_ANSWER)
@@ -176,7 +185,12 @@ def _post(notify: Notify, notice: Notice) -> None:
 
 
 def _connected(host: str, port: int, allowed: Sequence[str]) -> socket.socket:
-    """Connect to an allowed address of a host, by the address itself, so that no second look-up can change it."""
+    """Return a connection to the first allowed address of a host that can be reached.
+
+    The address that was checked is also the one that is connected to: a second look-up of the name
+    could give another one. Raises NotDelivered if no address is allowed, and OSError if none can be
+    reached.
+    """
     found = [str(place[0]) for *_, place in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
     addresses = [address for address in found if may_be_called(host, address, allowed)]
     if not addresses:
@@ -197,9 +211,9 @@ def _connected(host: str, port: int, allowed: Sequence[str]) -> socket.socket:
 
 
 def may_be_called(host: str, address: str, allowed: Sequence[str]) -> bool:
-    """Return whether a host's address may be called: it is public, or listed in `allowed`.
+    """Return whether the `address` of a host may be called: it is public, or listed in `allowed`.
 
-    `localhost` in the list means the loopback addresses.
+    If `localhost` is listed, the loopback addresses of the host `localhost` are allowed.
     """
     found = address_of(address.partition("%")[0])
     if found is None:
@@ -216,7 +230,7 @@ def may_be_called(host: str, address: str, allowed: Sequence[str]) -> bool:
 
 
 def _inner(address: Address) -> Address | None:
-    """Return the IPv4 address that is embedded in an IPv6 address; None if there is none."""
+    """Return the IPv4 address that is embedded in an IPv6 address (for example ::ffff:127.0.0.1); None if none is."""
     if isinstance(address, ipaddress.IPv4Address):
         return None
     if address in _NAT64:
@@ -225,7 +239,7 @@ def _inner(address: Address) -> Address | None:
 
 
 def main() -> int:
-    """Deliver the notice that stdin describes."""
+    """Deliver the notice that stdin describes as JSON (see `send`); return 1 if that failed, else 0."""
     told = json.load(sys.stdin)
     faults = deliver(Notify.model_validate(told["notify"]), Notice(**told["notice"]))
     for fault in faults:

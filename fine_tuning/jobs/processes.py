@@ -1,8 +1,9 @@
 """Start, identify and kill the processes of jobs.
 
-A worker runs in its own session. The worker and its children have the job's mark in their
-environment, by which they are found even after the worker has ended or they have left its process
-group. An unrelated process with a reused process id lacks the mark and is left alone.
+A worker (the process that runs a job) has its own session. The worker and its children have the
+job's mark, a text that is unique to the attempt, in their environment. By the mark they are found
+even after the worker has ended or they have left its process group. An unrelated process with a
+reused process id lacks the mark and is left alone.
 """
 
 import contextlib
@@ -24,7 +25,7 @@ MARK = "BYOAI_JOB"  # the environment variable with a job's mark
 WORKER = (sys.executable, "-m", "fine_tuning.jobs.worker")
 _SAME = 1.5  # seconds by which two readings of a process's start time may differ, since the boot time is rounded
 
-_children: dict[int, "subprocess.Popen[bytes]"] = {}  # workers that this process started
+_children: dict[int, "subprocess.Popen[bytes]"] = {}  # workers and helpers that this process started, by process id
 
 
 def this_process() -> Process:
@@ -37,14 +38,17 @@ def _own(pid: int) -> Process:
 
 
 def started(process: psutil.Process) -> float:
-    """Return a process's start time in seconds since boot, which does not change when the clock is set."""
+    """Return a process's start time in seconds since the machine was booted.
+
+    Unlike the time of day, it does not change when the clock is set.
+    """
     return process.create_time() - psutil.boot_time()
 
 
 def is_alive(process: Process, mark: str = "") -> bool:
-    """Return whether this very process is alive: not a zombie, and not another process with a reused id.
+    """Return whether `process` is alive. A zombie is not, and neither is another process with the same id.
 
-    `mark`: the mark by which the process may also be identified.
+    The process is recognised by its start time, or by `mark` in its environment.
     """
     try:
         found = psutil.Process(process.pid)
@@ -56,7 +60,11 @@ def is_alive(process: Process, mark: str = "") -> bool:
 
 
 def begin(job: Job, program: Sequence[str] = WORKER) -> Process:
-    """Start a job's worker in its own session, so that Ctrl-C or a closed terminal does not reach it."""
+    """Start a job's worker (`program` with the job's id), and return its process.
+
+    It runs in its own session, so that Ctrl-C or a closed terminal does not reach it. Raises OSError
+    if it cannot be started.
+    """
     job.folder.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, MARK: job.mark, "BYOAI_HOME": str(paths.home()), "PYTHONUNBUFFERED": "1"}
     with os.fdopen(
@@ -83,9 +91,10 @@ def _told(pid: int) -> Process:
 
 
 def begin_aside(job: Job, module: str, told: object) -> None:
-    """Start a helper program for a finished job, which outlives this process.
+    """Start a helper program for a finished job: `python -m module`, which outlives this process.
 
-    It reads `told` as JSON from stdin, and its output goes to the job's log. Raises OSError if it cannot be started.
+    The helper reads `told` as JSON from stdin, and its output goes to the job's log. Raises OSError
+    if it cannot be started.
     """
     job.folder.mkdir(parents=True, exist_ok=True)
     environment = {**{key: value for key, value in os.environ.items() if key != MARK}, "BYOAI_HOME": str(paths.home())}
@@ -107,11 +116,11 @@ def begin_aside(job: Job, module: str, told: object) -> None:
 
 
 def exit_code(process: Process) -> int | None:
-    """Return the exit code of a worker that this process started (negative: a signal); None if it is unknown.
+    """Return the exit code of a worker that is ending (negative: the number of the signal that killed it).
 
-    Call this when the worker is ending. It may wait a moment: the process counts as ended when its
-    first thread has ended, but its exit code is known only after the last thread, possibly after a
-    core dump.
+    Return None if another process started the worker, or the code is not known within _PATIENCE. The
+    call may have to wait, since the worker counts as ended when its first thread has ended, but has
+    an exit code only after the last one, possibly after a core dump.
     """
     child = _children.get(process.pid)
     with contextlib.suppress(subprocess.TimeoutExpired):
@@ -120,21 +129,24 @@ def exit_code(process: Process) -> int | None:
 
 
 def bury(kept: Collection[int]) -> None:
-    """Forget ended workers, except those whose exit code is still needed."""
+    """Remove ended processes from the table of child processes, except those with the process ids `kept`."""
     for pid, child in list(_children.items()):
         if pid not in kept and child.poll() is not None:
             _children.pop(pid, None)
 
 
 def ask(job: Job) -> None:
-    """Ask a job's worker to stop at its next safe point."""
+    """Ask a job's worker, by SIGTERM, to stop at its next safe point. Do nothing if it is not running."""
     if job.process and not job.here and is_alive(job.process, job.mark):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(job.process.pid, signal.SIGTERM)
 
 
 def kill(job: Job) -> None:
-    """Kill all processes of this attempt of a job except the calling one, and wait until none is left."""
+    """Kill all processes of this attempt of a job except the calling one, and wait until none is left.
+
+    The wait is limited to _PATIENCE. A job that runs in its caller's process is not killed.
+    """
     if job.here:
         return
     if job.process and job.process.pid != os.getpid() and is_alive(job.process, job.mark):
@@ -150,11 +162,11 @@ def kill(job: Job) -> None:
         time.sleep(0.01)
 
 
-_PATIENCE = 5.0  # seconds, since a process that waits for a disk cannot be killed immediately
+_PATIENCE = 5.0  # seconds to wait for the end of a process; one that waits for a disk cannot be killed at once
 
 
 def marked(mark: str) -> list[psutil.Process]:
-    """Return the living processes with a mark, except the calling one."""
+    """Return the living processes that have `mark` in their environment, except the calling one."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):

@@ -1,4 +1,4 @@
-"""Derive a job's progress from its events."""
+"""Compute a job's progress from its events, and convert jobs to dictionaries."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -25,7 +25,8 @@ _FACTS = (
     "run",
 )
 
-# The share of a retrain that is done when a stage begins. For other jobs only the share within a stage is known.
+# The share of a retrain that is done when a stage begins, by the beginning of the stage's title. For other jobs
+# only the share within the current stage is known.
 _BEGINS = {
     "Reading what was said": 0.0,
     "Preparing the dataset": 0.01,
@@ -43,14 +44,14 @@ _BEGINS = {
 class Progress:
     """A summary of a job's events so far."""
 
-    stage: str = ""
+    stage: str = ""  # title of the current stage
     done: int = 0  # units done of `total` in this stage
-    total: int = 0
+    total: int = 0  # 0 if unknown
     steps: tuple[Step, ...] = ()  # steps of the training
-    facts: tuple[tuple[str, str], ...] = ()  # the facts of the plan
+    facts: tuple[tuple[str, str], ...] = ()  # (name, value) of the facts of the plan
     notes: tuple[str, ...] = ()
-    run: str = ""
-    finished: Finished | None = None
+    run: str = ""  # the run's folder
+    finished: Finished | None = None  # the last event, once the job is over
     trials: tuple[Trial, ...] = ()  # trials of a sweep
 
     @property
@@ -67,7 +68,10 @@ class Progress:
 
 
 def progress_of(events: Iterable[Event]) -> Progress:
-    """Return the progress after these events. For a resumed job, stage and end are those of the last attempt."""
+    """Return the progress after these events, in order.
+
+    The events of a resumed job are those of all attempts; stage and end are those of the last one.
+    """
     stage, done, total, run, finished = "", 0, 0, "", None
     steps: dict[tuple[str, int], Step] = {}
     notes: list[str] = []
@@ -99,7 +103,7 @@ def progress_of(events: Iterable[Event]) -> Progress:
 
 
 def progress_of_job(job: Job) -> Progress:
-    """Return a job's progress, cached until its event file changes."""
+    """Return a job's progress; it is computed again only if the job's event file has changed."""
     return _read(job.events, paths.stamp(job.events))
 
 
@@ -113,13 +117,13 @@ def _begins(stage: str) -> float | None:
 
 
 def facts(job: Job) -> dict[str, object]:
-    """Return a job as a JSON-able dictionary."""
+    """Return a job as a dictionary of JSON values, without its progress."""
     pid = job.process.pid if job.process and job.active else None
     return {**{name: getattr(job, name) for name in _FACTS}, "pid": pid}
 
 
 def record(job: Job) -> dict[str, object]:
-    """Return a job as a JSON-able dictionary, with its progress read from its events."""
+    """Return a job as a dictionary of JSON values, with its progress, which is read from its events."""
     events = read_events(job.events)
     progress = progress_of(event for _, event in events)
     share = 1.0 if job.state == "completed" else progress.share

@@ -1,7 +1,8 @@
-"""The job queue: start jobs in order, keep the table up to date, and cancel, resume and retry jobs.
+"""The queue of jobs: start jobs in order, keep the table up to date, and cancel, resume and retry jobs.
 
-No process needs to run permanently. A server calls `Queue.run` in a thread. Without a server, every
-process that submits or reads jobs runs one round (`Queue.tend`), and so does a worker when it ends.
+No process needs to run permanently for this. A server calls `Queue.run` in a thread, which calls
+`Queue.tend` regularly. Without a server, every process that submits or reads jobs calls it once, and
+so does a worker when it ends.
 """
 
 import math
@@ -27,7 +28,7 @@ from fine_tuning.units import signal_name
 
 GRACE = 30.0  # seconds that a cancelled job has to reach a safe point
 _ROUND = 0.5  # seconds between rounds of a server
-_MARGIN = 1.0  # additional seconds before other processes kill a job that should have ended itself
+_MARGIN = 1.0  # seconds that other processes wait in addition, since a job should end itself when its time is up
 _KILLED = "its process was killed, or the machine went down: resume it, and it goes on from what was done"
 
 
@@ -35,7 +36,14 @@ class Queue:
     """The operations on jobs. Any number of processes may use queues at the same time."""
 
     def __init__(self, program: Sequence[str] = (), heavy: int = 1, light: int = 4) -> None:
-        """`program`: the command that runs a job, given its id; `heavy` and `light`: limits of simultaneous jobs."""
+        """Set how jobs are started.
+
+        Args:
+            program: The command that runs a job, to which the job's id is appended; by default the
+                worker.
+            heavy: The maximum number of simultaneous heavy jobs (see `request.Kind`).
+            light: The maximum number of other simultaneous jobs.
+        """
         self._program, self._heavy, self._light = program or processes.WORKER, heavy, light
 
     def submit(
@@ -49,11 +57,19 @@ class Queue:
         origin: str = "",
         retry_of: str = "",
     ) -> Job:
-        """Submit a job, which starts now or when its turn comes. A repeated `id` is the same job.
+        """Submit a job, which starts at once or after the jobs before it; return it.
 
-        `detached`: the job continues after the process that started it ends. `origin`: the
-        submitter, by default the name of this program. Raises ConfigError for an unknown kind or an
-        invalid request.
+        Args:
+            kind: One of KINDS.
+            request: The fields of the kind's request.
+            id: The job's id, by default a new one. If a job with this id and request exists, it is
+                returned, so that a client may repeat a request.
+            priority: Jobs with a higher priority start first.
+            detached: Whether the job continues when the process that started it ends.
+            origin: What submitted it, by default the name of this program.
+            retry_of: The id of the job that it retries.
+
+        Raises ConfigError for an unknown kind, an invalid request, or the id of another request.
         """
         record = read_request(kind, request or {}).record()
         job = store.add(
@@ -83,15 +99,15 @@ class Queue:
         limit: int = 100,
         before: float | None = None,
     ) -> list[Job]:
-        """Return jobs in their current state, newest first."""
+        """Return jobs in their current state, newest first; for the arguments see `store.find`."""
         self.tend()
         return store.find(states, kinds, limit, before)
 
     def cancel(self, id: str, *, discard: bool = False, grace: float = GRACE) -> Job:
-        """Ask a job to stop; after `grace` seconds it is killed with all its children.
+        """Ask a job to stop, and return it; after `grace` seconds it is killed with all its children.
 
-        `discard`: remove its output, which otherwise lets the next job resume. A job that runs in
-        its caller's process is never killed.
+        `discard`: remove the job's output, from which it could otherwise be resumed. A job that runs
+        in its caller's process is never killed. Raises JobNotFound if there is none.
         """
         job = store.ask_to_stop(id, grace, discard=discard)
         if job.active:
@@ -99,7 +115,10 @@ class Queue:
         return self.get(id)
 
     def resume(self, id: str, *, detached: bool = True) -> Job:
-        """Resume a job that was cancelled, failed or interrupted."""
+        """Resume a job that was cancelled, failed or interrupted, and return it.
+
+        Raises WrongState for any other job, and JobNotFound if there is none.
+        """
         self.tend()
         read_request(store.get(id).kind, store.get(id).request)
         store.requeue(id, detached=detached)
@@ -107,7 +126,10 @@ class Queue:
         return store.get(id)
 
     def retry(self, id: str, *, new_id: str | None = None, detached: bool = True) -> Job:
-        """Submit the request of a finished job again, as a new job."""
+        """Submit the request of a finished job again, as a new job with the id `new_id`; return the new job.
+
+        Raises WrongState if the job is not over, and JobNotFound if there is none.
+        """
         job = self.get(id)
         if not job.over:
             raise WrongState(f"the job {id} is {job.state}: it can be tried again when it is over")
@@ -120,14 +142,20 @@ class Queue:
         shutil.rmtree(store.folder_of(id), ignore_errors=True)
 
     def wait(self, id: str, seconds: float | None = None) -> Job:
-        """Wait until a job is over and its processes have ended, at most `seconds`; return the job."""
+        """Wait until a job is over and its process has ended, and return it.
+
+        After `seconds` (None: never) the job is returned in the state that it has then.
+        """
         deadline = time.monotonic() + seconds if seconds is not None else math.inf
         while not _is_still(job := self.get(id)) and time.monotonic() < deadline:
             time.sleep(0.05)
         return job
 
     def run(self, ended: threading.Event) -> None:
-        """Tend the queue until `ended` is set; then ask this process's jobs that are not detached to stop."""
+        """Call `tend` regularly until `ended` is set.
+
+        Then ask the jobs to stop that this process started and that are not detached.
+        """
         while not ended.wait(_ROUND):
             try:
                 self.tend(all=True)
@@ -139,9 +167,10 @@ class Queue:
                 processes.ask(job)
 
     def tend(self, *, all: bool = False) -> None:
-        """Update the table, and start jobs whose turn has come.
+        """Update the table, and start the jobs whose turn has come.
 
-        `all`: also start jobs that are not detached, which end with this process; only servers should start them.
+        `all`: also start jobs that are not detached. These end with this process, so only a server
+        should start them.
         """
         settle()
         if not store.find((State.QUEUED,), limit=1):  # reading needs no lock
@@ -162,7 +191,11 @@ def _is_still(job: Job) -> bool:
 
 
 def settle() -> None:
-    """Update the table: record the end of jobs whose process has died, and kill their leftover processes."""
+    """Update the table: find the active jobs whose process has ended, record their end, and kill what is left of them.
+
+    A cancelled job whose time is up is killed. A job whose owner ended before it could start the job
+    is queued again.
+    """
     active = store.find(ACTIVE, limit=1000)
     for job in active:
         if job.process is None:
@@ -178,7 +211,10 @@ def settle() -> None:
 
 
 def _end_gone(job: Job) -> None:
-    """Record the end of a job whose process has died, unless the process has just done so itself."""
+    """Record the end of a job whose process has ended, unless the process has just done so itself.
+
+    Processes of the job that are left are killed.
+    """
     processes.kill(job)
     code = processes.exit_code(job.process) if job.process else None
     state, reason = _ended(job, code)
@@ -186,10 +222,11 @@ def _end_gone(job: Job) -> None:
 
 
 def end(job: Job, state: State, reason: str, code: int | None) -> bool:
-    """Record how this attempt of a job ended, and do what follows from it.
+    """Record how this attempt of a job ended; return whether this is new.
 
-    The output of a cancelled job is removed if requested; notices are sent, and the run's metrics are
-    tracked, both in separate processes. Return False, and do nothing, if the end was already recorded.
+    If it is, the output of a cancelled job is removed if requested, and separate processes are
+    started that send notices and track the run's metrics. If the end was recorded before, nothing is
+    done.
     """
     if not store.finish(job, state, reason, code):
         return False
@@ -215,7 +252,10 @@ def _ended(job: Job, code: int | None) -> tuple[State, str]:
 
 
 def discard(job: Job) -> None:
-    """Remove a cancelled job's output if requested: its unfinished run, or its study unless other jobs share it."""
+    """Remove a cancelled job's output, if that was requested (`Job.discard`).
+
+    The output is an unfinished run, or the study of a sweep; a study that other jobs share is kept.
+    """
     if not job.discard or not job.run:
         return
     folder = paths.within_home(Path(job.run))
@@ -227,11 +267,11 @@ def discard(job: Job) -> None:
 
 
 def is_study(folder: Path) -> bool:
-    """Return whether a folder is the study of a sweep."""
+    """Return whether a folder is in the place of the studies of sweeps."""
     return folder.parent == paths.sweeps_dir()
 
 
 def remove_old() -> None:
-    """Remove the oldest finished jobs beyond the limit, with their folders."""
+    """Remove the oldest finished jobs, with their folders, so that `store.KEPT` finished jobs are left."""
     for id in store.remove_old():
         shutil.rmtree(store.folder_of(id), ignore_errors=True)

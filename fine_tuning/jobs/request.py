@@ -1,4 +1,4 @@
-"""The base types of all kinds of jobs: request, result, and the kind itself."""
+"""Define the base types of all kinds of jobs: request, result, and the kind itself."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,7 +15,11 @@ Result = Mapping[str, object] | None  # JSON values, which become the job's resu
 
 
 class JobRequest(BaseModel):
-    """The base of all requests. `LOCAL`: fields with local files, servers or code, which the API does not accept."""
+    """The base class of the requests of all kinds.
+
+    `LOCAL` names the fields that the API does not accept from clients, since they name local files,
+    servers or code.
+    """
 
     LOCAL: ClassVar[frozenset[str]] = frozenset({"config", "ollama_url"})
 
@@ -33,7 +37,11 @@ class JobRequest(BaseModel):
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of job. `work(request, watch)` raises Cancelled at its next safe point when the watch asks to stop."""
+    """A kind of job: the type of its request, and its work.
+
+    `work(request, watch)` does the work and returns the result. When the watch asks to stop, it
+    raises Cancelled at its next safe point.
+    """
 
     request: type[JobRequest]
     work: Callable[[Any, Watch], Result]

@@ -1,4 +1,4 @@
-"""Start scheduled retrains, by the rule in the configuration (`schedule:`); the chat server runs this."""
+"""Start scheduled retrains, by the rule in the configuration (`schedule:`). Servers do this in a thread."""
 
 import threading
 from collections.abc import Callable
@@ -20,7 +20,10 @@ _LOOK = 60.0  # seconds between checks
 
 
 def window(schedule: Schedule, now: datetime) -> tuple[datetime, datetime] | None:
-    """Return start and end of the scheduled hours around `now`; None outside of them. Equal hours mean all day."""
+    """Return the start and the end of the scheduled hours in which `now` lies; None if it lies outside of them.
+
+    The hours may span midnight. If the first and the last hour are equal, they span the whole day.
+    """
     first, last = schedule.hours
     for begin in (now - timedelta(days=1), now):
         start = begin.replace(hour=first, minute=0, second=0, microsecond=0)
@@ -37,7 +40,10 @@ def on_mains() -> bool:
 
 
 def why_not(config: FineTuningConfig, queue: Queue, now: datetime | None = None) -> str:
-    """Return the reason why no retrain should start now; "" if one should. One starts per scheduled period."""
+    """Return the reason why no scheduled retrain should start at `now` (default: the current time).
+
+    Return "" if one should. At most one is started in the scheduled hours of a day.
+    """
     schedule = config.schedule
     if not schedule.enabled:
         return "the schedule is switched off (schedule.enabled)"
@@ -58,7 +64,7 @@ def why_not(config: FineTuningConfig, queue: Queue, now: datetime | None = None)
 
 
 def look(config: FineTuningConfig, queue: Queue, now: datetime | None = None) -> Job | None:
-    """Submit a retrain if the rule allows it; return its job."""
+    """Submit a retrain if one should start now, and return its job; else return None."""
     if why_not(config, queue, now):
         return None
     request = {
@@ -70,7 +76,10 @@ def look(config: FineTuningConfig, queue: Queue, now: datetime | None = None) ->
 
 
 def run(ended: threading.Event, queue: Queue, settings: Callable[[], FineTuningConfig] = load_config) -> None:
-    """Check once a minute until `ended` is set. `settings` returns the current configuration."""
+    """Check once a minute whether a retrain should start, and submit it, until `ended` is set.
+
+    `settings` returns the current configuration.
+    """
     while not ended.wait(_LOOK):
         try:
             look(settings(), queue)

@@ -1,6 +1,6 @@
-"""The table of jobs in data/state.db: their requests, states and processes.
+"""Store jobs in a table of data/state.db: their requests, states and processes.
 
-Every function opens its own connection and changes one job in one transaction, so that any number
+Every function opens its own connection and makes its change in one transaction, so that any number
 of processes can use the table. The conditions of a change (state and attempt) are part of the
 update itself, so that of two competing processes only one succeeds.
 """
@@ -49,23 +49,23 @@ class Process:
 @dataclass(frozen=True)
 class Job:
     id: str
-    kind: str
-    request: dict[str, Any]
+    kind: str  # one of kinds.KINDS
+    request: dict[str, Any]  # the fields of the kind's request
     state: State
     priority: int  # jobs with higher priority start first
     heavy: bool  # needs most of the processor or memory
     detached: bool  # continues after its owner ends
     here: bool  # runs in its caller's process instead of a worker, and is therefore never killed
-    origin: str  # who submitted it
-    retry_of: str  # id of the job that it retries
+    origin: str  # what submitted it: a command, a page, "api" or "schedule"
+    retry_of: str  # id of the job that it retries; "" for none
     attempt: int  # starts at 1; resuming increases it
     owner: Process | None  # the process that started it
     process: Process | None  # the process that runs it
-    heartbeat: float | None
+    heartbeat: float | None  # the last sign of life; seconds since 1970, like all times below
     created: float
     begun: float | None
     ended: float | None
-    kill_at: float | None  # time at which it is killed if it has not stopped
+    kill_at: float | None  # when it is killed if it has not stopped; None if it was not asked to
     discard: bool  # remove its output when it is cancelled
     exit_code: int | None
     reason: str  # why it ended, as text
@@ -81,7 +81,7 @@ class Job:
 
     @property
     def mark(self) -> str:
-        """The mark in the environment of all processes of this attempt."""
+        """The text in the environment of all processes of this attempt, by which they are found."""
         return mark_of(self.id, self.attempt)
 
     @property
@@ -107,7 +107,7 @@ def folder_of(id: str) -> Path:
 
 
 def mark_of(id: str, attempt: int) -> str:
-    """Return the mark of an attempt's processes, which is unique even among several data folders."""
+    """Return the mark of the processes of a job's attempt (see `Job.mark`); it is unique to this data folder."""
     folder = hashlib.sha256(os.fsencode(paths.real(paths.home()))).hexdigest()[:12]
     return f"{id}:{attempt}:{folder}"
 
@@ -131,7 +131,14 @@ def find(
     limit: int = 100,
     before: float | None = None,
 ) -> list[Job]:
-    """Return jobs with these states and kinds (None: all), newest first. `before`: creation time, for paging."""
+    """Return at most `limit` jobs, newest first.
+
+    Args:
+        states: The states of the jobs; None for all.
+        kinds: The kinds of the jobs; None for all.
+        limit: The maximum number of jobs.
+        before: Only jobs created before this time (seconds since 1970), for the next page of a list.
+    """
     wanted: list[tuple[str, Collection[object]]] = []
     if states is not None:
         wanted.append((f"state IN ({_marks(states)})", states))
@@ -149,7 +156,7 @@ def find(
 
 
 def sharing(job: Job) -> bool:
-    """Return whether another job uses the same run folder."""
+    """Return whether another job has the same folder of output."""
     query = "SELECT 1 FROM jobs WHERE run = ? AND id != ? LIMIT 1"
     with state.connect() as connection:
         return connection.execute(query, (job.run, job.id)).fetchone() is not None
@@ -170,10 +177,10 @@ def add(
     retry_of: str = "",
     here: Process | None = None,
 ) -> Job:
-    """Add a job as queued, or as running in the process `here`.
+    """Add a job as queued, or as running in the process `here`; return it. For the other arguments see Job.
 
-    If a job with this `id` and request exists, return it, so that a client may repeat a request.
-    Raises ConfigError if the id belongs to another request.
+    If a job with this `id` and request exists, it is returned instead, so that a client may repeat a
+    request. Raises ConfigError if the id belongs to another request.
     """
     id = paths.safe_name(id) if id else new_id()
     told = json.dumps(request, ensure_ascii=False, sort_keys=True)
@@ -204,7 +211,17 @@ def add(
 
 
 def claim(owner: Process, heavy: int, light: int, *, detached_only: bool = False) -> Job | None:
-    """Claim the next queued job for `owner` within the limits of running `heavy` and `light` jobs; None if none."""
+    """Mark the next queued job as running, with the owner `owner`, and return it.
+
+    Jobs with a higher priority come first, then older ones. Return None if no job is queued, or too
+    many are running.
+
+    Args:
+        owner: The process that is going to start the job.
+        heavy: The maximum number of heavy jobs that run at the same time.
+        light: The maximum number of other jobs that run at the same time.
+        detached_only: Leave out jobs that are not detached.
+    """
     with state.connect() as connection, state.transaction(connection):
         running = f"SELECT count(*) FROM jobs WHERE state IN ({_marks(ACTIVE)}) AND heavy = ?"
         room = [
@@ -228,7 +245,10 @@ def claim(owner: Process, heavy: int, light: int, *, detached_only: bool = False
 
 
 def enter(job: Job, process: Process) -> bool:
-    """Record the process that runs a claimed job. Return False if the attempt is no longer valid."""
+    """Record the process that runs a claimed job; return whether it may run it.
+
+    Return False if another process runs the job, or the attempt is over.
+    """
     return _change(
         "UPDATE jobs SET pid = ?, started = ? WHERE id = ? AND attempt = ? AND state IN (?, ?) AND (pid IS NULL OR "
         "pid = ?)",
@@ -237,7 +257,7 @@ def enter(job: Job, process: Process) -> bool:
 
 
 def give_back(job: Job) -> bool:
-    """Queue a job again that was claimed but never started."""
+    """Queue a job again that was claimed but never started; return False if that is no longer so."""
     return _change(
         "UPDATE jobs SET state = ?, attempt = attempt + 1, owner_pid = NULL, owner_started = NULL, begun = NULL "
         "WHERE id = ? AND attempt = ? AND state = ? AND pid IS NULL",
@@ -259,9 +279,11 @@ def set_run(job: Job, run: str) -> None:
 
 
 def ask_to_stop(id: str, kill_after: float, *, discard: bool = False) -> Job:
-    """Cancel a queued job, or ask a running job to stop; a finished job stays unchanged.
+    """Cancel a queued job, or record that a running job should stop; return the job.
 
-    `kill_after`: seconds before it is killed; with several requests, the earliest time applies.
+    A finished job stays unchanged. `kill_after`: seconds after which a running job is killed; of
+    several requests the earliest time applies. `discard`: remove the job's output when it has
+    stopped. Raises JobNotFound if there is no such job.
     """
     with state.connect() as connection, state.transaction(connection):
         job = _get(connection, id)
@@ -281,7 +303,7 @@ def ask_to_stop(id: str, kill_after: float, *, discard: bool = False) -> Job:
 
 
 def finish(job: Job, ended: State, reason: str, exit_code: int | None = None) -> bool:
-    """Record how this attempt of a job ended. Return False if that was recorded before."""
+    """Record how this attempt of a job ended; return False, and change nothing, if that was recorded before."""
     return _change(
         "UPDATE jobs SET state = ?, reason = ?, exit_code = ?, ended = ?, kill_at = NULL WHERE id = ? AND attempt = "
         "? AND state IN (?, ?)",
@@ -290,7 +312,10 @@ def finish(job: Job, ended: State, reason: str, exit_code: int | None = None) ->
 
 
 def requeue(id: str, *, detached: bool) -> Job:
-    """Queue the next attempt of a job that ended incomplete. Raises WrongState for any other state."""
+    """Queue the next attempt of a job that was cancelled, failed or interrupted; return the job.
+
+    Raises WrongState for a job in any other state, and JobNotFound if there is none.
+    """
     with state.connect() as connection, state.transaction(connection):
         job = _get(connection, id)
         if job.state not in (State.CANCELLED, State.FAILED, State.INTERRUPTED):
@@ -309,7 +334,7 @@ def requeue(id: str, *, detached: bool) -> Job:
 
 
 def remove(id: str) -> None:
-    """Remove the row of a finished job. Raises JobNotFound if there is none, Busy if it is not over."""
+    """Remove the row of a finished job. Raises JobNotFound if there is none, and Busy if it is not over."""
     with state.connect() as connection, state.transaction(connection):
         job = _get(connection, id)
         if not job.over:
@@ -367,5 +392,5 @@ def _process(pid: int | None, started: float | None) -> Process | None:
 
 
 def _marks(values: Collection[object]) -> str:
-    """Return SQL placeholders for these values."""
+    """Return as many SQL placeholders as there are values: "?, ?, ?"."""
     return ", ".join("?" * len(values))

@@ -1,10 +1,11 @@
-"""Track the metrics of runs in MLflow's store (data/mlflow), if the extra byoai[mlflow] is installed.
+"""Copy the metrics of runs to MLflow's store (data/mlflow), if the extra byoai[mlflow] is installed.
 
 A run's settings, curves, evaluation and verdict are read from its folder and its job's events. Only
 numbers, names and paths are stored, never texts of conversations; report.html, which contains some,
-is stored as a path only. A separate process (`python -m fine_tuning.jobs.tracking`) does this when a
-job ends, since MLflow needs a quarter of a gigabyte of memory. While `byoai mlflow` runs, it also
-happens every few seconds. It may be repeated at any time: existing entries are skipped.
+is stored as a path only. When a job ends, a separate process does this (`python -m
+fine_tuning.jobs.tracking`), since MLflow needs a quarter of a gigabyte of memory. `byoai mlflow`
+does it every few seconds while it runs. It may be repeated at any time: existing entries are
+skipped.
 """
 
 import contextlib
@@ -33,8 +34,10 @@ from fine_tuning.jobs.store import Job, State
 from fine_tuning.runs import Run
 
 INSTALL = f"{sys.executable} -m pip install '{paths.REPOSITORY}[mlflow]'"
+# the fields of a Step that become curves
 CURVES = ("loss", "validation_loss", "learning_rate", "tokens_per_second", "accuracy", "grad_norm", "epoch")
 _STATUS = {State.COMPLETED: "FINISHED", State.FAILED: "FAILED", State.CANCELLED: "KILLED", State.INTERRUPTED: "KILLED"}
+# the sections of the configuration that are stored
 _SECTIONS = ("data_preparation", "augmentation", "training", "evaluation", "gate", "deployment")
 # settings that contain people's texts, or possibly a password
 _TEXTS = ("evaluation.test_prompts", "evaluation.canaries", "deployment.ollama_base_url")
@@ -43,7 +46,10 @@ _Point = tuple[str, float, float, int]  # a point of a curve: name, value, time 
 
 
 def is_installed() -> bool:
-    """Return whether the extra is installed. The package mlflow-skinny does not count, since it lacks the pages."""
+    """Return whether the extra byoai[mlflow] is installed.
+
+    The smaller package mlflow-skinny does not count, since it lacks MLflow's pages.
+    """
     return _there("mlflow")
 
 
@@ -55,7 +61,7 @@ def _there(package: str) -> bool:
 
 
 def store_uri() -> str:
-    """Return the store's URI for MLflow. Raises ByoaiError if the folder's name does not work in a URI."""
+    """Return the URI of MLflow's store. Raises ByoaiError if the folder's path contains '?', '#' or '%'."""
     file = paths.tracking_dir() / "mlflow.db"
     if set(str(file)) & set("?#%"):
         raise ByoaiError(
@@ -65,12 +71,15 @@ def store_uri() -> str:
 
 
 def _alone() -> filelock.BaseFileLock:
-    """Return the lock of the store."""
+    """Return the lock that a process holds while it uses the store."""
     return filelock.FileLock(paths.tracking_dir() / "lock")
 
 
 def begin(job: Job) -> None:
-    """Start tracking the run of a finished job, if its configuration asks for that."""
+    """Start a process that copies the metrics of a finished job's run, if the job's configuration asks for that.
+
+    If that is impossible, the reason is recorded in the job's log.
+    """
     mode = _mode(job)
     if not job.run or mode == "off" or (mode == "auto" and not is_installed()):
         return
@@ -94,7 +103,7 @@ def _mode(job: Job) -> str:
 
 @contextlib.contextmanager
 def _as_ours() -> Iterator[None]:
-    """Turn any exception into a ByoaiError."""
+    """Turn any exception of the `with` block, or of the decorated function, into a ByoaiError."""
     try:
         yield
     except ByoaiError:
@@ -107,7 +116,7 @@ def _as_ours() -> Iterator[None]:
 
 
 class Tracker:
-    """Writes to MLflow's store; only this class imports MLflow. Its methods raise ByoaiError."""
+    """Writes to MLflow's store. Only this class imports MLflow, and its methods raise only ByoaiError."""
 
     @_as_ours()
     def __init__(self) -> None:
@@ -123,11 +132,11 @@ class Tracker:
         with _alone():  # the first client creates the tables
             self.client = MlflowClient(tracking_uri=store_uri(), registry_uri=store_uri())
             self.client.search_experiments(max_results=1)
-        self._done: set[tuple[str, str]] | None = None  # marks of the finished jobs in the store
+        self._done: set[tuple[str, str]] | None = None  # marks (`_mark`) in the store; None until they are read
 
     @_as_ours()
     def catch_up(self) -> None:
-        """Track running jobs, and finished jobs that are not in the store yet."""
+        """Copy the metrics of running jobs, and of finished jobs that are not completely in the store."""
         jobs = [job for job in reversed(store.find(limit=1000)) if job.run and _mode(job) != "off"]
         if self._done is None:
             found = self.client.search_runs(
@@ -141,7 +150,7 @@ class Tracker:
 
     @_as_ours()
     def track(self, job: Job) -> None:
-        """Write the facts about a job's run to the store, unless the run was removed."""
+        """Copy the settings, metrics and state of a job's run to the store; do nothing if the run was removed."""
         run = Run(Path(job.run))
         if not run.config.exists() or not run.inputs.exists():
             return
@@ -165,7 +174,7 @@ class Tracker:
             self.client.set_tag(id, *_mark(job))  # last, to mark the job as completely tracked
 
     def _open(self, job: Job, run: Run) -> tuple[str, bool]:
-        """Return the id of a run in the store, and whether it was created just now."""
+        """Return the store's id of a run, and whether the run was created there just now."""
         config, name = load_config(run.config), paths.safe_name(run.name)
         experiment = self._experiment(config)
         found = self.client.search_runs([experiment], f"tags.`byoai.run` = '{name}'", max_results=1)
@@ -201,7 +210,7 @@ class Tracker:
             self.client.log_batch(id, metrics=points[start : start + _AT_ONCE])
 
     def _facts(self, run: Run, told: list[tuple[float, Event]]) -> dict[str, str]:
-        """Return the tags of a run: names, states and paths."""
+        """Return what is stored about a run as text: paths of its files, how it ended, and the gate's results."""
         facts = {"folder": str(run.folder)}
         facts |= {
             file.name: str(file)
@@ -223,7 +232,11 @@ class Tracker:
 
 
 def parameters(config: FineTuningConfig, inputs: Mapping[str, object]) -> dict[str, str]:
-    """Return the settings that affect a training, and the hashes of its data and its base."""
+    """Return the settings that affect a training and the hashes of its data and base, by name, as texts.
+
+    `inputs` is the content of the run's inputs.json. Settings that may contain people's texts or a
+    password are left out.
+    """
     found = dict(dotted({name: value for name, value in config.model_dump(mode="json").items() if name in _SECTIONS}))
     hashes = {
         "dataset": "dataset",
@@ -237,7 +250,7 @@ def parameters(config: FineTuningConfig, inputs: Mapping[str, object]) -> dict[s
 
 
 def figures(evaluation: Mapping[str, Any]) -> dict[str, float]:
-    """Return the numbers in an evaluation.json: scores and speed of each model, and their ratios."""
+    """Return the numbers in an evaluation.json by name: scores and speed of each model, and perplexity ratios."""
     found: dict[str, Any] = {}
     for model in ("base", "live", "tuned"):
         found |= {
@@ -255,7 +268,7 @@ def figures(evaluation: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _told(job: Job) -> Iterator[tuple[float, Event]]:
-    """Yield a job's events with their times (seconds since 1970), skipping invalid lines."""
+    """Yield (time in seconds since 1970, event) for a job's events; invalid lines of the file are skipped."""
     for line in job.events.read_bytes().split(b"\n") if job.events.exists() else []:
         try:
             record = json.loads(line)
@@ -267,7 +280,11 @@ def _told(job: Job) -> Iterator[tuple[float, Event]]:
 
 
 def _curves(told: Iterable[tuple[float, Event]], last: Mapping[str, int]) -> Iterator[_Point]:
-    """Yield the points of all curves after the `last` stored step, since a resumed run repeats some steps."""
+    """Yield the points of all curves that are not stored yet.
+
+    `last` holds the last stored step of each curve. Earlier steps are skipped, since a resumed run
+    repeats some.
+    """
     for when, event in told:
         if not isinstance(event, Step):
             continue
@@ -278,17 +295,20 @@ def _curves(told: Iterable[tuple[float, Event]], last: Mapping[str, int]) -> Ite
 
 
 def _name(text: str) -> str:
-    """Return `text` with characters replaced that MLflow does not allow in names."""
+    """Return `text` with each character that MLflow does not allow in names replaced by "_"."""
     return re.sub(r"[^\w .:/-]", "_", text, flags=re.ASCII)
 
 
 def _mark(job: Job) -> tuple[str, str]:
-    """Return the tag and its value that mark a job as tracked in its current state."""
+    """Return the name and value of the tag that says that a job is completely stored in its current state."""
     return f"job.{job.id}", f"{job.attempt} {job.state}"
 
 
 def main() -> int:
-    """Track the job that stdin names; write errors to its log."""
+    """Copy the metrics of the job that stdin names as JSON (see `begin`); write errors to the job's log.
+
+    Return 1 if that failed, else 0.
+    """
     told = json.load(sys.stdin)
     log = Path(told["log"])
     with logged_to(log):

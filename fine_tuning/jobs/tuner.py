@@ -1,4 +1,4 @@
-"""The Python API: run trainings as jobs that outlive the program, or as awaitables within it.
+"""The Python API: run trainings as jobs that outlive the program, or as coroutines within it.
 
 >>> tuner = get_model_fine_tuner()
 >>> prepared = await tuner.prepare_dataset("data/raw.csv", DatasetFormat.CSV)  # doctest: +SKIP
@@ -43,8 +43,8 @@ class FineTuningJob:
     progress: float  # share of the work that is done, from 0 to 1
     stage: str = ""
     reason: str = ""  # the outcome as text, once it is over
-    tag: str = ""  # tag of the version that it made
-    told: Progress = field(default_factory=Progress, repr=False)
+    tag: str = ""  # tag of the version that it made; "" if it made none
+    told: Progress = field(default_factory=Progress, repr=False)  # its steps, notes and plan
 
     @property
     def over(self) -> bool:
@@ -52,7 +52,7 @@ class FineTuningJob:
 
 
 def get_model_fine_tuner(config: FineTuningConfig | None = None, ollama_url: str | None = None) -> "ModelFineTuner":
-    """Return a ModelFineTuner, by default with the configuration file and the engine that answers."""
+    """Return a ModelFineTuner. For the arguments see `ModelFineTuner.__init__`."""
     return ModelFineTuner(config, ollama_url)
 
 
@@ -62,7 +62,13 @@ class ModelFineTuner:
     def __init__(
         self, config: FineTuningConfig | None = None, ollama_url: str | None = None, queue: Queue | None = None
     ) -> None:
-        """`config`: for `plan` and `fine_tune`, by default the file's; `ollama_url`: by default OLLAMA_HOST."""
+        """Set the configuration, the engine and the queue.
+
+        Args:
+            config: The configuration for `plan` and `fine_tune`; by default that of the file.
+            ollama_url: The URL of Ollama; by default OLLAMA_HOST, else that in the configuration.
+            queue: The queue of jobs; by default that of the data folder.
+        """
         self._config, self._url, self._queue = config, ollama_url, queue or Queue()
 
     @property
@@ -82,8 +88,9 @@ class ModelFineTuner:
     ) -> str:
         """Read a dataset, apply the steps (data_preparation/preprocessing.py), and write it; return the file.
 
-        Raises ConfigError for a wrong step, with its number; DataError if the dataset cannot be
-        read; NoConversations if nothing is left.
+        The file is `output_path`, by default one in data/prepared/. Raises ConfigError for an invalid
+        step, with its number; DataError if the dataset cannot be read; NoConversations if no record
+        is left.
         """
         from fine_tuning.data_preparation.preprocessing import prepare
 
@@ -98,8 +105,10 @@ class ModelFineTuner:
     ) -> str:
         """Submit a training on the configured dataset, or on the log if there is none; return the job's id.
 
-        The job runs in its own process, now or when its turn comes, and outlives this program. A
-        repeated `job_id` is the same job.
+        The job runs in its own process, at once or after the jobs before it, and outlives this
+        program. If a job with the id `job_id` and the same request exists, its id is returned. Jobs
+        with a higher `priority` start first. Raises ConfigError if the dataset does not exist, or
+        `job_id` belongs to another request.
         """
         kind, settings = "retrain", config
         if (source := config.dataset.path) is not None:
@@ -121,34 +130,41 @@ class ModelFineTuner:
     async def list_fine_tuning_jobs(
         self, states: Collection[State] | None = None, limit: int = 100
     ) -> list[FineTuningJob]:
-        """Return the training jobs, newest first."""
+        """Return at most `limit` training jobs, newest first: those in one of `states`, by default all."""
         return [_told(job) for job in await asyncio.to_thread(self._queue.jobs, states, _KINDS, limit)]
 
     async def cancel_fine_tuning_job(
         self, job_id: str, *, discard: bool = False, grace: float = GRACE
     ) -> FineTuningJob:
-        """Ask a job to stop; after `grace` seconds it is killed.
+        """Ask a job to stop, and return its state; after `grace` seconds it is killed.
 
-        `discard`: remove its output, with which `resume_fine_tuning_job` could otherwise continue.
+        `discard`: remove the job's output, from which `resume_fine_tuning_job` could otherwise
+        continue. Raises JobNotFound if there is no such job.
         """
         return _told(await asyncio.to_thread(partial(self._queue.cancel, job_id, discard=discard, grace=grace)))
 
     async def resume_fine_tuning_job(self, job_id: str) -> FineTuningJob:
-        """Resume a job that was cancelled, failed or interrupted."""
+        """Resume a job that was cancelled, failed or interrupted; return its state.
+
+        Raises WrongState for any other job, and JobNotFound if there is none.
+        """
         return _told(await asyncio.to_thread(self._queue.resume, job_id))
 
     async def wait(self, job_id: str, timeout: float | None = None) -> FineTuningJob:
-        """Wait until a job is over. Raises TimeoutError after `timeout` seconds; the job continues."""
+        """Wait until a job is over, and return its state.
+
+        Raises TimeoutError after `timeout` seconds (None: never); the job then continues.
+        """
         async with asyncio.timeout(timeout):
             while not (job := await asyncio.to_thread(self._queue.get, job_id)).over:
                 await asyncio.sleep(_GLANCE)
         return _told(job)
 
     async def events(self, job_id: str, after: int = 0) -> AsyncIterator[tuple[int, Event]]:
-        """Yield a job's events with numbers above `after`, until the job is over."""
+        """Yield (number, event) for the events of a job with numbers above `after`, until the job is over."""
         reader = EventReader((await asyncio.to_thread(self._queue.get, job_id)).events, after)
         while True:
-            # read before its events, so that the last events are not missed
+            # before the events are read: if the job is over, all its events are there
             over = (await asyncio.to_thread(self._queue.get, job_id)).over
             for event in await asyncio.to_thread(reader.read):
                 yield event
@@ -173,7 +189,10 @@ class ModelFineTuner:
     # Within this program
 
     async def plan(self, request: "Request | None" = None, watch: Watch | None = None) -> "Plan":
-        """Return the plan of a retrain. Cancelling the task stops it as for `fine_tune`."""
+        """Return what a retrain would learn, and its memory and time.
+
+        The arguments, and the effect of cancelling the task, are those of `fine_tune`.
+        """
         from fine_tuning.engines.connect import connect
         from fine_tuning.planning import make_plan
         from fine_tuning.workshop import Workshop
@@ -183,11 +202,17 @@ class ModelFineTuner:
         )
 
     async def fine_tune(self, request: "Request | None" = None, watch: Watch | None = None) -> "Outcome":
-        """Retrain in a separate thread, in which `watch` gets the events; the retrain is listed as a job.
+        """Retrain in a thread of this process, and return the outcome. The retrain is listed as a job.
 
         Cancelling the task stops the retrain at its next safe point (a training step, an answer of
         an evaluation), from which the next retrain resumes. CancelledError is raised only after
         everything has stopped, so another retrain may start at once.
+
+        Args:
+            request: The options of the retrain, such as `force`.
+            watch: Gets the events, in that thread.
+
+        Raises the errors of `pipeline.retrain`.
         """
         from fine_tuning.jobs.doing import retrain_here
 
@@ -218,7 +243,11 @@ def _registered(job: Job, url: str | None) -> str:
 
 
 async def _stoppable(work: Callable[[Watch], _Result], watch: Watch | None) -> _Result:
-    """Run `work` in a thread and return its result. When the task is cancelled, stop `work` and wait for it."""
+    """Run `work` in a thread with a Watch, and return its result.
+
+    When the task is cancelled, the Watch asks `work` to stop, and CancelledError is raised after it
+    has ended. The Watch also does what `watch` does.
+    """
     stopped, given = threading.Event(), watch or Watch()
     asked = replace(given, stopping=lambda: stopped.is_set() or given.stopping())
     thread = asyncio.get_running_loop().run_in_executor(None, work, asked)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def result_of(outcome: "Outcome") -> dict[str, object]:
-    """Return the outcome of a retrain as a JSON-able dictionary."""
+    """Return the outcome of a retrain as a dictionary of JSON values, for the job's result.json."""
     from fine_tuning.outcome import NewVersion, NoVersion
 
     match outcome:
@@ -45,7 +45,7 @@ class MergePart(BaseModel):
 
 
 class MergeRequest(JobRequest):
-    """A request with the arguments of `merging.merge_versions` and `adapter_merge.Recipe`."""
+    """A request to merge versions; for the fields see `merging.merge_versions` and `adapter_merge.Recipe`."""
 
     parts: Annotated[tuple[MergePart, ...], Field(min_length=2, max_length=100)]
     method: Literal["linear", "ties", "dare", "dare_ties"] = "linear"
@@ -53,7 +53,7 @@ class MergeRequest(JobRequest):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     rank: Annotated[int, Field(ge=1)] | None = None
     name: str | None = None  # name of the model whose next version it becomes; None: that of the parts
-    promote: bool = False
+    promote: bool = False  # make it live even if the gate refuses it
 
 
 def _merge(request: MergeRequest, watch: Watch) -> Result:
@@ -74,7 +74,7 @@ def _merge(request: MergeRequest, watch: Watch) -> Result:
 
 
 class QuantiseRequest(JobRequest):
-    """A request to compare quantisations of a version, or with `use` to make a new version in one of them."""
+    """A request to measure quantisations of a version; with `use`, to make a new version in one of them."""
 
     version: Annotated[int, Field(ge=1)] | None = None  # None: the live version
     name: str | None = None  # name of the fine-tuned model; None: that of the configuration

@@ -1,4 +1,4 @@
-"""The process of one job: `python -m fine_tuning.jobs.worker ID`. The queue starts it."""
+"""Run one job in its own process: `python -m fine_tuning.jobs.worker ID`, which the queue starts."""
 
 import os
 import signal
@@ -18,11 +18,15 @@ from fine_tuning.jobs.store import Job
 
 
 def main(id: str) -> int:
-    """Run the job, then start the next one. Return the exit code: 0, that of the error, or 1 for a bug."""
+    """Run the job with this id, then start the next queued one.
+
+    Return the exit code: 0, that of a ByoaiError, or 1 for any other exception. Return 0 without
+    running the job if another process runs it.
+    """
     job = store.get(id)
     if os.environ.setdefault(processes.MARK, job.mark) != job.mark or not store.enter(job, processes.this_process()):
         return 0  # another process runs the job
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # limit spinning of threads on a busy machine
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # limit busy waiting of threads, as in cli/main.py
     stop = Stop()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _asks(stop))

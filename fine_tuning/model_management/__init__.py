@@ -1,1 +1,1 @@
-"""Turn an adapter into a model that answers: GGUF export, Modelfile, registration, switching."""
+"""Turn a trained adapter into a served model: GGUF export, registration in the engine, switching, pruning, sharing."""

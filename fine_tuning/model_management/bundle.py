@@ -1,6 +1,6 @@
-"""Bundles: a version as a folder that can be shared, with adapter, GGUF, Modelfile and model card.
+"""Write and read bundles: folders that hold a version in a form that can be shared.
 
-A bundle contains no text of conversations.
+A bundle contains no text of conversations. Its files:
 
 README.md                    the model card
 byoai.json                   facts about the version: base, method, files with their SHA-256
@@ -42,21 +42,27 @@ class Bundle(BaseModel):
     base_digest: str  # sha256 of the base's GGUF
     method: str
     mode: Literal["adapter", "merged"]
-    created: str
+    created: str  # when the version was made: ISO 8601, UTC
     files: dict[str, str]  # name: sha256
-    format: Literal[1] = 1
+    format: Literal[1] = 1  # version of this format
 
 
 def write_bundle(
     engine: Engine, version: Version, folder: Path, merged: str | None = None, watch: Watch | None = None
 ) -> Bundle:
-    """Write a version to `folder`, which must be new or empty.
+    """Write a version as a bundle to `folder`, which must be new or empty; return the content of byoai.json.
+
+    byoai.json is written last, so an incomplete bundle has none.
 
     Args:
+        engine: The engine, which has the base.
+        version: The version.
+        folder: The folder to write.
         merged: Also write base and adapter merged into one GGUF, in this quantization (q8_0, q4_k_m, ...).
+        watch: Reports the progress, and can stop the work.
 
     Raises ConfigError for a folder that is not empty, ExportError if the version's run is missing
-    or the disk is full. byoai.json is written last, so an incomplete folder has none.
+    or the disk is full, and Cancelled if `watch` asks to stop.
     """
     watch, run = watch or Watch(), _run_of(version)
     try:
@@ -77,7 +83,10 @@ def write_bundle(
 
 
 def make_folder(folder: Path) -> None:
-    """Create a folder, which may exist if it is empty. Raises ConfigError if it is not empty, and OSError."""
+    """Create a folder, unless it exists and is empty.
+
+    Raises ConfigError if it is not empty, and OSError if it cannot be created.
+    """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} is not empty: name a new folder, or an empty one")
     folder.mkdir(parents=True, exist_ok=True)
@@ -86,8 +95,9 @@ def make_folder(folder: Path) -> None:
 def write_whole(engine: Engine, version: Version, target: Path, quantization: str, watch: Watch) -> None:
     """Write a version to `target` as one GGUF.
 
-    Base and adapter are merged in this quantization; a version that is already merged is copied.
-    Raises ExportError if the version's run is missing, and OSError.
+    Base and adapter are merged in this `quantization`. The GGUF of a version that is already merged
+    is copied, and `quantization` is ignored. Raises ExportError if the version's run is missing or
+    cannot be merged, and OSError if the file cannot be copied.
     """
     run = _run_of(version)
     if version.mode == "adapter":
@@ -97,12 +107,19 @@ def write_whole(engine: Engine, version: Version, target: Path, quantization: st
 
 
 def write_quantised(engine: Engine, version: Version, target: Path, quantization: str, watch: Watch) -> None:
-    """Write a version to `target`, merged again from base and adapter. Raises the errors of `write_whole`."""
+    """Merge base and adapter of a version again into one GGUF `target`, in this `quantization`.
+
+    A fully fine-tuned version is exported again from its trained weights. Raises ExportError if the
+    version's run is missing or cannot be merged.
+    """
     _merge(engine, version, _run_of(version), target, quantization, watch)
 
 
 def read_bundle(folder: Path) -> Bundle:
-    """Return the facts of a bundle. Raises DataError if a file is missing or differs from its hash."""
+    """Return the content of a bundle's byoai.json, after checking the files against their hashes.
+
+    Raises DataError if a file is missing or differs from its hash.
+    """
     facts = _read_facts(folder / FACTS)
     for name, digest in facts.files.items():
         file = folder / paths.safe_name(name)
@@ -112,16 +129,21 @@ def read_bundle(folder: Path) -> Bundle:
 
 
 def adopt(engine: Engine, registry: Registry, folder: Path, name: str, runs: Path, source: str) -> Version:
-    """Register the version in a bundle as the next version of `name`, a candidate that has not been judged here.
+    """Register the version in a bundle as the next version of `name`, and return it.
 
-    The bundle's Modelfile is ignored, since it could refer to any file; template and parameters are those of the base.
+    It is a candidate that has not been evaluated here. The bundle's Modelfile is ignored, since it
+    could refer to any file; template and parameters are those of the base.
 
     Args:
+        engine: The engine, which must have the bundle's base.
+        registry: The registry to which the version is added.
+        folder: The bundle.
+        name: The fine-tuned model.
         runs: The folder of all runs, in which a run for the version is created.
         source: The origin of the bundle, for the version's note.
 
     Raises DataError for a folder that is not a bundle, or whose adapter belongs to another base than
-    the engine's; ExportError if the disk is full.
+    the engine's; ModelNotFound if the engine lacks the base; ExportError if the disk is full.
     """
     bundle = read_bundle(folder)
     base = engine.show(bundle.base)
@@ -171,7 +193,10 @@ def _run_of(version: Version) -> Run:
 
 
 def _files_of(run: Run) -> list[Path]:
-    """Return the adapter's files and the GGUF of a run; none of them contains text of conversations."""
+    """Return the files of a run that go into a bundle: adapter and GGUF, which contain no text of conversations.
+
+    Raises ExportError if the run has none of them.
+    """
     wanted = [*(run.adapter / name for name in ADAPTER_FILES), *(run.folder / name for name in _GGUFS)]
     found = [file for file in wanted if file.is_file()]
     if not found:
@@ -197,7 +222,7 @@ def _merge(engine: Engine, version: Version, run: Run, target: Path, quantizatio
 
 
 def _modelfile(run: Run, folder: Path) -> str:
-    """Return the run's Modelfile, with paths to the files in `folder`."""
+    """Return the run's Modelfile for the bundle in `folder`: it names the files there by relative paths."""
     text = run.modelfile.read_text(encoding="utf-8")
     spec = parse_modelfile(text, folder)
     return modelfile_text(spec, folder)

@@ -12,10 +12,10 @@ from fine_tuning.model_management.model_registry import Registry, version_tag
 def side_by_side(
     engine: Engine, tags: Sequence[str], messages: Sequence[Message], options: ChatOptions | None = None
 ) -> Iterator[tuple[str, ChatChunk]]:
-    """Yield (tag, piece of its answer), one model after another.
+    """Ask each model; yield (tag, piece of its answer) as the pieces arrive.
 
-    Models that answer at the same time would slow each other down. Closing the iterator stops the
-    generation.
+    The models answer one after another, since at the same time they would slow each other down.
+    Closing the iterator stops the generation. Raises EngineError if the engine fails.
     """
     for tag in tags:
         for chunk in engine.chat(tag, messages, options):
@@ -23,10 +23,11 @@ def side_by_side(
 
 
 def chosen_tags(engine: Engine, registry: Registry, name: str, base: str, wanted: Sequence[str] = ()) -> list[str]:
-    """Return the tags for names that people use: "base", "live", "v3", "3" or a tag itself.
+    """Return the tags of the models that `wanted` names, without repetitions.
 
-    Versions are those of the fine-tuned model `name`. The default is the base and the live version.
-    Raises ModelNotFound if the engine lacks one of the models.
+    A model is named by "base", "live", a version number ("v3" or "3"), or its tag. If `wanted` is
+    empty, the base and the live version are chosen. `name` is the fine-tuned model, `base` the tag
+    of its base. Raises ModelNotFound if the engine lacks one of the models.
     """
     live = registry.live(name)
     if not wanted:

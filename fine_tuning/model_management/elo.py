@@ -1,10 +1,10 @@
 """Compute Elo ratings of models from the votes of blind comparisons.
 
-A. Elo, The Rating of Chessplayers (1978): a player rated a is expected to win against one rated b
-with probability 1 / (1 + 10^((b - a) / 400)), and each vote changes both ratings by K times the
-difference between the actual and the expected score. Chatbot Arena (arXiv 2306.05685) ranks
-language models in the same way. K = 32, as for chess players with few games, since one person
-casts few votes.
+The method is that of A. Elo, The Rating of Chessplayers (1978). A player rated a is expected to win
+against one rated b with probability 1 / (1 + 10^((b - a) / 400)). Each game, here a vote, changes
+both ratings by K times the difference between the actual and the expected score. Chatbot Arena
+(arXiv 2306.05685) ranks language models in the same way. K is 32, as for chess players with few
+games, since one person casts few votes.
 """
 
 from dataclasses import dataclass
@@ -28,10 +28,10 @@ class Rated:
 
 
 def vote(one: str, other: str, score: float, path: Path | None = None) -> None:
-    """Store a vote between two tags.
+    """Store a vote on the answers of two models, named by their tags.
 
-    `score` is 1 if `one` was preferred, 0 if `other` was, 0.5 for a tie. `path`: the database, by
-    default data/state.db.
+    `score` is 1 if the answer of `one` was preferred, 0 if that of `other` was, 0.5 for a tie.
+    `path`: the database, by default data/state.db.
     """
     with state.connect(path) as connection:
         connection.execute(
@@ -41,12 +41,12 @@ def vote(one: str, other: str, score: float, path: Path | None = None) -> None:
 
 
 def ratings(path: Path | None = None) -> dict[str, tuple[float, int]]:
-    """Return the rating and the number of votes of every tag with votes."""
+    """Return by tag the current rating and the number of votes of every model with votes."""
     return {rated.tag: (rated.rating, rated.votes) for rated in history(path)}
 
 
 def history(path: Path | None = None) -> list[Rated]:
-    """Return both models' ratings after each vote, in the order of the votes."""
+    """Return two entries for each vote, in the order of the votes: both models' new ratings."""
     now: dict[str, tuple[float, int]] = {}
     told: list[Rated] = []
     with state.connect(path) as connection:

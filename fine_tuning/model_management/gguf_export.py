@@ -1,8 +1,9 @@
 """Export a trained adapter or model to a GGUF that an engine can serve.
 
-An adapter is either merged into the base's weights, or written as an adapter GGUF beside the base.
-The weights of a fully fine-tuned model replace the base's. The export is streamed: metadata and
-unchanged weights are copied as bytes, other weights are processed a few megabytes at a time.
+An adapter is either merged into the base's weights, or written as an adapter GGUF, which is served
+together with the base. The weights of a fully fine-tuned model replace the base's. The export is
+streamed: metadata and unchanged weights are copied as bytes, other weights are processed a few
+megabytes at a time.
 """
 
 import functools
@@ -57,15 +58,19 @@ _NORMS_FROM_ZERO = frozenset({"gemma", "gemma2", "gemma3", "nemotron"})
 
 _FLOATS = (Type.F32, Type.F16, Type.BF16)
 _NEVER_QUANTISED = ("_norm.weight", "ffn_gate_inp.weight", "position_embd.weight", "token_types.weight")
-_LARGEST_F16 = 65504.0
-_QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
+_LARGEST_F16 = 65504.0  # the largest finite float16
+_QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION of llama.cpp
 _SLAB = 4 << 20  # weights processed at once: 16 MiB of float32
 
 WeightsDone = Callable[[int, int], None]  # progress: number of weights done, total number
 Rows = NDArray[np.float32]
 Change = Callable[[int, int, Callable[[], Rows]], Rows]
-"""Returns a tensor's new rows from `first` to `last`, in the base's order; the third argument loads the base's rows."""
-Changes = Mapping[str, Callable[[], Change]]  # by the base's tensor names; loaded when a tensor is about to be written
+"""Computes the new rows `first` to `last` (exclusive) of a tensor, in the order of the base's GGUF.
+
+The third argument is a function that loads the same rows of the base.
+"""
+Changes = Mapping[str, Callable[[], Change]]
+"""By the base's tensor name, a function that prepares the tensor's Change; called just before the tensor is written."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,7 @@ class Exported:
 def check_exportable(base_gguf: str | Path, quantization: str = SAME) -> None:
     """Raise ExportError if an adapter for `base_gguf` cannot be exported in this `quantization`.
 
-    Call it before the training.
+    Called before the training, so that no training is wasted.
     """
     _open(base_gguf, quantization)
 
@@ -92,12 +97,20 @@ def merge_adapter(
     quantization: str = "q8_0",
     progress: WeightsDone | None = None,
 ) -> Exported:
-    """Write the merged model, with weights W + scale * B @ A, to `out_path` atomically.
+    """Merge an adapter into the base: write a GGUF with the weights W + scale * B @ A, atomically.
 
-    With DoRA the rows are scaled to the learned magnitudes. `quantization` is one of QUANTIZATIONS:
-    `same`, a type of convert_hf_to_gguf.py (f32, f16, bf16, q8_0), or a mixture of llama-quantize
-    (q4_k_m, ...). A mixture temporarily needs disk space for the model in float32. Raises
-    ExportError, and then leaves `out_path` unchanged.
+    With DoRA the rows are then scaled to the learned magnitudes.
+
+    Args:
+        base_gguf: The GGUF of the base.
+        adapter_dir: The adapter in PEFT's format.
+        out_path: The file to write.
+        quantization: One of QUANTIZATIONS: `same`, a type of convert_hf_to_gguf.py (f32, f16, bf16,
+            q8_0), or a mixture of llama-quantize (q4_k_m, ...). A mixture temporarily needs disk
+            space for the model in float32.
+        progress: Called with (weights done, all weights).
+
+    Raises ExportError, and then leaves `out_path` unchanged.
     """
     base = _open(base_gguf, quantization)
     changes = {
@@ -113,9 +126,15 @@ def export_full(
     quantization: str = "q8_0",
     progress: WeightsDone | None = None,
 ) -> Exported:
-    """Write a fully fine-tuned model to `out_path`: its weights with the base's metadata.
+    """Write a fully fine-tuned model as a GGUF: its weights with the base's metadata, atomically.
 
-    The weights are in `model_folder` (model.safetensors). `quantization`: as for `merge_adapter`.
+    Args:
+        base_gguf: The GGUF of the base.
+        model_folder: Holds the trained weights, model.safetensors.
+        out_path: The file to write.
+        quantization: As for `merge_adapter`.
+        progress: Called with (weights done, all weights).
+
     Raises ExportError, and then leaves `out_path` unchanged.
     """
     base = _open(base_gguf, quantization)
@@ -138,9 +157,10 @@ def _export(
 
 
 def convert_adapter(base_gguf: str | Path, adapter_dir: str | Path, out_path: str | Path) -> Exported:
-    """Write the adapter to `out_path` as a float32 GGUF, like llama.cpp's convert_lora_to_gguf.py.
+    """Write the adapter in `adapter_dir` to `out_path` as a float32 adapter GGUF, atomically.
 
-    The file is written atomically. Raises ExportError.
+    The result is that of llama.cpp's convert_lora_to_gguf.py. Raises ExportError if the adapter
+    does not fit the base, or was trained with DoRA, which the format cannot hold.
     """
     base = _open(base_gguf, SAME)
     pairs = targets_of(base, adapter_dir)
@@ -183,7 +203,10 @@ def _adapter_tensors(
 
 
 def _adapted(base: GgufFile, name: str, pair: LoraPair) -> Change:
-    """Return the change to W + scale * B @ A; with DoRA (arXiv 2402.09353) rows get their learned magnitudes."""
+    """Return the Change that computes W + scale * B @ A of the tensor `name`.
+
+    With DoRA (arXiv 2402.09353) each row is then scaled to its learned magnitude.
+    """
     a, b = pair.load()
     order = row_order(base, name, len(b))
     b, scale, magnitude = b[order], np.float32(pair.scale), pair.load_magnitude()
@@ -202,7 +225,10 @@ def _adapted(base: GgufFile, name: str, pair: LoraPair) -> Change:
 
 
 def _replaced(base: GgufFile, name: str, hf_name: str, tensor: StoredTensor) -> Change:
-    """Return the change that replaces a tensor by that of a fully fine-tuned model."""
+    """Return the Change that replaces the base's tensor `name` by `tensor` of a fully fine-tuned model.
+
+    `hf_name` is the name of `tensor` in Hugging Face's format.
+    """
     order = row_order(base, name, tensor.shape[0])
     if isinstance(order, slice) and len(tensor.shape) > 1:
         return lambda first, last, base_rows: _finite(hf_name, tensor, tensor.load(first, last))
@@ -228,7 +254,11 @@ def _overflow(name: str, path: Path, kind: str) -> ExportError:
 
 
 class _Export:
-    """An export in one pass over the base: selects each tensor's new type and change, then writes the file."""
+    """An export in one pass over the base, without llama.cpp's quantiser.
+
+    The constructor chooses each tensor's new type and computes the size of the file; `write` writes
+    it. Raises ExportError for a changed tensor of a type that byoai cannot write.
+    """
 
     def __init__(self, base: GgufFile, changes: Changes, quantization: str, progress: WeightsDone | None) -> None:
         self._base, self._changes = base, changes
@@ -283,7 +313,10 @@ class _Export:
                 self._progress(self._done, self._total)
 
     def _quantised(self, target: TensorInfo, rows: Rows) -> NDArray[np.uint8]:
-        """Return the rows in the type of `target`. Raises ExportError if they are not finite in it."""
+        """Return the rows as bytes of the type of `target`. Raises ExportError if that makes a weight infinite or NaN.
+
+        A tensor with weights beyond float16 that the type can hold is noted in `large`.
+        """
         made = ggml.quantize(rows, target.kind)
         largest = np.abs(rows).max(initial=0)  # NaN if any weight is NaN
         if largest < _LARGEST_F16:  # safe for every type, since the scales of quantised blocks are float16
@@ -330,9 +363,10 @@ def _export_mixture(
 
 
 def _retyped(tensor: TensorInfo, kind: Type) -> TensorInfo:
-    """Return `tensor` with the type that convert_hf_to_gguf.py would choose.
+    """Return `tensor` with the type that convert_hf_to_gguf.py would choose for the quantisation `kind`.
 
-    Matrices are quantised, or stored as F16 if a row is not a whole number of blocks.
+    Matrices get `kind`, or F16 if a row is not a whole number of blocks. Vectors, norms and the
+    tensors of a vision encoder keep their type.
     """
     name = tensor.name
     if (

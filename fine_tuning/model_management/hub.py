@@ -1,6 +1,6 @@
-"""Push bundles to the Hugging Face Hub, and fetch them.
+"""Push bundles (bundle.py) to the Hugging Face Hub, and fetch them from there.
 
-Log in with the Hub's own means: `hf auth login`, or HF_TOKEN.
+The log-in is the Hub's own: `hf auth login`, or a token in the environment variable HF_TOKEN.
 """
 
 import os
@@ -23,7 +23,7 @@ _LARGEST = 200 << 30  # maximum number of bytes to fetch
 
 @dataclass(frozen=True)
 class Pushing:
-    """The plan of a push, or its result (`done`)."""
+    """The plan of a push, or its result if `done` is true."""
 
     repository: str  # owner/name
     url: str
@@ -53,10 +53,17 @@ def check_repository(name: str) -> str:
 def push(
     folder: Path, repository: str, *, kind: Kind = "model", public: bool = False, dry_run: bool = False
 ) -> Pushing:
-    """Push a folder to a repository, which is created if needed, private unless `public`.
+    """Push a bundle or a Space to a repository of the Hub, which is created if needed; return the result.
 
-    With `dry_run` only the plan is returned, without a connection to the Hub. Raises ConfigError
-    without a log-in, ExportError with the Hub's message.
+    Args:
+        folder: The bundle, or the Space.
+        repository: `name` or `owner/name`.
+        kind: "model" for a bundle, "space" for a Space.
+        public: Whether a new repository is public; by default it is private.
+        dry_run: Return the plan, without a connection to the Hub.
+
+    Raises ConfigError for an invalid name or without a log-in, DataError if `folder` is not a
+    bundle, and ExportError with the Hub's message if it refuses or cannot be reached.
     """
     check_repository(repository)
     if kind == "model":
@@ -85,9 +92,11 @@ def push(
 
 
 def fetch(repository: str, folder: Path, revision: str | None = None) -> Path:
-    """Fetch a bundle from a repository into `folder`, without other files of the repository.
+    """Fetch a bundle from a repository of the Hub into `folder`, and return `folder`.
 
-    Raises ExportError with the Hub's message.
+    Only the files of a bundle are fetched. `revision` is a branch, a tag or a commit; by default
+    the main branch. Raises ConfigError for an invalid name, and ExportError if the repository is
+    too large, or with the Hub's message if it refuses or cannot be reached.
     """
     from huggingface_hub import snapshot_download
 
@@ -113,7 +122,7 @@ def _address(kind: Kind, repository: str) -> str:
 
 @contextmanager
 def _hub(repository: str) -> "Iterator[HfApi]":
-    """Yield the Hub's client, and turn its errors into byoai's."""
+    """Yield the Hub's client; turn the errors of the `with` block into ConfigError and ExportError."""
     import httpx2
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
@@ -125,7 +134,8 @@ def _hub(repository: str) -> "Iterator[HfApi]":
         raise ConfigError("nobody is logged in to Hugging Face: run `hf auth login`, or set HF_TOKEN") from error
     except RepositoryNotFoundError as error:
         raise ExportError(
-            f"Hugging Face has no {repository}, or you may not see it: check the name, and `hf auth whoami`"
+            f"Hugging Face has no {repository}, or your account has no access to it: check the name, and "
+            "`hf auth whoami`"
         ) from error
     except HfHubHTTPError as error:
         hint = " Log in with `hf auth login`, with a token that may write" if _is_denied(error) else ""

@@ -1,8 +1,8 @@
-"""Write the model card of a version: its base, training data and evaluation.
+"""Write the model card of a version: a description of its base, training data and evaluation.
 
-The card contains figures only, and no text of conversations. The format is Hugging Face's
-(https://huggingface.co/docs/hub/model-cards): YAML, then Markdown. templates/model_card.md.jinja
-defines the layout.
+The card contains no text of conversations. Its format is that of Hugging Face
+(https://huggingface.co/docs/hub/model-cards): a YAML header, then Markdown.
+templates/model_card.md.jinja defines the layout.
 """
 
 import re
@@ -27,8 +27,9 @@ _REPOSITORY = re.compile(r"https://huggingface\.co/([\w.-]+/[\w.-]+)/?", re.ASCI
 def model_card(version: Version, run: Run, base: ModelDetails) -> str:
     """Return the card as Markdown.
 
-    `run` is the run that made the version; its missing files are skipped. Notes, labels and the
-    gate's reasons are left out, since they may quote conversations.
+    `run` is the run that made the version, `base` the engine's details of the base. If a file of
+    the run is missing, its facts are left out. So are the version's notes and labels and the gate's
+    reasons, since they may quote conversations.
     """
     about = read_header(base.gguf).metadata
     settings = _settings(run)
@@ -55,7 +56,10 @@ def _environment() -> Environment:
 
 
 def _front(version: Version, about: dict[str, object]) -> str:
-    """Return the card's YAML header, by which hubs classify models."""
+    """Return the card's YAML header, by which the Hugging Face Hub classifies models.
+
+    `about` is the metadata of the base's GGUF.
+    """
     facts: dict[str, object] = {"tags": ["byoai", "gguf", *(["peft", "lora"] if version.mode == "adapter" else [])]}
     facts["pipeline_tag"] = "text-generation"
     if version.mode == "adapter":
@@ -84,7 +88,7 @@ def _settings(run: Run) -> dict[str, object]:
 
 
 def _data(version: Version) -> list[tuple[str, str]]:
-    """Return facts about the dataset that contain no texts, as (name, value)."""
+    """Return facts about the version's dataset as (name, value), without texts; none if its manifest is missing."""
     manifest = paths.datasets_dir() / version.dataset / "manifest.json"
     if not version.dataset or not manifest.exists():
         return []
@@ -104,7 +108,7 @@ def _data(version: Version) -> list[tuple[str, str]]:
 
 
 def _scores(metrics: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Return each metric's name, and its value for the base and for the version."""
+    """Return (name, the base's value, the version's value) of each metric that was measured on both models."""
     base, tuned = metrics.get("base", {}), metrics.get("tuned", {})
     return [
         (_WORDS.get(name, name.replace("_", " ")), f"{base[name]:.2f}", f"{tuned[name]:.2f}")

@@ -19,18 +19,25 @@ class Pruned:
 
     version: Version | None
     tag: str  # "" if the engine lacks it
-    run: Path | None  # None if it does not exist any more
+    run: Path | None  # the run's folder; None if it no longer exists, or other versions need it
     bytes: int  # size of the run and of the engine's copy of the weights
 
 
 def prune(engine: Engine, registry: Registry, name: str, runs: Path, dry_run: bool = False) -> list[Pruned]:
-    """Remove all versions of `name` except the live, the previous and pinned ones.
+    """Remove the tags and runs of all versions of `name` except those to keep; return what was removed.
 
-    Outdated unfinished runs are removed too. Versions that were only found in the engine are kept,
-    since byoai may not have created them. `runs`: the folder of the runs. The registry keeps the
-    versions as retired, so that numbers are not reused and lineage stays known. After an
-    interruption the next call finishes the work. `dry_run`: change nothing. Do not call this
+    The live, the previous and pinned versions are kept, and versions that were only found in the
+    engine, since byoai may not have made them. Unfinished runs are removed too if a newer run has
+    finished. The registry keeps the removed versions as retired, so that numbers are not reused and
+    lineage stays known. After an interruption the next call finishes the work. Do not call this
     during a retrain.
+
+    Args:
+        engine: The engine that has the tags.
+        registry: The registry of the versions.
+        name: The fine-tuned model.
+        runs: The folder of all runs.
+        dry_run: Return what would be removed, and change nothing.
     """
     versions = registry.list(name)
     digests = {model.tag: model.digest for model in engine.list_models()}
@@ -45,10 +52,10 @@ def prune(engine: Engine, registry: Registry, name: str, runs: Path, dry_run: bo
 
 
 def prune_one(engine: Engine, registry: Registry, name: str, number: int, dry_run: bool = False) -> Pruned:
-    """Remove one version, under the same rules as `prune`.
+    """Remove the tag and the run of one version, under the same rules as `prune`; return what was removed.
 
-    Raises ByoaiError for a version that `prune` keeps. `dry_run`: change nothing. Do not call this
-    during a retrain.
+    `dry_run`: return what would be removed, and change nothing. Do not call this during a retrain.
+    Raises ByoaiError for a version that `prune` keeps, and ModelNotFound if there is none.
     """
     version, digests = registry.get(name, number), {model.tag: model.digest for model in engine.list_models()}
     if why := why_kept(version, digests):
@@ -63,7 +70,8 @@ def prune_one(engine: Engine, registry: Registry, name: str, number: int, dry_ru
 def why_kept(version: Version, digests: Mapping[str, str]) -> str:
     """Return the reason why a version must be kept; "" if it may be removed.
 
-    `digests`: the digests of the engine's models by tag; if empty, only the registry counts.
+    `digests` holds the digests of the engine's models by tag; if it is empty, only the registry
+    decides which version is live.
     """
     answering = digests.get(latest_tag(version.name))  # the registry may differ after an interrupted promotion
     if not version.made_here:
@@ -76,7 +84,10 @@ def why_kept(version: Version, digests: Mapping[str, str]) -> str:
 
 
 def remove_version(engine: Engine, registry: Registry, version: Version) -> Pruned:
-    """Retire a version that byoai created, and remove its tag and its run."""
+    """Remove the tag and the run of a version, even a live or pinned one, and retire it; return what was removed.
+
+    Only for a version that byoai made.
+    """
     tags = {model.tag for model in engine.list_models()}
     (found,) = _versions(tags, [version], needed=set()) or [Pruned(version, "", None, 0)]
     _remove(engine, registry, found, tags)
@@ -84,13 +95,19 @@ def remove_version(engine: Engine, registry: Registry, version: Version) -> Prun
 
 
 def run_of(version: Version) -> Path | None:
-    """Return the folder of the run that made a version; None if it is unknown or outside the data folder."""
+    """Return the folder of the run that made a version; None if it is unknown or outside the data folder.
+
+    The folder may no longer exist.
+    """
     run = (paths.home() / version.run).resolve() if version.run else None
     return run if run and run != paths.home().resolve() and run.is_relative_to(paths.home().resolve()) else None
 
 
 def _versions(tags: Collection[str], versions: list[Version], needed: set[Path]) -> list[Pruned]:
-    """Return what would be removed for `versions`; `tags` are the engine's tags."""
+    """Return what can be removed of `versions`, without versions of which nothing is left.
+
+    `tags` are the engine's tags; runs in `needed` are not removed.
+    """
     found = []
     for version in versions:
         tag = version.tag if version.tag in tags else ""
@@ -105,7 +122,7 @@ def _versions(tags: Collection[str], versions: list[Version], needed: set[Path])
 
 
 def _outdated(runs: Path) -> Iterator[Path]:
-    """Yield unfinished runs that are older than a finished one; a retrain resumes only newer ones."""
+    """Yield the unfinished runs that are older than a finished one, since a retrain never resumes these."""
     finished = False
     for run in all_runs(runs):
         if run.finished:

@@ -1,4 +1,7 @@
-"""The registry of all versions of fine-tuned models: their origin, their state, and the turns they learned."""
+"""Record all versions of fine-tuned models: their origin, their state, and the turns they were trained on.
+
+A version is a candidate, then live (it answers), previous (a rollback returns to it), or retired.
+"""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +17,7 @@ from fine_tuning.errors import ByoaiError, ModelNotFound
 State = Literal["candidate", "live", "previous", "retired"]
 _LARGEST = 2**63 - 1  # the largest integer in SQLite
 _CHANGEABLE = frozenset({"metrics", "verdict", "pinned", "notes", "labels"})
-TEXTS = {"versions": ("metrics", "verdict", "notes", "labels")}  # columns that may quote conversations
+TEXTS = {"versions": ("metrics", "verdict", "notes", "labels")}  # columns, by table, that may quote conversations
 
 
 def version_tag(name: str, number: int) -> str:
@@ -23,17 +26,20 @@ def version_tag(name: str, number: int) -> str:
 
 
 def latest_tag(name: str) -> str:
-    """Return the engine's tag of the live version."""
+    """Return the engine's tag that always points to the live version, e.g. `fine_tuned_smollm2-135m:latest`."""
     return f"{name}:latest"
 
 
 @dataclass(frozen=True)
 class Lineage:
-    """The versions from which another version was made, and how. It is stored in `metrics["lineage"]`."""
+    """The versions from which a merged or converted version was made, and how.
+
+    It is stored in `metrics["lineage"]` of the version made.
+    """
 
     versions: tuple[tuple[str, float], ...]  # tag and weight of each source version
     recipe: str  # a description, such as "linear" or "quantised to q4_k_m"
-    held: float = 1.0  # share of the merged change that the adapter's rank can represent
+    held: float = 1.0  # share of the merged change of the weights that an adapter of limited rank represents
 
     @property
     def method(self) -> str:
@@ -65,14 +71,14 @@ class Version:
     run: str  # the run's folder, relative to the data folder, or absolute
     dataset: str  # the dataset's hash
     method: str
-    mode: str  # "adapter" or "merged"
+    mode: str  # "adapter" (served on the base) or "merged" (a whole model)
     metrics: dict[str, Any]
     verdict: str  # the gate's verdict as text; "" before the evaluation
     state: State
-    pinned: bool  # never pruned
+    pinned: bool  # the user wants to keep it, so it is never pruned
     notes: str
     created: str  # ISO 8601, UTC
-    labels: tuple[str, ...] = ()  # a person's own labels
+    labels: tuple[str, ...] = ()  # labels that the user gave it
 
     @property
     def tag(self) -> str:
@@ -85,9 +91,10 @@ class Version:
 
     @property
     def made_here(self) -> bool:
-        """Whether byoai made the version.
+        """Whether byoai made the version, with a run.
 
-        A version that was only found in the engine may belong to somebody else, and is never deleted.
+        Any other version was only found in the engine. It may be somebody else's model, and is never
+        deleted.
         """
         return bool(self.run)
 
@@ -99,7 +106,7 @@ class Registry:
     """
 
     def __init__(self, path: Path | None = None) -> None:
-        """Open the database at `path`; default: data/state.db."""
+        """Use the database at `path`, by default data/state.db. It is opened by each method."""
         self._path = path
 
     def next_number(self, name: str) -> int:
@@ -116,7 +123,7 @@ class Registry:
             return _last_number(connection, name) + 1
 
     def check_writable(self) -> None:
-        """Raise ByoaiError if the database cannot be written: the disk is full, or a file is read-only."""
+        """Raise ByoaiError if the database cannot be written, for example because the disk is full."""
         with state.connect(self._path) as connection, state.transaction(connection):
             connection.execute("UPDATE version_numbers SET last = last")
 
@@ -136,10 +143,11 @@ class Registry:
         notes: str = "",
         turns: Iterable[str] = (),
     ) -> Version:
-        """Add a version as a candidate, with the ids of the turns that it learned.
+        """Add a version as a candidate, and return it. For the arguments see Version.
 
-        Raises ByoaiError if the number is taken. Call it before the tag is created, so that an
-        interruption leaves a candidate without a tag rather than a tag without a version.
+        `turns` are the ids of the turns that it was trained on. Call this before the engine's tag is
+        created, so that an interruption leaves a candidate without a tag rather than a tag without a
+        version. Raises ByoaiError if the number is taken.
         """
         made_of = (base_tag, base_digest, run, dataset, method, mode)
         with state.connect(self._path) as connection, state.transaction(connection):
@@ -161,7 +169,10 @@ class Registry:
             return _one(connection, name, number)
 
     def update(self, name: str, number: int, **changes: Any) -> Version:
-        """Set any of `metrics`, `verdict`, `pinned`, `notes` and `labels`; other columns never change."""
+        """Set any of `metrics`, `verdict`, `pinned`, `notes` and `labels` of a version; return the version.
+
+        Raises ByoaiError for any other column, and ModelNotFound if there is no such version.
+        """
         if unknown := set(changes) - _CHANGEABLE:
             raise ByoaiError(
                 f"of a version, only {', '.join(sorted(_CHANGEABLE))} can be changed, not {', '.join(sorted(unknown))}"
@@ -176,7 +187,7 @@ class Registry:
             return _one(connection, name, number)
 
     def get(self, name: str, number: int) -> Version:
-        """Return a version. Raises ModelNotFound, with the existing versions, if there is none."""
+        """Return a version. Raises ModelNotFound, which lists the existing versions, if there is none."""
         with state.connect(self._path) as connection:
             return _one(connection, name, number)
 
@@ -192,9 +203,10 @@ class Registry:
         return self._in_state(name, "previous")
 
     def promote(self, name: str, number: int) -> Version:
-        """Make a version live, unless it is live already.
+        """Make a version live, unless it is live already; return it.
 
-        The live version becomes the previous one, and the previous one is retired.
+        The version that was live becomes the previous one, and the previous one is retired. Raises
+        ModelNotFound if there is no such version.
         """
         with state.connect(self._path) as connection, state.transaction(connection):
             if _one(connection, name, number).state != "live":
@@ -203,14 +215,15 @@ class Registry:
             return _one(connection, name, number)
 
     def step_down(self, name: str) -> None:
-        """Make the live version the previous one, so that none is live."""
+        """Make the live version the previous one, so that no version of `name` is live."""
         with state.connect(self._path) as connection, state.transaction(connection):
             _shift(connection, name)
 
     def retire(self, name: str, number: int) -> Version:
-        """Retire a version, whatever its state.
+        """Retire a version, whatever its state, and unpin it; return it.
 
-        No rollback returns to a retired version, and it may be pruned.
+        A rollback never returns to a retired version, and it may be pruned. Raises ModelNotFound if
+        there is no such version.
         """
         with state.connect(self._path) as connection, state.transaction(connection):
             _one(connection, name, number)
@@ -220,7 +233,7 @@ class Registry:
             return _one(connection, name, number)
 
     def turns_of(self, name: str, number: int) -> set[str]:
-        """Return the ids of the turns that a version learned."""
+        """Return the ids of the turns that a version was trained on; an empty set for an unknown version."""
         with state.connect(self._path) as connection:
             rows = connection.execute(
                 "SELECT turn_id FROM version_turns JOIN versions ON versions.id = version_id WHERE name = ? AND "
@@ -230,7 +243,7 @@ class Registry:
             return {row["turn_id"] for row in rows}
 
     def turn_counts(self) -> dict[tuple[str, int], int]:
-        """Return the number of turns that each version learned, by name and number, without zeros."""
+        """Return by (name, number) how many turns each version was trained on; versions with none are left out."""
         with state.connect(self._path) as connection:
             rows = connection.execute(
                 "SELECT name, number, count(*) AS turns FROM version_turns JOIN versions ON versions.id = version_id "
@@ -239,11 +252,11 @@ class Registry:
             return {(row["name"], row["number"]): row["turns"] for row in rows}
 
     def versions_of_turn(self, turn_id: str) -> tuple[Version, ...]:
-        """Return the versions that learned a turn, ordered by name and number."""
+        """Return the versions that were trained on a turn, ordered by name and number."""
         return self.versions_of_turns([turn_id])
 
     def versions_of_turns(self, turn_ids: Iterable[str]) -> tuple[Version, ...]:
-        """Return the versions that learned any of the turns, ordered by name and number."""
+        """Return the versions that were trained on any of the turns, ordered by name and number."""
         learned = "SELECT version_id FROM version_turns WHERE turn_id IN (SELECT value FROM json_each(?))"
         return self._select(f"WHERE id IN ({learned})", json.dumps(list(turn_ids)))
 
@@ -261,7 +274,11 @@ class Registry:
 
 
 def _reserve(connection: Connection, name: str, number: int | None = None) -> int:
-    """Increase the last number of `name` to `number`, or by one if it is None; return the last number."""
+    """Reserve a version number of `name`; return the highest number reserved so far.
+
+    That is `number`, or the next one if `number` is None. A `number` that is not higher than the
+    last one changes nothing.
+    """
     last = _last_number(connection, name)
     taken = max(last, number) if number is not None else last + 1
     connection.execute(

@@ -1,6 +1,6 @@
 """List the models that can answer, and switch between the versions of a fine-tuned model.
 
-A switch only copies a tag and writes no weights.
+To switch means to point a tag to another version; no weights are copied.
 """
 
 import re
@@ -41,7 +41,7 @@ class Choice:
     live: bool = False  # whether the tag `latest` is this version
     name: str = ""  # a fine-tuned model's name without version
     number: int = 0  # a fine-tuned model's version; 0 for a `latest` that is none of the versions
-    refused: str = ""  # the reason why the gate refused it
+    refused: str = ""  # the reason why the gate refused it; "" if it did not
 
 
 def versions(engine: Engine, name: str) -> list[ServedVersion]:
@@ -50,18 +50,20 @@ def versions(engine: Engine, name: str) -> list[ServedVersion]:
 
 
 def live(engine: Engine, name: str) -> int | None:
-    """Return the number of the version that `latest` is, by digest (the newest of equal ones).
+    """Return the number of the live version: that with the digest of the tag `<name>:latest`.
 
-    Return None if there is no `latest`, or if it is none of the versions.
+    If several versions have this digest, the newest counts. Return None if there is no `latest`, or
+    if it is none of the versions.
     """
     return next((version.number for version in versions(engine, name) if version.live), None)
 
 
 def use(engine: Engine, registry: Registry, name: str, number: int, *, by_hand: bool = False) -> Version:
-    """Make a version live. A missing tag is first recreated from the version's run.
+    """Make a version live; return it. If its tag is missing, it is first recreated from the version's run.
 
-    Raises GateRefused for a candidate that failed the gate, unless `by_hand` overrides the gate,
-    which is then noted in the registry.
+    `by_hand` overrides the gate, which is then noted in the registry. Raises GateRefused for a
+    candidate that failed the gate, ModelNotFound if there is no such version, and ExportError if
+    the tag cannot be recreated.
     """
     version = registry.get(name, number)
     if refused := refusal(version):
@@ -86,10 +88,12 @@ def refusal(version: Version) -> str:
 
 
 def rollback(engine: Engine, registry: Registry, name: str) -> Version | None:
-    """Make the previous version live again; return it, or None if the base answers now.
+    """Make the previous version live again, and return it.
 
-    A second rollback undoes the first. The registry is first reconciled with the engine, in case a
-    promotion was interrupted. Raises ModelNotFound if no version was live before.
+    If no version was live before the live one, the base answers again instead, and None is
+    returned. A second rollback undoes the first. The registry is first reconciled with the engine,
+    in case a promotion was interrupted. Raises ModelNotFound if no version is live, or if it is
+    unknown what was live before.
     """
     reconcile(engine, registry, name)
     if previous := registry.previous(name):
@@ -111,9 +115,9 @@ def rollback(engine: Engine, registry: Registry, name: str) -> Version | None:
 
 
 def step_down(engine: Engine, registry: Registry, name: str) -> None:
-    """Make the base answer again, so that no version of `name` is live.
+    """Make the base answer again: delete the tag `<name>:latest`, so that no version of `name` is live.
 
-    A `latest` that is none of the versions is kept, since byoai did not create it.
+    A `latest` that is none of the versions is kept, since byoai did not make it.
     """
     if is_latest_ours(engine, registry, name):
         engine.delete(latest_tag(name))
@@ -121,10 +125,11 @@ def step_down(engine: Engine, registry: Registry, name: str) -> None:
 
 
 def choices(engine: Engine, prefix: str = PREFIX, registry: Registry | None = None) -> list[Choice]:
-    """Return all models that people can choose.
+    """Return all of the engine's models that people can choose to chat with.
 
     Base models come first, in the engine's order, then fine-tuned models by name, the newest
-    version first. With the registry, `refused` is set too.
+    version first. `prefix` begins the name of every fine-tuned model. If `registry` is given,
+    `Choice.refused` is set.
     """
     found = _choices(engine, prefix)
     refused = {version.tag: refusal(version) for version in registry.list()} if registry else {}

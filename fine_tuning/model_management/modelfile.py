@@ -1,8 +1,4 @@
-"""Write Modelfiles, the text form of a tag's definition; engines/modelfile.py parses them.
-
-A model created from a bare GGUF inherits nothing from its base, so `spec_for` copies everything
-that affects prompts and answers.
-"""
+"""Write Modelfiles, Ollama's text format for the definition of a model; engines/modelfile.py parses them."""
 
 import json
 import re
@@ -24,17 +20,23 @@ def spec_for(
     mode: Literal["adapter", "merged"],
     ollama_version: str | None = None,
 ) -> ModelSpec:
-    """Return the definition of a fine-tuned model.
+    """Return the definition of a fine-tuned model for the engine.
 
-    `details`: the base; `artifact`: the GGUF of the adapter or of the merged model.
+    With an adapter the model is defined on the base's tag and inherits everything from it. A merged
+    GGUF inherits nothing, so its definition copies what affects prompts and answers: template,
+    system text, parameters, renderer, parser and license.
 
-    An adapter on the base's tag inherits everything. A merged GGUF gets the base's template, system
-    text, parameters, renderer, parser and license. If the base has no template, none is written, so
-    that Ollama uses the GGUF's, as for the base. Ollama before 0.30 would instead guess a template,
-    so it gets the bare one; pass `ollama_version` for this.
+    Args:
+        details: The engine's details of the base.
+        base_tag: The tag of the base.
+        artifact: The GGUF of the adapter or of the merged model.
+        mode: Which of the two `artifact` is.
+        ollama_version: The version of Ollama, if it is the engine. If the base has no template,
+            Ollama uses that of the GGUF, but before 0.30 it would guess one; the definition then
+            names Ollama's default template.
 
-    Raises EngineError if the base is itself an adapter on another model, since training would not
-    include that adapter's weights.
+    Raises EngineError if the base is itself an adapter on another model, since the training would
+    not include that adapter's weights.
     """
     if details.spec.adapter:
         raise EngineError(
@@ -53,8 +55,8 @@ def spec_for(
 def modelfile_text(spec: ModelSpec, folder: Path | None = None) -> str:
     """Return `spec` as a Modelfile for `ollama create -f`.
 
-    `folder`: where the Modelfile will be written; files in it get relative paths. Raises
-    ExportError for a text that the format, which has no escapes, cannot represent.
+    `folder` is the folder in which the Modelfile will be written; files in this folder get relative
+    paths. Raises ExportError for a text that the format cannot represent, since it has no escapes.
     """
     lines = [f"FROM {_quote('FROM', _source(spec.from_, folder))}"]
     if spec.adapter:
@@ -89,9 +91,10 @@ def _parameter(name: str, value: object) -> str:
 
 
 def _quote(command: str, text: str) -> str:
-    """Return `text` in a form that Ollama's parser reads back: bare if it is one line, else quoted.
+    """Return `text` as an argument of `command`, in a form that Ollama's parser reads back unchanged.
 
-    Raises ExportError for a line that ends in three quotes, which would end the text.
+    The form is bare for a single line without outer white space, else in single or triple double
+    quotes. Raises ExportError if a line ends in three quotes, which would end the text.
     """
     seen = "".join(character for character in text if _is_read(character))
     if (
@@ -113,17 +116,18 @@ def _quote(command: str, text: str) -> str:
 
 
 def _is_read(character: str) -> bool:
-    """Return whether Ollama's parser keeps the character.
+    """Return whether Ollama's parser keeps the character instead of dropping it.
 
-    It keeps white space and the characters of Go's strconv.IsPrint, which matches Python's isprintable.
+    The parser keeps tabs, line ends and the characters for which Go's strconv.IsPrint is true;
+    Python's isprintable is true for the same ones.
     """
     return character.isprintable() or character in "\t\r\n"
 
 
 def _version(text: str) -> tuple[int, ...]:
-    """Return the numbers of a version, such as (0, 32, 15) for "0.32.15-rc1".
+    """Return the numbers of a version of Ollama, such as (0, 32, 15) for "0.32.15-rc1".
 
-    A build without a version reports 0.0.0 and counts as new.
+    A development build reports 0.0.0; it counts as new enough for NATIVE_TEMPLATES.
     """
     numbers = tuple(int(number) for number in re.findall(r"\d+", text)[:3])
     return numbers if any(numbers) else NATIVE_TEMPLATES

@@ -22,7 +22,7 @@ _PREFIX = "base_model.model."
 _KEY = re.compile(r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB]|magnitude_vector)(\.weight)?")
 _MAGNITUDE = "magnitude_vector"
 
-# Settings with which the adapted weights are not simply W + scale * B @ A.
+# Settings of adapter_config.json with which the adapted weights are not simply W + scale * B @ A.
 _UNSUPPORTED = {
     "use_qalora": "QALoRA",
     "use_bdlora": "BD-LoRA",
@@ -43,10 +43,10 @@ _HARMLESS_STARTS = (True, False, "gaussian", "eva", "orthogonal")
 
 @dataclass(frozen=True)
 class LoraPair:
-    """The adapter of one module, which changes its weight W (outputs, inputs) to W + scale * b @ a.
+    """The two matrices `a` and `b` of one module, which change its weight W to W + scale * b @ a.
 
-    For an embedding, the rows of W are its tokens. With DoRA there is also a magnitude: the norm of
-    each row of the adapted weight.
+    W has the shape (outputs, inputs); for an embedding, (tokens, width). With DoRA there is also a
+    magnitude for each row of W: the norm that the row has after the change.
     """
 
     module: str  # as in the model, e.g. "model.layers.0.self_attn.q_proj"
@@ -67,11 +67,14 @@ class LoraPair:
         return self._magnitude is not None
 
     def load_magnitude(self) -> NDArray[np.float32] | None:
-        """Return the magnitudes (outputs); None without DoRA."""
+        """Return the learned norms of the rows of W, of the shape (outputs,); None without DoRA."""
         return self._magnitude.load() if self._magnitude else None
 
     def load(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return `a` (rank, inputs) and `b` (outputs, rank). Raises ExportError if they hold infinities or NaN."""
+        """Return the matrices `a`, of the shape (rank, inputs), and `b`, (outputs, rank).
+
+        Raises ExportError if they contain infinities or NaN, or cannot be read.
+        """
         a, b = self._a.load(), self._b.load()
         if not (np.isfinite(a).all() and np.isfinite(b).all()):
             raise ExportError(
@@ -83,10 +86,10 @@ class LoraPair:
 
 
 def read_adapter(folder: str | Path) -> list[LoraPair]:
-    """Return the pairs of the adapter in `folder`, whose weights are loaded only on demand.
+    """Return a LoraPair for each adapted module; the weights are loaded only when they are needed.
 
-    Raises ExportError for a folder that is not a LoRA adapter, contains pickles, or changes the
-    model in ways that a GGUF cannot represent.
+    Raises ExportError if `folder` is not a LoRA adapter, contains pickles, or changes the model in
+    ways that a GGUF cannot represent.
     """
     folder = Path(folder)
     config = _config(folder)
@@ -131,9 +134,10 @@ def _pair(
 
 
 def _scale(config: dict[str, Any], module: str, rank: int) -> float:
-    """Return alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRA (arXiv 2312.03732).
+    """Return a module's scale: alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRA (arXiv 2312.03732).
 
-    Patterns match as in PEFT's get_pattern_key.
+    The first entry of `alpha_pattern` that matches the module replaces lora_alpha, as in PEFT's
+    get_pattern_key.
     """
     patterns: dict[str, float] = config.get("alpha_pattern") or {}
     alpha = next(

@@ -1,6 +1,7 @@
 """Read weights from safetensors files, one tensor at a time, without torch.
 
-Such a file cannot contain code. Format: https://github.com/huggingface/safetensors#format
+Unlike a pickle, such a file cannot contain code. Format:
+https://github.com/huggingface/safetensors#format
 """
 
 import json
@@ -26,18 +27,18 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """The position and shape of a tensor in its file."""
+    """A tensor in a file: its type, shape and position."""
 
     path: Path
-    dtype: str  # as named in the file
+    dtype: str  # as named in the file: "F32", "BF16", ...
     shape: tuple[int, ...]
     start: int  # offset in bytes from the file's beginning
     size: int  # bytes
 
     def load(self, first: int = 0, last: int | None = None) -> NDArray[np.float32]:
-        """Return the tensor's values, or those of the rows from `first` to `last`.
+        """Return the tensor's values, or those of the rows `first` to `last` (exclusive).
 
-        Raises ExportError if they are not floats, or do not match the shape.
+        Raises ExportError if the type is not a float type, or the size does not match the shape.
         """
         dtype = _DTYPES.get(self.dtype)
         if dtype is None or self.size != math.prod(self.shape) * dtype.itemsize:
@@ -54,7 +55,10 @@ class StoredTensor:
 
 
 def read_safetensors(path: str | Path) -> dict[str, StoredTensor]:
-    """Return the tensors in `path`. Raises ExportError if the file is missing, damaged or truncated."""
+    """Return the tensors of a file by name, without their values.
+
+    Raises ExportError if the file is missing, damaged or truncated.
+    """
     path = Path(path)
     try:
         with path.open("rb") as file:

@@ -1,6 +1,7 @@
-"""Write a version as a Gradio Space: a folder that runs on Hugging Face Spaces or any machine with Python.
+"""Write a version as a Gradio Space: a folder with a chat app that runs on Hugging Face Spaces.
 
-app.py, requirements.txt and README.md come from templates/space; the model is one GGUF beside them.
+It also runs on any machine with Python. app.py, requirements.txt and README.md come from
+templates/space; the model is one GGUF beside them.
 """
 
 from pathlib import Path
@@ -20,7 +21,11 @@ _FILES = ("app.py", "requirements.txt", "README.md")
 def write_space(
     engine: Engine, version: Version, folder: Path, quantization: str = "q8_0", watch: Watch | None = None
 ) -> Path:
-    """Write a version's Space to `folder`, which must be new or empty. Raises the errors of `write_bundle`."""
+    """Write a version's Space to `folder`, which must be new or empty; return `folder`.
+
+    `quantization`: as for `write_whole`. Raises ConfigError if the folder is not empty, and
+    ExportError if the version's run is missing or the disk is full.
+    """
     try:
         make_folder(folder)
         write_whole(engine, version, folder / MODEL, quantization, watch or Watch())

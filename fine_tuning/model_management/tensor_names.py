@@ -1,4 +1,7 @@
-"""Map trained matrices to the tensors of the base's GGUF, including the order of their rows."""
+"""Map trained weights, named as in Hugging Face's format, to the tensors of the base's GGUF.
+
+Some architectures order the rows of a tensor differently in the two formats (`row_order`).
+"""
 
 import functools
 from pathlib import Path
@@ -12,26 +15,27 @@ from fine_tuning.errors import ExportError
 from fine_tuning.model_management.peft_adapter import LoraPair, read_adapter
 from fine_tuning.model_management.safetensors_file import StoredTensor, read_safetensors
 
-# Architectures for which the tests compare a merge with llama.cpp's converter. Rotary embeddings
-# rotate rows in pairs: Hugging Face pairs a row of a head's first half with one of its second half.
-# For `_PERMUTED`, llama.cpp pairs neighbouring rows, so a GGUF stores the rows of q and k in that
-# order (LlamaModel.permute in llama.cpp's conversion/llama.py).
+# The supported architectures: for each, the tests compare a merge with llama.cpp's converter.
+# Rotary embeddings rotate the rows of q and k in pairs. Hugging Face pairs a row of a head's first
+# half with one of its second half. For the architectures in _PERMUTED, llama.cpp pairs neighbouring
+# rows, so their GGUFs store the rows in another order (LlamaModel.permute in llama.cpp's
+# conversion/llama.py).
 _PERMUTED = frozenset({"llama", "smollm3", "granite", "olmo", "arcee"})
 _AS_THEY_ARE = frozenset(
     {"qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi3", "starcoder2", "stablelm", "olmo2", "command-r", "nemotron"}
 )
 ARCHITECTURES = _PERMUTED | _AS_THEY_ARE
 
-# computed from the configuration, not trained
+# tensors that the conversion to GGUF computed from the configuration: no trained tensor corresponds to them
 _COMPUTED = frozenset({"rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"})
 EMBEDDING, _OUTPUT = "token_embd.weight", "output.weight"
 OTHER_SENSES = ("v.", "mm.")  # tensors of a vision model's encoder and projector, which Ollama keeps in the same file
 
 
 def targets_of(base: GgufFile, adapter_dir: str | Path) -> dict[str, LoraPair]:
-    """Return the adapter's pairs by the base's tensor names, in the base's order.
+    """Return the LoraPairs of the adapter by the base's tensor names, in the base's order.
 
-    Raises ExportError if a pair does not fit the base.
+    Raises ExportError if a pair does not fit the base, or if `adapter_dir` is no adapter.
     """
     architecture = base.header.architecture
     found: dict[str, LoraPair] = {}
@@ -61,9 +65,11 @@ def targets_of(base: GgufFile, adapter_dir: str | Path) -> dict[str, LoraPair]:
 
 
 def weights_of(base: GgufFile, model_folder: str | Path) -> dict[str, tuple[str, StoredTensor]]:
-    """Return name and data of the tensors in `model_folder`, by the base's tensor names, in the base's order.
+    """Return the tensors of a fully fine-tuned model by the base's tensor names, in the base's order.
 
-    Raises ExportError if a tensor is missing or does not fit the base.
+    Each value is the tensor's name in Hugging Face's format, and its position in the file
+    `model_folder`/model.safetensors. Raises ExportError if a tensor is missing or does not fit the
+    base.
     """
     found: dict[str, tuple[str, StoredTensor]] = {}
     names = _name_map(base.header.architecture, _number(base, "block_count"))
@@ -92,7 +98,10 @@ def _name_map(architecture: str, blocks: int) -> gguf.TensorNameMap:
 
 
 def row_order(base: GgufFile, name: str, rows: int) -> NDArray[np.intp] | slice:
-    """Return for each row of a GGUF's tensor the index of the same row in Hugging Face's tensor."""
+    """Return for each row of the GGUF's tensor `name` the index of the same row in Hugging Face's tensor.
+
+    `rows` is their number. The result indexes an array; it is slice(None) if the order is the same.
+    """
     heads = {".attn_q.": "attention.head_count", ".attn_k.": "attention.head_count_kv"}  # weights and biases
     key = next((key for part, key in heads.items() if part in name), None)
     if key is None or base.header.architecture not in _PERMUTED:
@@ -103,10 +112,10 @@ def row_order(base: GgufFile, name: str, rows: int) -> NDArray[np.intp] | slice:
 
 
 def rotary_order(rows: int, heads: int) -> NDArray[np.intp]:
-    """Return the permutation from Hugging Face's order of rows to llama.cpp's.
+    """Return for each row in llama.cpp's order its index in Hugging Face's order.
 
-    For rotary embeddings Hugging Face stores the first rows of all of a head's pairs, then the
-    second rows; llama.cpp stores pair after pair.
+    Rotary embeddings rotate rows in pairs. For each head, Hugging Face stores the first rows of all
+    pairs, then the second rows; llama.cpp stores pair after pair.
     """
     return np.arange(rows).reshape(heads, 2, rows // heads // 2).swapaxes(1, 2).ravel()
 

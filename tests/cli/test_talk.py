@@ -221,7 +221,7 @@ def test_ctrl_c_stops_an_answer_and_ctrl_d_ends(terminal: Callable[..., Terminal
     screen.type("/edit\n")
     screen.wait_for("should have been: ")
     screen.type("\x15Red and blue.\n")  # Ctrl-U takes away what stood there
-    screen.wait_for(r"learned in its place[^>]*>>> ")
+    screen.wait_for(r"learned instead of the model's answer[^>]*>>> ")
     screen.type("\x04")
     assert screen.end() == 0
     assert [turn.bot_response for turn in logged()][1:] == ["Red and blue."]

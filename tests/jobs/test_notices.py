@@ -453,9 +453,9 @@ def test_a_name_that_leads_home_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
         ({"url": f"https://sub.example.org/{SECRET}", "allow_hosts": ["example.org"]}, "[sub.example.org]"),
         (
             {"url": f"https://hooks.example.org:{SECRET}@evil.com/", "allow_hosts": ["evil.com"]},
-            "a user and a password",
+            "a user name or a password",
         ),
-        ({"url": f"https://user@evil.com/{SECRET}", "allow_hosts": ["evil.com"]}, "a user and a password"),
+        ({"url": f"https://user@evil.com/{SECRET}", "allow_hosts": ["evil.com"]}, "a user name or a password"),
         (
             {"url": f"https://evil.com\\@hooks.example.org/{SECRET}", "allow_hosts": ["hooks.example.org"]},
             "characters that no URL has",

@@ -1,1 +1,1 @@
-"""The routes under /api: one module per subject, each with a `router`."""
+"""The routes under /api: one module per subject, each of which defines a `router`."""

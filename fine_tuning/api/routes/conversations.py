@@ -31,19 +31,19 @@ _PIECE = 1 << 16  # bytes sent at once
 
 
 class ConversationFacts(BaseModel):
-    """The facts about a conversation in a list."""
+    """A conversation as it is listed, without its turns."""
 
     id: str
     title: str  # given by a person, or else the beginning of the first question
     turns: int  # number of turns, including excluded ones
-    begun: str  # ISO 8601; "" if an import did not state it
-    last: str
+    begun: str  # time of the first turn, ISO 8601; "" if an import did not state it
+    last: str  # time of the last turn
     pinned: bool
     folder: str  # "" for none
 
 
 class Labelled(Asked):
-    """Changes of a conversation's labels. Omitted fields stay unchanged; an empty title or folder removes it."""
+    """Changes of a conversation's labels. Omitted fields stay unchanged; "" removes the title or the folder."""
 
     title: Annotated[str | None, Field(max_length=chat_labels.LONGEST_TITLE)] = None
     pinned: bool | None = None
@@ -62,7 +62,7 @@ def list_conversations(service: Serving, limit: Limit = 50, cursor: Cursor = Non
 
 @router.get("/conversations/{id}")
 def show_conversation(id: SessionId, service: Serving, limit: Limit = 100, cursor: Cursor = None) -> Page[Turn]:
-    """Read a conversation's turns, the oldest first, including excluded ones. 404 if there is none with this id."""
+    """Show a conversation's turns, the oldest first, including excluded ones. 404 if there is no such conversation."""
     after = from_cursor(cursor, str)[0] if cursor else None
     found = service.log().index.turns_of(id, limit + 1, after)
     if not found and after is None:
@@ -72,7 +72,7 @@ def show_conversation(id: SessionId, service: Serving, limit: Limit = 100, curso
 
 @router.patch("/conversations/{id}")
 def label_conversation(id: SessionId, asked: Labelled, service: Serving) -> ConversationFacts:
-    """Rename a conversation, pin it, or move it to a folder. These labels are forgotten with it."""
+    """Rename a conversation, pin it, or move it to a folder. If it is forgotten, so are these labels."""
     return _facts(chats.change(service.log().index, id, title=asked.title, pinned=asked.pinned, folder=asked.folder))
 
 
@@ -85,7 +85,10 @@ def delete_conversation(
         bool, Query(description="remove the versions that learned it before the new one is trained")
     ] = False,
 ) -> JobFacts:
-    """Forget a conversation permanently: a `forget` job removes it from all files, and the versions that learned it."""
+    """Forget a conversation permanently, by a job of the kind `forget`.
+
+    The job removes it from all files, and removes the versions that were trained on it.
+    """
     if not service.log().index.ids_of(id):
         raise TurnNotFound(f"there is no conversation {id!r}: GET /api/conversations lists them")
     return forget(service, [id], teach_again=teach_again, now=now)
@@ -106,7 +109,10 @@ def export_conversations(
     format: Format = "jsonl",
     conversation: Annotated[str | None, Query(pattern=TEXT_ID, description="only this one")] = None,
 ) -> StreamingResponse:
-    """Export conversations without excluded turns. chatml, alpaca and instruction are formats for training."""
+    """Export all conversations or one, without excluded turns.
+
+    chatml, alpaca and instruction are formats for training.
+    """
     log = service.log()
     turns = (
         log.turns()
@@ -124,7 +130,11 @@ def export_conversations(
 
 
 def forget(service: Service, ids: list[str], *, teach_again: bool, now: bool, id: str | None = None) -> JobFacts:
-    """Submit a job that forgets turns and conversations."""
+    """Submit a job that forgets the turns and conversations `ids`; return the job.
+
+    `teach_again`: train a new version without them, if a version was trained on them. `now`: remove
+    such versions before that. `id`: the id of the job.
+    """
     return job_facts(chats.forget(service, ids, teach_again=teach_again, now=now, id=id, origin=ORIGIN))
 
 
@@ -145,7 +155,7 @@ def _is_excluded(turn: Turn) -> bool:
 
 
 def _together(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Join pieces into larger ones, since each is passed between threads."""
+    """Join small pieces into larger ones, since each piece that is sent costs a change of threads."""
     held: list[bytes] = []
     length = 0
     for piece in pieces:

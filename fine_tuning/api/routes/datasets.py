@@ -1,4 +1,4 @@
-"""Routes for datasets (list, preview, prepare, delete), and for the imports in the log."""
+"""Routes for datasets: list, preview, prepare and delete them. Also routes for the imports in the log."""
 
 from collections.abc import Mapping
 from typing import Annotated, Literal
@@ -29,7 +29,7 @@ class DatasetFacts(BaseModel):
     name: str
     type: str  # jsonl, json, csv, tsv, parquet, text, zip
     bytes: int
-    created: float
+    created: float  # seconds since 1970
     path: str  # relative to the data folder, for the setting `dataset.path`
 
 
@@ -39,7 +39,7 @@ class Fault(BaseModel):
 
 
 class Preview(BaseModel):
-    """A preview of a dataset, read from its first MiB."""
+    """A preview of a dataset, read from its first mebibyte."""
 
     layout: str  # array, lines, object, table, parquet or text; "" if it cannot be read
     format: str  # the format that an import would detect; "" if it is unknown
@@ -56,7 +56,10 @@ class DatasetShown(DatasetFacts):
 
 
 class Preparing(Asked):
-    """Steps that filter and change a dataset, as for `prepare_dataset` (docs/jobs.md)."""
+    """How to prepare a dataset: its format, the format of the result, and the steps that filter and change it.
+
+    The steps are those of `prepare_dataset` (docs/jobs.md).
+    """
 
     format: Literal["jsonl", "csv", "text"] | None = None  # None: detect it from the content
     output_format: Literal["jsonl", "chatml", "alpaca", "instruction"] = "jsonl"
@@ -95,7 +98,7 @@ def show_dataset(kind: Kind, id: Id) -> DatasetShown:
 
 @router.delete("/api/datasets/{kind}/{id}", status_code=204)
 def delete_dataset(kind: Kind, id: Id, service: Serving) -> None:
-    """Delete a dataset. 409 if a job uses it or waits for it."""
+    """Delete a dataset. 409 if a running or queued job uses it."""
     datasets.remove(kind, id, service.queue)
 
 
@@ -103,7 +106,10 @@ def delete_dataset(kind: Kind, id: Id, service: Serving) -> None:
     "/api/datasets/{kind}/{id}/prepare", status_code=201, responses={202: {"model": JobFacts}, **documented(507)}
 )
 def prepare_dataset(kind: Kind, id: Id, asked: Preparing, service: Serving) -> DatasetFacts:
-    """Write a prepared dataset. Returns the dataset (201), or for a large file the job that writes it (202)."""
+    """Filter and change a dataset, and write the result as a new one.
+
+    Returns the new dataset (201), or for a large file the job that writes it (202).
+    """
     from fine_tuning.data_preparation.preprocessing import prepare
 
     dataset = datasets.get(kind, id)
@@ -117,7 +123,10 @@ def prepare_dataset(kind: Kind, id: Id, asked: Preparing, service: Serving) -> D
 
 @router.get("/api/imports")
 def list_imports(service: Serving, limit: Limit = 50, cursor: Cursor = None) -> Page[ImportFacts]:
-    """List the imports in the log, newest first. To import an upload, submit a job of the kind `import`."""
+    """List the imports whose turns are in the log, newest first.
+
+    To import an upload, submit a job of the kind `import`.
+    """
     place = from_cursor(cursor, str)[0] if cursor else None
     here = (each for each in importing.imports(service.log()) if place is None or each.id < place)
     found = sorted(here, key=lambda each: each.id, reverse=True)
@@ -131,7 +140,7 @@ def list_imports(service: Serving, limit: Limit = 50, cursor: Cursor = None) -> 
 
 @router.delete("/api/imports/{id}")
 def undo_import(id: ImportId, service: Serving) -> Undone:
-    """Remove all turns of an import from the log. Versions that learned them stay."""
+    """Remove all turns of an import from the log. Versions that were trained on them are not changed."""
     return Undone(turns=importing.undo(service.log(), id))
 
 

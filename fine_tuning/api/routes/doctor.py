@@ -1,4 +1,4 @@
-"""The doctor: check that everything byoai needs is available and works."""
+"""The route of the doctor, which checks that everything that byoai needs is there and works."""
 
 import threading
 
@@ -15,7 +15,7 @@ _examining = threading.Lock()
 class Finding(BaseModel):
     name: str
     ok: bool
-    text: str  # the result, or what is wrong and what to do about it
+    text: str  # what was found, or what is wrong and what to do about it
 
 
 class Diagnosis(BaseModel):
@@ -25,7 +25,10 @@ class Diagnosis(BaseModel):
 
 @router.post("")
 def examine_all(asked: NoFields, service: Serving) -> Diagnosis:
-    """Check configuration, disk, memory, log, engines and models, and repair the registry. This takes a while."""
+    """Check configuration, disk, memory, log, engines and models, and repair the registry of versions.
+
+    This takes a while.
+    """
     from fine_tuning.integration.doctor import examine  # imported here, since it imports gguf and numpy
 
     with one_at_a_time(_examining, "another request is examining already: wait for it"):

@@ -26,7 +26,7 @@ from fine_tuning.jobs.store import Job, State
 
 router = APIRouter(prefix="/api/jobs", tags=["jobs"])
 
-ORIGIN = "api"
+ORIGIN = "api"  # recorded with a job as the one who submitted it
 PATIENCE = 10.0  # seconds within which a watcher must receive a message, or else it is disconnected
 _feeds = Feeds()
 
@@ -43,7 +43,7 @@ class JobFacts(BaseModel):
     priority: int
     attempt: int
     detached: bool
-    origin: str  # who submitted it
+    origin: str  # what submitted it: "api", a page, a command, or the schedule
     created: float  # seconds since 1970, like all times here
     begun: float | None
     ended: float | None
@@ -107,7 +107,7 @@ def list_jobs(
 
 @router.post("", status_code=201)
 def create_job(asked: NewJob, service: Serving) -> JobFacts:
-    """Submit a job. It runs in its own process, now or when its turn comes."""
+    """Submit a job. It runs in its own process, at once or after the jobs before it."""
     request = _request(asked, service)
     job = service.queue.submit(
         asked.kind, request, id=asked.id, priority=asked.priority, detached=asked.detached, origin=ORIGIN
@@ -123,7 +123,7 @@ def show_job(id: Id, service: Serving) -> JobFacts:
 
 @router.post("/{id}/cancel")
 def cancel_job(id: Id, asked: Cancelling, service: Serving) -> JobFacts:
-    """Ask a job to stop at its next safe point."""
+    """Ask a job to stop at its next safe point. After `grace` seconds it is killed."""
     return job_facts(service.queue.cancel(id, discard=asked.discard, grace=asked.grace))
 
 
@@ -135,13 +135,16 @@ def resume_job(id: Id, asked: Resuming, service: Serving) -> JobFacts:
 
 @router.post("/{id}/retry", status_code=201)
 def retry_job(id: Id, asked: Retrying, service: Serving) -> JobFacts:
-    """Submit the same request again as a new job."""
+    """Submit the request of a finished job again, as a new job."""
     return job_facts(service.queue.retry(id, new_id=asked.id, detached=asked.detached))
 
 
 @router.delete("/{id}", responses=OF_ENGINE)
 def delete_job(id: Id, service: Serving) -> RemovedJob:
-    """Remove a finished job with its run and its version. 409 if it is not over, or its version must be kept."""
+    """Remove a finished job with its run and its version.
+
+    409 if the job is not over, or its version must be kept.
+    """
     found = job_runs.removal(service.queue, service.registry, id)
     if why := job_runs.why_kept(found):
         raise Busy(f"the job {id} cannot be removed: {why}")
@@ -156,7 +159,7 @@ def delete_job(id: Id, service: Serving) -> RemovedJob:
 
 @router.get("/{id}/result")
 def show_result(id: Id, service: Serving) -> dict[str, object]:
-    """Show the result of a completed job."""
+    """Show the result of a completed job. 409 if it has none."""
     job = service.queue.get(id)
     if not job.result.exists():
         raise WrongState(
@@ -170,7 +173,7 @@ def show_result(id: Id, service: Serving) -> dict[str, object]:
     "/{id}/log", response_class=Response, responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
 )
 def show_log(id: Id, service: Serving) -> PlainTextResponse:
-    """Show the output of the job's processes, with secrets masked."""
+    """Show what the job's processes printed, with secrets masked."""
     job = service.queue.get(id)
     files = [file for file in (job.log.with_suffix(".1.txt"), job.log) if file.exists()]
     return PlainTextResponse("".join(file.read_text(encoding="utf-8", errors="replace") for file in files))
@@ -178,7 +181,11 @@ def show_log(id: Id, service: Serving) -> PlainTextResponse:
 
 @router.get("/{id}/events", response_class=Response, responses={200: {"content": {"text/event-stream": {}}}})
 async def stream_events(id: Id, service: Serving, after: After = 0) -> StreamingResponse:
-    """Follow a job as server-sent events. Use an event's `id` as `after` to continue. A WebSocket does the same."""
+    """Follow a job as server-sent events, until it is over.
+
+    To continue after a lost connection, send the `id` of the last event as `after`. A WebSocket at
+    the same address does the same.
+    """
     await asyncio.to_thread(service.queue.get, id)
     return StreamingResponse(
         _server_sent(id, after), media_type="text/event-stream", headers={"cache-control": "no-cache"}
@@ -193,7 +200,11 @@ async def _server_sent(id: str, after: int) -> AsyncIterator[str]:
 
 @router.websocket("/{id}/events")
 async def socket_events(socket: WebSocket, id: str, after: int = 0) -> None:
-    """Follow a job, one JSON text per event; closed with 1000 when it is over. Slow watchers are disconnected."""
+    """Follow a job through a WebSocket, with one JSON text per event.
+
+    The socket is closed with 1000 when the job is over, with 1008 for an error, and with 1013 if the
+    client receives too slowly.
+    """
     await socket.accept()
     telling, gone = asyncio.create_task(_tell(socket, id, after)), asyncio.create_task(_until_gone(socket))
     try:
@@ -214,7 +225,7 @@ async def socket_events(socket: WebSocket, id: str, after: int = 0) -> None:
 
 
 async def _tell(socket: WebSocket, id: str, after: int) -> None:
-    """Send a job's events. Raises TimeoutError if the watcher does not receive one in time."""
+    """Send a job's events until it is over. Raises TimeoutError if a message is not received within PATIENCE."""
     async with aclosing(_feeds.watch(id, after)) as told:
         async for each in told:
             async with asyncio.timeout(PATIENCE):
@@ -222,13 +233,16 @@ async def _tell(socket: WebSocket, id: str, after: int) -> None:
 
 
 async def _until_gone(socket: WebSocket) -> None:
-    """Wait until the watcher disconnects."""
+    """Read from the socket until the watcher disconnects."""
     while (await socket.receive())["type"] != "websocket.disconnect":
         pass
 
 
 def _request(asked: NewJob, service: Service) -> dict[str, object]:
-    """Return the request for the job's kind. Raises ConfigError for fields that only the command line may set."""
+    """Return the request to submit: the fields for the job's kind, and the whole configuration as "config".
+
+    Raises ConfigError for fields that only the command line may set, and for invalid settings.
+    """
     local = KINDS[asked.kind].request.LOCAL if asked.kind in KINDS else JobRequest.LOCAL
     if taken := local & set(asked.request):
         raise ConfigError(
@@ -242,5 +256,5 @@ def _request(asked: NewJob, service: Service) -> dict[str, object]:
 
 
 def job_facts(job: Job, *, progress: bool = True) -> JobFacts:
-    """Return the state of a job. `progress`: also read its events to include its progress."""
+    """Return the state of a job in the API's form. `progress`: also read the job's events, for its progress."""
     return JobFacts.model_validate(record(job) if progress else facts(job))

@@ -32,7 +32,7 @@ class Vote(Asked):
 
 class Rating(BaseModel):
     tag: str
-    rating: float  # Elo
+    rating: float  # Elo rating, 1000 before the first vote
     votes: int
 
 
@@ -47,7 +47,7 @@ class Reviewing(Asked):
 class Candidate(BaseModel):
     turn: Turn
     surprise: float  # loss of the answer under the live model, in nats per token
-    shift: float  # difference between the live model and the base, in nats per token
+    shift: float  # absolute difference from the answer's loss under the base, in nats per token
     alike: list[str]  # ids of similar turns
 
 
@@ -79,7 +79,10 @@ def vote(asked: Vote, service: Serving) -> RatingList:
 
 @router.post("/review", responses=OF_ENGINE)
 def find_review(asked: Reviewing, service: Serving) -> CandidateList:
-    """Find the answers that are most worth a rating or an edit. This runs both models and takes a while."""
+    """Find the answers in the log that are most worth a rating or an edit.
+
+    This runs the live model and the base, and takes a while.
+    """
     from fine_tuning.review import of_log  # imported here, since it imports numpy
 
     with one_at_a_time(_reviewing, "another request is looking for answers to review: wait for it"):

@@ -1,4 +1,4 @@
-"""Routes that show where a version learned an answer: its most similar training turns, optionally with likelihoods."""
+"""Routes that show where a version learned an answer: the most similar of the turns that it was trained on."""
 
 import threading
 from typing import Annotated
@@ -18,7 +18,7 @@ _computing = threading.Lock()
 
 
 class Likelihood(BaseModel):
-    """Mean log-probabilities (nats) of an answer's tokens after its question."""
+    """The mean log-probabilities (nats per token) of an answer after its question, under base and version."""
 
     base: float
     version: float
@@ -38,9 +38,9 @@ class LearnedFrom(BaseModel):
     turn: str
     version: str  # tag of the version
     base: str
-    taught: int  # number of turns that the version learned
+    taught: int  # number of turns that the version was trained on
     gone: int  # number of them that no longer exist
-    excluded: int
+    excluded: int  # number of them that the next training leaves out
     likelihood: Likelihood | None = None  # likelihood of the answer itself
     items: list[Teacher]  # the most similar first
 
@@ -53,13 +53,13 @@ class Weighing(Asked):
 def show_learned_from(
     id: TurnId, service: Serving, limit: Annotated[int, Query(ge=1, le=_MOST)] = learned.SHOWN
 ) -> LearnedFrom:
-    """Find where an answer was learned: the most similar turns among those that its version learned."""
+    """Show where an answer was learned: the most similar turns of those that its version was trained on."""
     return facts_of(learned.learned_from(service.log(), service.registry, id, limit))
 
 
 @router.post("/turns/{id}/learned-from", responses=OF_ENGINE)
 def weigh_learned_from(id: TurnId, asked: Weighing, service: Serving) -> LearnedFrom:
-    """Find the same turns, with each answer's likelihood under base and version. This runs both models."""
+    """Show the same turns with the likelihood of each answer under base and version. This runs both models."""
     found = learned.learned_from(service.log(), service.registry, id, asked.limit)
     with one_at_a_time(_computing, "another request is computing likelihoods: wait for it"):
         return facts_of(learned.with_likelihoods(found, service.engine()))

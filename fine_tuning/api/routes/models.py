@@ -20,7 +20,7 @@ Tag = Annotated[
 
 
 class ModelFacts(BaseModel):
-    """A model that can answer."""
+    """A model of the engine that can answer."""
 
     tag: str
     title: str  # name to display
@@ -45,7 +45,7 @@ class ModelList(BaseModel):
 
 
 class Made(BaseModel):
-    """The definition of a model."""
+    """The definition of a model, as in a Modelfile."""
 
     template: str | None
     system: str | None
@@ -73,7 +73,7 @@ def list_models(service: Serving) -> ModelList:
 
 @router.get("/{tag:path}")
 def show_model(tag: Tag, service: Serving) -> ModelShown:
-    """Show a model and its definition."""
+    """Show a model with its definition."""
     found, known = service.models(), _summaries(service)
     choice = found.get(known_tag(tag, known))
     if choice is None:
@@ -99,7 +99,10 @@ def show_model(tag: Tag, service: Serving) -> ModelShown:
 def delete_model(
     tag: Tag, service: Serving, force: Annotated[bool, Query(description="also from Ollama's own store")] = False
 ) -> None:
-    """Remove a base model, from Ollama only with `force`. To remove a version, use /api/versions."""
+    """Remove a base model from the engine; from Ollama's own store only with `force`.
+
+    To remove a version of a fine-tuned model, use /api/versions.
+    """
     remove_base(service.engine(), service.config, tag, force=force)
 
 

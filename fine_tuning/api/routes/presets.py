@@ -1,4 +1,4 @@
-"""What "how thorough" means in settings, for this machine."""
+"""Routes for the presets: the settings of a quick, a balanced and a thorough training, with their time and memory."""
 
 from pathlib import Path
 from typing import Annotated
@@ -31,44 +31,46 @@ class Wanted(Asked):
 
 
 class Duration(BaseModel):
-    """Seconds from the start to the verdict."""
+    """The estimated time from the start of a retrain to the gate's verdict, in seconds."""
 
     seconds: float
-    training: float  # of them
-    parts: dict[str, float]
-    told: str  # the same in a sentence
+    training: float  # the part of it that the training takes
+    parts: dict[str, float]  # seconds by part, "Training" among them
+    told: str  # a sentence about it
 
 
 class PresetFacts(BaseModel):
     level: Level
     label: str
-    settings: dict[str, object]  # by dotted key: `settings` of POST jobs
-    steps: int | None  # None, as all below, where it was not found out yet
+    settings: dict[str, object]  # by dotted key, as for `settings` of POST /api/jobs
+    steps: int | None  # optimiser steps; like the fields below, None if no plan has estimated it yet
     memory: int | None  # bytes at the peak
-    fits: bool | None
+    fits: bool | None  # whether the machine has this memory
     times: Duration | None
 
 
 class PresetList(BaseModel):
     base: str
     data: Data
-    profile: str  # that fits the data, and lies below; "" for none
-    reckoned: bool  # for this machine, and for what there is to learn; else POST finds that out
-    job: str | None  # of the kind plan, which finds it out or did
+    profile: str  # name of the profile that the settings are based on; "" for none
+    reckoned: bool  # whether a plan has estimated the presets for this machine and these data; if not, use POST
+    job: str | None  # id of the job of the kind plan that estimates them or has done so
     items: list[PresetFacts]
 
 
 @router.get("/presets")
 def show_presets(service: Serving, asked: Annotated[Wanted, Query()]) -> PresetList:
-    """Show what Quick, Balanced and Thorough come to."""
+    """Show the presets Quick, Balanced and Thorough: their settings, and their time and memory if estimated."""
     start, draft = _start(service, asked)
     return _shown(service, asked, draft, start, tuning.found_out(service.queue, draft, start, service.ollama_url))
 
 
 @router.post("/presets")
 def reckon_presets(asked: Wanted, service: Serving) -> PresetList:
-    """Find out what there is to learn and how fast this machine is, by a job of the kind plan; GET shows the
-    presets for it when the job is over. A plan of other data or another model is stopped.
+    """Estimate the presets for these data on this machine, by a job of the kind `plan`.
+
+    When the job is over, GET shows the presets with their time and memory. A running plan for other
+    data or another model is stopped.
     """
     start, draft = _start(service, asked)
     return _shown(service, asked, draft, start, tuning.forecast(service.queue, draft, start, service.ollama_url))
@@ -82,7 +84,10 @@ def _start(service: Service, asked: Wanted) -> tuple[FineTuningConfig, Draft]:
 
 
 def _turns(service: Service, asked: Wanted) -> tuple[int, int]:
-    """Return how many turns the log has, and how many of them were made of documents."""
+    """Return the number of turns in the log, and how many of them were made from imported documents.
+
+    Return zeros if the training would not use the log.
+    """
     if asked.data != "chats":
         return 0, 0
     log = service.log()

@@ -1,4 +1,4 @@
-"""Routes for the settings: show them with their origin, and change those that are safe to change remotely."""
+"""Routes for the settings: show them with their origin, and change those that clients may change."""
 
 from typing import Annotated
 
@@ -25,12 +25,12 @@ class Changes(Asked):
 
 @router.get("")
 def show_settings(service: Serving) -> Settings:
-    """Show all current settings."""
+    """Show all current settings, and where each comes from."""
     return settings.show(service)
 
 
 @router.put("")
 def change_settings(asked: Changes, service: Serving) -> Settings:
-    """Change settings; if one is invalid, none is changed."""
+    """Change settings, and show all. If a setting is invalid, none is changed."""
     settings.change(service, asked.settings)
     return settings.show(service)

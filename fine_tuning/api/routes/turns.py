@@ -38,8 +38,8 @@ class ToForget(Asked):
         list[Annotated[str, Field(pattern=TEXT_ID)]],
         Field(min_length=1, max_length=10_000, description="ids of turns or conversations"),
     ]
-    teach_again: bool = True  # train a version without them if a version has learned them
-    now: bool = False  # remove the versions that learned them before the training
+    teach_again: bool = True  # train a new version without them, if a version was trained on them
+    now: bool = False  # remove the versions that were trained on them before the new one is trained
     id: NewJobId = None
 
 
@@ -47,13 +47,13 @@ class ToForget(Asked):
 def search_turns(
     service: Serving, text: Annotated[str, Query(min_length=1, max_length=400)], limit: Limit = 50
 ) -> Found:
-    """Search turns that contain every word, ignoring case, newest first."""
+    """Search for the turns that contain every word of `text`, ignoring case; list them newest first."""
     return Found(items=service.log().search(text, limit))
 
 
 @router.get("/turns/{id}")
 def show_turn(id: TurnId, service: Serving) -> Turn:
-    """Read a turn in its current state."""
+    """Show a turn as it is now, with its rating and edits."""
     return _turn(id, service)
 
 
@@ -66,7 +66,7 @@ def rate_turn(id: TurnId, asked: Rated, service: Serving) -> Turn:
 
 @router.put("/turns/{id}/answer")
 def edit_turn(id: TurnId, asked: Edited, service: Serving) -> Turn:
-    """Correct an answer; the turn also keeps the original answer."""
+    """Replace an answer by a corrected one. The turn also keeps the original answer."""
     service.log().edit(id, asked.bot_response)
     return _turn(id, service)
 
@@ -80,7 +80,10 @@ def exclude_turn(id: TurnId, asked: Excluded, service: Serving) -> Turn:
 
 @router.post("/forget", status_code=202)
 def forget_turns(asked: ToForget, service: Serving) -> JobFacts:
-    """Forget turns permanently: a job removes them from all files, and the versions that learned them."""
+    """Forget turns permanently, by a job of the kind `forget`.
+
+    The job removes them from all files, and removes the versions that were trained on them.
+    """
     return forget(service, asked.turns, teach_again=asked.teach_again, now=asked.now, id=asked.id)
 
 

@@ -1,4 +1,7 @@
-"""The light page at /api/ui, for a machine without a screen: start, watch and stop trainings through the API."""
+"""Routes of the light page at /api/ui, a small page that starts, watches and stops trainings through the API.
+
+It is meant for a machine without a screen.
+"""
 
 import json
 from enum import StrEnum
@@ -21,7 +24,8 @@ from fine_tuning.profiles import FEW_SHOT, HANDBOOK, document_profile, laid_belo
 
 router = APIRouter(include_in_schema=False)
 
-# In addition to the door's policy: only the files below may be scripts or styles, so that no text can become one.
+# In addition to the policy of `security.Door`: scripts and styles come only from the files below, so that no text
+# of a user or a model can become one.
 _POLICY = "script-src 'self'; style-src 'self'; worker-src 'self'"
 _HEADERS = {
     "content-security-policy": _POLICY,
@@ -31,7 +35,7 @@ _TYPES = {".js": "text/javascript", ".css": "text/css"}
 
 
 class UiFile(StrEnum):
-    """The files that the page loads."""
+    """The files that the light page loads."""
 
     STYLE = "style.css"
     APP = "app.js"
@@ -50,7 +54,7 @@ class UiFile(StrEnum):
 
 @router.get("/")
 def first_page() -> RedirectResponse:
-    """Redirect to the light page. In the chat's server, the chat page has this address instead."""
+    """Redirect to the light page. If the server also has the chat pages, the chat has this address instead."""
     return RedirectResponse(PAGE, 303)
 
 
@@ -78,7 +82,7 @@ def page_file(request: Request, file: UiFile) -> FileResponse:
 
 
 def _facts(service: Service, config: FineTuningConfig) -> dict[str, object]:
-    """Return the data for the page's script."""
+    """Return the data for the light page's script: defaults of the form, and what there is to learn."""
     few, handbook = config.with_profile(FEW_SHOT), laid_below(config, HANDBOOK)
     return {
         "base": config.training.base_model,
@@ -92,7 +96,10 @@ def _facts(service: Service, config: FineTuningConfig) -> dict[str, object]:
 
 
 def _chats(service: Service, config: FineTuningConfig) -> dict[str, object]:
-    """Return the number of turns in the log, or the problem with the log."""
+    """Return facts about the log: its number of turns, how many are new, and whether most come from documents.
+
+    If the log cannot be read, "trouble" says why.
+    """
     try:
         log = service.log()
         turns, new = log.index.count(), count_new(config, log, service.registry)

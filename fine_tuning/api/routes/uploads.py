@@ -41,9 +41,9 @@ class UploadFacts(BaseModel):
     bytes: int  # as announced
     size: int  # bytes received so far, which is the offset of the next part
     sha256: str  # as announced, or as computed once finished; else ""
-    created: float
-    finished: float | None
-    type: str  # type of the content, once finished
+    created: float  # seconds since 1970
+    finished: float | None  # likewise; None until it is finished
+    type: str  # type of the content; "" until it is finished
 
 
 @router.get("")
@@ -56,7 +56,10 @@ def list_uploads(limit: Limit = 50, cursor: Cursor = None) -> Page[UploadFacts]:
 
 @router.post("", status_code=201, responses=documented(413, 507))
 def create_upload(asked: NewUpload, service: Serving) -> UploadFacts:
-    """Begin an upload. Then send its parts in order, and finish it."""
+    """Begin an upload. Then send its parts in order, and finish it.
+
+    413 if the file is larger than allowed, 507 if the disk has no room for it.
+    """
     return _facts(uploads.create(asked.name, asked.bytes, asked.sha256 or "", service.config.uploads))
 
 
@@ -75,9 +78,10 @@ async def send_part(
         int, Query(ge=0, le=2**53, description="where the part begins: the number of bytes sent before it")
     ],
 ) -> UploadFacts:
-    """Send the next part, of any length. After an error, continue from the upload's current `size`.
+    """Send the next part, of any length.
 
-    A part with another offset gets 409, with the current size also in the header X-Upload-Size.
+    After an error, continue from the upload's current `size`. A part with another offset gets 409;
+    the header X-Upload-Size then holds the current size.
     """
     uploads.check_offset(
         await asyncio.to_thread(uploads.get, id), offset, announced_length(request.headers.get("content-length"))
@@ -90,7 +94,8 @@ async def send_part(
 def finish_upload(id: Id, asked: NoFields) -> UploadFacts:
     """Finish an upload: check its size and hash, and detect its type from its content.
 
-    Forbidden content (programs, pickles, archives with paths outside) gets 400 and is removed.
+    400 if the content is forbidden (programs, pickles, archives with paths outside of them); the
+    upload is then removed.
     """
     return _facts(uploads.finish(id))
 
@@ -102,7 +107,10 @@ def delete_upload(id: Id, service: Serving) -> None:
 
 
 async def _receive(request: Request, id: str, offset: int, limits: Uploads) -> None:
-    """Write the body while it arrives, holding no more than one piece in memory."""
+    """Append a request's body to an upload while it arrives, with at most one piece in memory.
+
+    Raises ClientDisconnect if the client leaves, and the errors of `uploads.append`.
+    """
     held = bytearray()
     async for chunk in request.stream():
         for start in range(0, len(chunk), _PIECE):

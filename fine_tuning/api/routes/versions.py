@@ -20,7 +20,8 @@ from fine_tuning.runs import only_one
 
 router = APIRouter(prefix="/api/versions", tags=["versions"])
 
-# A report quotes conversations. In addition to the door's policy it has no scripts, no requests and no origin.
+# A report quotes conversations. In addition to the policy of `security.Door`, it may run no scripts and make no
+# requests, and has no origin.
 _SANDBOX = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 Name = Annotated[
@@ -40,7 +41,7 @@ class VersionFacts(BaseModel):
     base_digest: str
     method: str
     mode: str  # adapter or merged
-    dataset: str  # hash of the dataset that it learned
+    dataset: str  # hash of the dataset that it was trained on
     run: str  # the folder of its run
     created: str  # ISO 8601, UTC
     pinned: bool  # never pruned
@@ -50,14 +51,14 @@ class VersionFacts(BaseModel):
 
 
 class FactsShown(BaseModel):
-    """The answers to held-out questions about imported documents, compared with the base's."""
+    """The version's answers to held-out questions about imported documents, beside the base's."""
 
-    right: int
+    right: int  # number of correct answers
     asked: list[FactAsked]
 
 
 class VersionShown(VersionFacts):
-    learned: int  # number of turns that it learned
+    learned: int  # number of turns that it was trained on
     metrics: dict[str, object]  # results of the evaluation
     facts: FactsShown | None  # None without questions about imported documents
 
@@ -69,7 +70,7 @@ class Changed(Asked):
 
 
 class Using(Asked):
-    by_hand: bool = False  # allow a version that the gate refused, and note that
+    by_hand: bool = False  # allow a version that the gate refused, which is noted in its notes
 
 
 class Live(BaseModel):
@@ -81,9 +82,9 @@ class Pruning(Asked):
 
 
 class Removed(BaseModel):
-    """A removed version with its tag and run, or a removed unfinished run."""
+    """A version whose tag and run were removed, or an unfinished run that was removed."""
 
-    version: int | None
+    version: int | None  # its number; None for an unfinished run
     tag: str
     run: str | None
     bytes: int
@@ -110,7 +111,7 @@ def list_versions(
 
 @router.get("/{name}/{number:int}")
 def show_version(name: Name, number: Number, service: Serving) -> VersionShown:
-    """Show a version with its evaluation."""
+    """Show a version with the results of its evaluation."""
     version = service.registry.get(name, number)
     learned = len(service.registry.turns_of(name, number))
     found = facts_of(version)
@@ -131,13 +132,13 @@ def send_file(
         Part, Query(description="gguf: the adapter's, or the whole model's; adapter: PEFT's format, zipped")
     ] = "gguf",
 ) -> Response:
-    """Download a version's GGUF or adapter."""
+    """Download a version's GGUF, or its adapter as a zip archive."""
     return file_of(service.registry.get(name, number), part)
 
 
 @router.get("/{name}/{number:int}/turns")
 def list_learned(name: Name, number: Number, service: Serving, limit: Limit = 100, cursor: Cursor = None) -> Page[str]:
-    """List the ids of the turns that a version learned; some may no longer be in the log."""
+    """List the ids of the turns that a version was trained on. Some may no longer be in the log."""
     service.registry.get(name, number)
     after = from_cursor(cursor, str)[0] if cursor else ""
     found = sorted(id for id in service.registry.turns_of(name, number) if id > after)
@@ -150,20 +151,20 @@ def list_learned(name: Name, number: Number, service: Serving, limit: Limit = 10
     responses={200: {"content": {"text/html": {"schema": {"type": "string"}}}}},
 )
 def show_report(name: Name, number: Number, service: Serving) -> HTMLResponse:
-    """Show the evaluation report of a version, a page without scripts."""
+    """Show the evaluation report of a version as an HTML page without scripts."""
     page = report_of(service.registry, name, number)
     return HTMLResponse(page, headers={"content-security-policy": _SANDBOX, "cache-control": "no-store"})
 
 
 @router.patch("/{name}/{number:int}")
 def change_version(name: Name, number: Number, asked: Changed, service: Serving) -> VersionFacts:
-    """Change a version's pin, notes or labels. Omitted fields and null stay unchanged."""
+    """Pin a version or unpin it, or change its notes or labels. Fields that are left out or null stay unchanged."""
     return _facts(service.registry.update(name, number, **asked.model_dump(exclude_none=True)))
 
 
 @router.post("/{name}/{number:int}/use", responses=OF_ENGINE)
 def use_version(name: Name, number: Number, asked: Using, service: Serving) -> VersionFacts:
-    """Make a version live. A version that the gate refused needs `by_hand`."""
+    """Make a version live. 409 for a version that the gate refused, unless `by_hand` is true."""
     return _facts(
         ollama_integration.use(service.engine(), service.config, str(number), name=name, by_hand=asked.by_hand)
     )
@@ -171,14 +172,17 @@ def use_version(name: Name, number: Number, asked: Using, service: Serving) -> V
 
 @router.post("/{name}/rollback", responses=OF_ENGINE)
 def roll_back(name: Name, asked: NoFields, service: Serving) -> Live:
-    """Make the previous version live again; without one, the base answers."""
+    """Make the previous version live again. If no version was live before, the base answers again."""
     version = ollama_integration.roll_back(service.engine(), service.config, name=name)
     return Live(live=_facts(version) if version else None)
 
 
 @router.post("/{name}/prune", responses=OF_ENGINE)
 def prune_versions(name: Name, asked: Pruning, service: Serving) -> RemovedList:
-    """Remove outdated unfinished runs, and all versions except the live, the previous and pinned ones."""
+    """Free disk space: remove all versions except the live, the previous and pinned ones, and outdated unfinished runs.
+
+    A removed version stays in the list, as retired, without its tag and its run.
+    """
     if not service.registry.list(name):
         raise ModelNotFound(f"there is no fine-tuned model {name!r}: GET /api/versions lists them")
     with only_one():  # the run of a running retrain would look unfinished
@@ -188,7 +192,7 @@ def prune_versions(name: Name, asked: Pruning, service: Serving) -> RemovedList:
 
 @router.delete("/{name}/{number:int}", responses=OF_ENGINE)
 def delete_version(name: Name, number: Number, service: Serving) -> Removed:
-    """Remove a version with its tag and run. 409 if it is live, previous, pinned, or not made by byoai."""
+    """Remove a version's tag and run. 409 if it is live, previous or pinned, or byoai did not make it."""
     service.registry.get(name, number)
     with only_one():
         return _removed(prune_one(service.engine(), service.registry, name, number))

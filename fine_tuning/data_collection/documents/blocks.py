@@ -1,4 +1,4 @@
-"""Define the blocks of a document, whatever its file format."""
+"""Define the blocks of a document, whatever format its file has."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -42,7 +42,7 @@ def to_record(block: Block) -> dict[str, Any]:
 
 
 def from_record(record: dict[str, Any]) -> Block:
-    """Return the block of which `to_record` made the object."""
+    """Return the block from which `to_record` made the JSON object."""
     match record:
         case {"kind": "items", "items": items}:
             return Items(tuple(items))
@@ -54,7 +54,7 @@ def from_record(record: dict[str, Any]) -> Block:
 
 
 def one_line(text: str) -> str:
-    """Return a text without line breaks, control characters, soft hyphens and repeated spaces."""
+    """Return a text in one line, without control characters, soft hyphens and repeated spaces."""
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text.replace("\xad", "")).split())
 
 

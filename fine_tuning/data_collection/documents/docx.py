@@ -1,6 +1,4 @@
-"""Read Word documents (.docx) with python-docx. Entities are not resolved, and no other file is
-opened.
-"""
+"""Read Word documents (.docx) with python-docx. XML entities are not resolved, and no other file is opened."""
 
 import io
 import re
@@ -16,9 +14,7 @@ _HEADING = re.compile(r"(?:heading|überschrift|titre|título|titolo|kop) (\d)",
 
 
 def read(content: bytes) -> list[Block]:
-    """Return the blocks of a Word document. Raises DataError if it is damaged, or too large when
-    unpacked.
-    """
+    """Return the blocks of a Word document. Raises DataError if it is damaged, or would be too large when unpacked."""
     from docx import Document
     from docx.opc.exceptions import OpcError
     from docx.table import Table as WordTable

@@ -1,7 +1,7 @@
-"""Make questions for English sentences by rule: leave out the part to ask for, and invert the rest.
+"""Make questions from English sentences by rules: leave out the part to ask for, and invert subject and verb.
 
-Nothing is guessed: if closed lists of words do not reveal a sentence's subject and verb, no
-question is made of it.
+Nothing is guessed: if the lists of words do not reveal a sentence's subject and verb, no question is
+made from it.
 """
 
 import re
@@ -36,7 +36,7 @@ _DENIAL = re.compile(r"\b(?:not|never|no|none|nothing)\b")
 class Clause:
     """A main clause: subject, verb, and the rest.
 
-    `kind` of the verb is "be", "modal" or "lexical"; `base` is the infinitive of a lexical verb.
+    `kind` is that of the verb: "be", "modal" or "lexical". `base` is the infinitive of a lexical verb.
     """
 
     subject: str
@@ -46,8 +46,9 @@ class Clause:
     base: str = ""
 
     def direct(self, asks: str, rest: str) -> str:
-        """Return a direct question: the question word `asks`, then the clause with `rest` after the
-        verb ("when does the canteen open").
+        """Return a direct question: the question word `asks`, then the inverted clause, with `rest` after the verb.
+
+        An example is "when does the canteen open".
         """
         if self.kind == "lexical":
             do = "do" if self.verb == self.base or self.subject == "I" else "does"
@@ -62,16 +63,12 @@ class Clause:
         return "am" if self.subject == "I" and self.verb == "are" else self.verb
 
     def asked(self, asks: str, rest: str, key: str) -> Asked:
-        """Return the question in all its wordings, with the part of the answer that must not be
-        missing (`key`).
-        """
+        """Return the question in all its wordings. `key` is the part of the answer that must not be missing."""
         return Asked("fact", clause_wordings(self.direct(asks, rest), self.indirect(asks, rest)), key)
 
 
 class English:
-    """Makes questions of the sentences of one document, whose whole text shows which words are
-    names.
-    """
+    """Makes questions from the sentences of one document. The whole text shows which words are names."""
 
     def __init__(self, text: str) -> None:
         small = {upper(word) for word in re.findall(r"\b[a-z][\w'’-]*", text)}
@@ -95,7 +92,7 @@ class English:
         return self._of_clause(body)
 
     def topic(self, sentence: str) -> str:
-        """Return the subject of a sentence if it names something specific, else ""."""
+        """Return the subject of a sentence if it names something specific; else ""."""
         clause = self.clause(_body(sentence))
         return (
             ""
@@ -104,8 +101,9 @@ class English:
         )
 
     def small(self, text: str) -> str:
-        """Return the beginning of a sentence as it would stand in the middle of one: in lower case,
-        unless it is a name.
+        """Return the beginning of a sentence as it would be in the middle of one.
+
+        The first letter becomes lower case, unless the word is a name.
         """
         first, _, after = text.partition(" ")
         if first.lower() in _ARTICLES:
@@ -114,9 +112,7 @@ class English:
         return text if is_name else text[:1].lower() + text[1:]
 
     def clause(self, body: str) -> Clause | None:
-        """Return the main clause of a sentence; None if subject and verb cannot be told with
-        certainty.
-        """
+        """Return the main clause of a sentence; None if its subject and verb cannot be found with certainty."""
         said = body.split(" ")
         for at, word in enumerate(said[:12]):
             found = patterns.verb(word) if at else None
@@ -152,8 +148,7 @@ class English:
 
 
 def _is_finite(said: list[str], at: int) -> bool:
-    """Return whether the word at index `at`, a possible finite verb, is the verb of the main
-    clause.
+    """Return whether the word at index `at`, which may be a finite verb, is the verb of the main clause.
 
     It is not if it is a noun, or belongs to a relative clause.
     """
@@ -169,7 +164,7 @@ def _is_finite(said: list[str], at: int) -> bool:
 
 
 def _measured(clause: Clause) -> Iterator[Asked]:
-    """Yield the question for the amount in a clause, if there is one."""
+    """Yield the question about the amount in a clause, if there is one."""
     rest, kind = clause.rest, clause.kind
     if kind == "be" and (measure := patterns.MEASURE.match(rest)):
         yield clause.asked(_asks_measure(measure["number"]), "", short_key(measure["number"]))
@@ -199,8 +194,8 @@ def _asks_measure(number: str) -> str:
 
 
 def _told(clause: Clause) -> Iterator[Asked]:
-    """Yield a question for the first of these that the clause contains: a name, a time, a place, an
-    agent, a definition.
+    """Yield a question about the first of these that the clause contains: a name, a time, a place, an agent, a
+    definition.
     """
     rest = clause.rest
     times = [
@@ -226,7 +221,7 @@ def _told(clause: Clause) -> Iterator[Asked]:
 
 
 def _has_place(clause: Clause, head: list[str]) -> bool:
-    """Return whether the question "where" fits a clause: it says where something is, or is done."""
+    """Return whether a clause says where something is or is done, so that it can be asked about with "where"."""
     if clause.kind == "be":
         return not head or (len(head) <= 2 and head[-1].endswith(patterns.PARTICIPLE))
     if clause.kind == "modal":
@@ -235,7 +230,7 @@ def _has_place(clause: Clause, head: list[str]) -> bool:
 
 
 def _whether(clause: Clause) -> Iterator[Asked]:
-    """Yield a yes-no question about a clause, without its negation and its number."""
+    """Yield a yes-no question about a clause, without the clause's negation and number."""
     rest = clause.rest
     left = re.sub(r"^no ", "a ", re.sub(r"\b(?:not|never|only) ", "", f"{rest} ")).strip()
     cut, key = patterns.without_number(left), key_of(rest)
@@ -249,12 +244,15 @@ def _whether(clause: Clause) -> Iterator[Asked]:
 
 
 def _moved(asked: Asked, lead: str) -> Asked:
-    """Return a question with `lead`, the beginning of the sentence, moved to its end."""
+    """Return `asked` with `lead` added at the end of each wording. `lead` was the beginning of the sentence.
+
+    An example for `lead` is "on working days", for a question about "On working days, lunch is free."
+    """
     return replace(asked, wordings=tuple(f"{wording[:-1]} {lead}{wording[-1]}" for wording in asked.wordings))
 
 
 def _left(rest: str, found: re.Match[str]) -> str:
-    """Return the rest of a clause without the part that was found."""
+    """Return the rest of a clause without the part that `found` matched."""
     return _phrase(rest[: found.start("tail")].strip(), rest[found.end("tail") :].partition(",")[0].strip())
 
 

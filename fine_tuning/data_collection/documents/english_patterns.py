@@ -1,6 +1,4 @@
-"""Define patterns for the parts of an English sentence (times, amounts, places, names), and lists
-of verbs.
-"""
+"""Define patterns for the parts of an English sentence (times, amounts, places, names), and lists of verbs."""
 
 import re
 from functools import lru_cache
@@ -115,7 +113,7 @@ _SHORT_LEAD = re.compile(
 
 
 def without_number(text: str) -> str:
-    """Return the text before its part with a number; the text itself if there is no number."""
+    """Return the text before the part that contains a number; the whole text if there is no number."""
     cut = _NUMERIC_END.sub("", text).strip(" ,")
     return text if cut == text else _LOOSE_END.sub("", cut)
 
@@ -142,9 +140,7 @@ def as_written(text: str) -> str:
 
 
 def verb(word: str) -> tuple[str, str] | None:
-    """Return kind ("be", "modal", "lexical") and infinitive of a finite verb; None for any other
-    word.
-    """
+    """Return the kind ("be", "modal" or "lexical") and the infinitive of a finite verb; None for any other word."""
     if word in BE:
         return "be", "be"
     if word in MODALS:
@@ -163,7 +159,7 @@ def _lexical(word: str) -> tuple[str, str] | None:
 
 
 def is_plural(word: str) -> bool:
-    """Return whether the infinitive form of a verb may follow a noun or pronoun."""
+    """Return whether a noun or pronoun is followed by the plain form of a verb ("you open", "they open")."""
     return word.lower() in ("you", "we", "i", "staff", "people", "police") or (
         word.endswith("s") and not word.endswith("ss")
     )

@@ -1,8 +1,8 @@
 """Check that a passage supports a question and its answer, independently of how the pair was made.
 
 The answer must be a quotation: each of its words, numbers and negations occurs in the passage, in
-the same order. The question may only use words of the passage and of the headings above it, besides
-question words. A larger model can judge in addition.
+the same order. The question may use only words of the passage, of the headings above it, and of
+questions in general. A larger model can judge the pair in addition.
 """
 
 import re
@@ -27,9 +27,7 @@ _FRAME = words(  # words of questions, which the passage need not contain
 
 
 def unsupported(passage: str, headings: Iterable[str], question: str, answer: str) -> str:
-    """Return what the passage does not support in a question or its answer, in words; "" if it
-    supports both.
-    """
+    """Return which word of a question or its answer the passage does not support; "" if it supports both."""
     said, known = _tokens(passage), _tokens(" ".join((*headings, passage)))
     if left := _not_in_order(_tokens(answer), said):
         return f"the answer's {left!r} is not in the passage"
@@ -41,10 +39,9 @@ def unsupported(passage: str, headings: Iterable[str], question: str, answer: st
 
 
 def _not_in_order(answer: list[str], passage: list[str]) -> str:
-    """Return the first word of the answer that the passage lacks after the words before it; "" if
-    there is none.
+    """Return the first word of the answer that the passage lacks after the words before it; "" if it lacks none.
 
-    Between two words of the answer the passage may have more words (as between the cells of a
+    Between two words of the answer the passage may have more words (for example between the cells of a
     table), but no negation.
     """
     missing = answer[0] if answer else ""
@@ -60,7 +57,7 @@ def _not_in_order(answer: list[str], passage: list[str]) -> str:
 
 
 def _followed(answer: list[str], passage: list[str], start: int) -> int:
-    """Return how many words of the answer follow each other in the passage, from index `start` on."""
+    """Return how many words of the answer occur one after the other in the passage, from the index `start` on."""
     at = start
     for number, word in enumerate(answer):
         found = next((place for place in range(at, len(passage)) if passage[place] == word), -1)
@@ -75,7 +72,7 @@ def _tokens(text: str) -> list[str]:
 
 
 def _stem(word: str) -> str:
-    """Return a word without the endings that differ between a question and a statement."""
+    """Return a word without the endings in which a question may differ from a statement."""
     for end, new in (("ies", "y"), ("ied", "y"), ("ing", ""), ("ed", ""), ("es", ""), ("s", "")):
         if word.endswith(end) and len(word) >= len(end) + 2 and not word.endswith("ss"):
             return (word.removesuffix(end) + new).removesuffix("e").removesuffix("y")

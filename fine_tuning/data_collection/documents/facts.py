@@ -1,4 +1,4 @@
-"""Extract the facts of a section: answers quoted from the text, each with the questions for it."""
+"""Extract the facts of a section: answers quoted from the text, each with questions for it."""
 
 import re
 from collections import Counter
@@ -36,7 +36,7 @@ class Fact:
 
 
 def facts_of(sections: Sequence[Section], language: str) -> list[Fact]:
-    """Return the facts of a document in order. `language` is "en", "de", or "" for any other."""
+    """Return the facts of a document in order. `language` is "en", "de", or "" for any other language."""
     if language != "en":
         return [fact for section in sections for fact in _quoted(section, language)]
     english = English("\n".join(section.text() for section in sections))
@@ -77,9 +77,7 @@ def _standing_alone(sentences: Sequence[str]) -> list[str]:
 
 
 def _of_list(section: Section, items: Sequence[str], intro: str, english: English) -> Iterator[Fact]:
-    """Yield each item of a list that is a fact by itself; else the whole list as one answer, with
-    its introduction.
-    """
+    """Yield each item of a list that is a fact by itself; else the whole list with its introduction as one answer."""
     entries = [_ENTRY.fullmatch(item) for item in items]
     if all(entries):
         for item, entry in zip(items, entries, strict=True):
@@ -108,7 +106,7 @@ def _of_list(section: Section, items: Sequence[str], intro: str, english: Englis
 
 
 def _of_table(section: Section, table: Table, english: English) -> Iterator[Fact]:
-    """Yield each row of a table as an answer: the row's name, then each column's name and cell."""
+    """Yield each row of a table as an answer: the row's name, then the name and the cell of each column."""
     if len(table.rows) < 2:
         return
     head, *rows = table.rows
@@ -125,7 +123,7 @@ def _of_table(section: Section, table: Table, english: English) -> Iterator[Fact
 
 
 def _with_topics(facts: list[Fact], english: English) -> list[Fact]:
-    """Return the facts, with a question about the topic added where a topic has only one fact."""
+    """Return the facts, with a question about the topic added if only one fact has this topic."""
     topics = [english.topic(sentences_of(fact.answer)[0]) if fact.asked[0].level == "fact" else "" for fact in facts]
     counts = Counter(_bare(topic) for topic in topics)
     return [
@@ -164,8 +162,9 @@ _BY_HEADING = {
 
 
 def _quoted(section: Section, language: str) -> Iterator[Fact]:
-    """Yield the text under a heading as one answer of at most `LONGEST` characters, and each list
-    entry and table row.
+    """Yield the text under a heading as one answer of at most `LONGEST` characters.
+
+    Each list entry and table cell is yielded as an answer too.
     """
     told, length = [], 0
     for block in section.blocks:

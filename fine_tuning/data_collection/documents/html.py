@@ -32,8 +32,9 @@ def read(text: str) -> list[Block]:
 
 
 def _walk(root: etree._Element, found: list[Block]) -> None:
-    """Add the blocks below an element, in order. It is not recursive: a page may be nested to any
-    depth.
+    """Add the blocks below an element to `found`, in order.
+
+    This is not recursive, since a page may be nested to any depth.
     """
     waiting: list[etree._Element | str] = [root]
     loose = ""  # text outside of any block element

@@ -59,6 +59,6 @@ class _Reader:
 
 
 def _text(token: Token) -> str:
-    """Return the visible text of a line, without markup and link targets."""
+    """Return the visible text of the inline content of a block, without markup and link targets."""
     shown = {"text": None, "code_inline": None, "text_special": None, "softbreak": " ", "hardbreak": " "}
     return "".join(shown[child.type] or child.content for child in token.children or () if child.type in shown)

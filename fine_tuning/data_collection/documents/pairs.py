@@ -1,7 +1,7 @@
-"""Divide the questions and answers of a document into pairs to teach and held-out pairs.
+"""Divide the questions and answers of a document into pairs to train on and held-out pairs.
 
-Some wordings of each fact are taught, and one is held out. The held-out form is still taught for
-other facts.
+Of each fact some wordings of the question are trained on, and one is held out. The held-out kind of
+wording is still trained on for other facts.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,8 +26,8 @@ _VALIDATED = 8  # one in so many facts also has a wording for validation
 class Pair:
     """A question and its answer.
 
-    `section`: the headings above it, as one text. `key`: the part of the answer that a right answer
-    must contain.
+    `section` holds the headings above the answer, as one text. `key` is the part of the answer that a
+    correct answer must contain.
     """
 
     question: str
@@ -40,7 +40,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Refused:
-    """A question that the text does not support, with the reason."""
+    """A question that was left out because the text does not support it."""
 
     question: str
     section: str
@@ -48,10 +48,10 @@ class Refused:
 
 
 def pairs_of(blocks: Sequence[Block], judge: Judge | None = None) -> Iterator[Pair | Refused]:
-    """Yield the pairs of a document in order, and the questions that were refused.
+    """Yield the pairs of a document in order, and the questions that are left out.
 
-    The same document always gives the same pairs. `judge`, if given, judges each answer after the
-    check against the text.
+    The same document always gives the same pairs. If `judge` is given, it checks each answer after the
+    rules did.
     """
     sections = sections_of(blocks)
     facts = facts_of(sections, language_of("\n".join(section.text() for section in sections)))
@@ -77,9 +77,7 @@ def pairs_of(blocks: Sequence[Block], judge: Judge | None = None) -> Iterator[Pa
 
 
 def _dealt(fact: Fact, number: int, kept: Sequence[tuple[Asked, list[str]]]) -> Iterator[Pair]:
-    """Yield a fact's pairs: for each question some wordings to teach, and one to test if enough are
-    left.
-    """
+    """Yield a fact's pairs: for each question some wordings to train on, and one for the test if enough are left."""
     left = max(_TAUGHT_AT_ALL, 2 * len(kept))
     for nth, (asked, wordings) in enumerate(kept):
         ordered = sorted(wordings, key=lambda wording: _mix(fact.answer, wording))

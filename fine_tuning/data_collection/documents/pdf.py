@@ -14,8 +14,9 @@ _DAMAGED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError,
 
 
 def read(content: bytes) -> list[Block]:
-    """Return the blocks of a PDF. Raises DataError if it is damaged or encrypted, or has no text,
-    like scanned pages.
+    """Return the blocks of a PDF.
+
+    Raises DataError if it is damaged or encrypted, has too many pages, or has no text (scanned pages).
     """
     from pypdf import PdfReader
     from pypdf.errors import PyPdfError
@@ -35,9 +36,7 @@ def read(content: bytes) -> list[Block]:
 
 
 def _without_margins(pages: list[str]) -> list[str]:
-    """Return the pages without page numbers and without lines that most pages repeat at the top or
-    bottom.
-    """
+    """Return the pages without page numbers, and without lines that most pages have at the top or bottom."""
     edges = Counter(line for page in pages for line in set(_edges(page)))
     usual = {line for line, count in edges.items() if len(pages) >= 3 and count * 2 > len(pages)}
     return [

@@ -1,5 +1,6 @@
-"""Read plain text, also that of a PDF: recognise paragraphs, lists, headings and key-value lines by
-their look.
+"""Read plain text, also that of a PDF.
+
+Paragraphs, lists, headings and key-value lines are recognised by their form.
 """
 
 import re
@@ -26,7 +27,7 @@ def read(text: str) -> list[Block]:
 
 
 def _next(lines: list[str]) -> tuple[Block | None, int]:
-    """Return the first block, and the number of its lines."""
+    """Return the first block of `lines` (None for a rule), and the number of its lines."""
     first = lines[0].strip()
     if len(lines) > 1 and _RULE.fullmatch(lines[1]) and len(first) <= _LONGEST_HEADING:
         return Heading(first, 1 if "=" in lines[1] else 2), 2
@@ -47,8 +48,9 @@ def _next(lines: list[str]) -> tuple[Block | None, int]:
 
 
 def _ends_paragraph(lines: list[str], at: int) -> bool:
-    """Return whether the line at index `at` does not continue the paragraph before it. A PDF has no
-    empty lines.
+    """Return whether the line at the index `at` begins something new, instead of continuing the paragraph.
+
+    Empty lines do not tell this, since the text of a PDF has none.
     """
     line = lines[at].strip()
     if _ITEM.match(lines[at]) or _RULE.fullmatch(line):
@@ -67,7 +69,7 @@ def _may_head(line: str) -> bool:
 
 
 def _begins_anew(line: str) -> bool:
-    """Return whether a line can begin a paragraph, rather than continue the line before."""
+    """Return whether a line looks like the beginning of a paragraph, and not like a continued one."""
     return line.strip()[:1].isupper() and len(line.strip()) > _LONGEST_HEADING // 2
 
 
@@ -88,6 +90,6 @@ def _items(lines: list[str]) -> tuple[Block, int]:
 
 
 def _joined(lines: list[str]) -> str:
-    """Return lines as one, with words that are hyphenated at a line end joined."""
+    """Return lines as one. Words that are hyphenated at the end of a line are joined."""
     text = " ".join(line.strip() for line in lines)
     return re.sub(r"(?<=[a-zäöüß])- (?=[a-zäöüß])(?!(?:and|or|und|oder)\b)", "", text)

@@ -1,6 +1,4 @@
-"""Read a document into blocks, in a child process with bounded time and memory: it may come from
-anywhere.
-"""
+"""Read a document into blocks, in a child process with limited time and memory, since it may come from anywhere."""
 
 import json
 import subprocess
@@ -32,13 +30,13 @@ def read_document(member: Member, name: str = "", seconds: float = SECONDS) -> l
 
     Args:
         member: The file.
-        name: Its name if that is not the member's; the ending decides the kind if the content does
-            not.
-        seconds: Time after which reading is aborted.
+        name: Its name, if that is not the member's. The suffix decides the kind of the file if the
+            content does not.
+        seconds: The time after which reading is aborted.
 
     Raises:
-        DataError: The file is too large, damaged, of no known kind, has no text, or takes too long
-            to read.
+        DataError: The file is too large, damaged, of no known kind, has no text, or takes too long to
+            read.
     """
     name = name or member.name
     if member.size > LARGEST:
@@ -92,7 +90,7 @@ def kind_of(content: bytes, name: str) -> str:
 
 
 def blocks_of(kind: str, content: bytes) -> list[Block]:
-    """Return the blocks in a file's content, read in this process.
+    """Return the blocks of a file with this content, which is read in this process.
 
     Raises DataError, without the file's name, if it cannot be read.
     """
@@ -165,8 +163,9 @@ def _answer(kind: str, content: bytes) -> dict[str, object]:
 
 
 def _bound() -> None:
-    """Limit the time and memory of this process. Without such limits, as on Windows, only the
-    parent's time limit is left.
+    """Limit the time and memory of this process.
+
+    On Windows this is impossible, and only the parent's time limit is left.
     """
     try:
         import resource

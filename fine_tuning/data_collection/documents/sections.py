@@ -24,8 +24,9 @@ _LETTERED = re.compile(  # but "in hall B." ends a sentence
 
 @dataclass(frozen=True)
 class Section:
-    """The blocks between a heading and the next one. `path`: the headings from the title down to
-    that heading.
+    """The blocks between a heading and the next one.
+
+    `path` holds the headings above the blocks, from the title of the document on.
     """
 
     path: tuple[str, ...]
@@ -37,7 +38,7 @@ class Section:
 
     @property
     def place(self) -> str:
-        """Return the headings as one text."""
+        """The headings as one text."""
         return " > ".join(self.path)
 
     def text(self) -> str:
@@ -82,7 +83,7 @@ def sentences_of(text: str) -> list[str]:
 def _goes_on(sentence: str) -> bool:
     """Return whether a text that ends with a period is not a complete sentence.
 
-    It ends with an abbreviation, an initial, or an ordinal number.
+    It is not if it ends with an abbreviation, an initial, or an ordinal number.
     """
     if _INITIAL.search(sentence):
         return _LETTERED.search(sentence) is None
@@ -102,7 +103,7 @@ _WORDS = {
 
 
 def language_of(text: str) -> str:
-    """Return "en" or "de" if a text is certainly in that language, else ""."""
+    """Return "en" or "de" if a text is certainly in that language; else ""."""
     counts = Counter(re.findall(r"[^\W\d_]+", text[:200_000].casefold()))
     total = sum(counts.values())
     shares = {language: sum(counts[word] for word in known) / max(total, 1) for language, known in _WORDS.items()}

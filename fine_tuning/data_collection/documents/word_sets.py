@@ -1,6 +1,6 @@
-"""Write lists of words as texts."""
+"""Define sets of words, written as texts."""
 
 
 def words(text: str) -> frozenset[str]:
-    """Return the set of words in a text."""
+    """Return the set of the words in a text, which are separated by spaces."""
     return frozenset(text.split())

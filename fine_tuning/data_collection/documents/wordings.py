@@ -14,7 +14,7 @@ _I_BEFORE = words("are were have had may must can could should will would want n
 
 @dataclass(frozen=True)
 class Asked:
-    """A question in several wordings, with the part of the answer that is asked for (`key`)."""
+    """A question in several wordings. `key` is the part of the answer that is asked for."""
 
     level: str  # kind of the question: fact, condition, list, table or topic
     wordings: tuple[str, ...]
@@ -22,8 +22,9 @@ class Asked:
 
 
 def clause_wordings(direct: str, indirect: str) -> tuple[str, ...]:
-    """Return wordings of a question given as a direct question ("when does it open") and as a
-    clause ("when it opens").
+    """Return wordings of a question, given in two forms.
+
+    These are a direct question ("when does it open") and a clause ("when it opens").
     """
     return (
         f"{upper(direct)}?",
@@ -36,9 +37,7 @@ def clause_wordings(direct: str, indirect: str) -> tuple[str, ...]:
 
 
 def condition_wordings(joint: str, condition: str) -> tuple[str, ...]:
-    """Return wordings that ask what applies in a case. `joint` is "if", "when", "before" or
-    "after".
-    """
+    """Return wordings that ask what applies in a case. `joint` is "if", "when", "before" or "after"."""
     case = f"{joint} {condition}"
     return (
         f"What do I do {case}?",
@@ -53,9 +52,7 @@ def condition_wordings(joint: str, condition: str) -> tuple[str, ...]:
 
 
 def list_wordings(when: str) -> tuple[str, ...]:
-    """Return wordings that ask for a list of things to do. `when` is, for example, "before my last
-    day".
-    """
+    """Return wordings that ask for a list of things to do. `when` is, for example, "before my last day"."""
     return (
         f"What do I do {when}?",
         f"Tell me what to do {when}.",
@@ -66,7 +63,7 @@ def list_wordings(when: str) -> tuple[str, ...]:
 
 
 def topic_wordings(topic: str) -> tuple[str, ...]:
-    """Return wordings that ask what is said about a topic."""
+    """Return wordings that ask what the document says about a topic."""
     return (
         f"What does the handbook say about {topic}?",
         f"Tell me about {topic}.",
@@ -78,7 +75,7 @@ def topic_wordings(topic: str) -> tuple[str, ...]:
 
 
 def cell_wordings(column: str, row: str) -> tuple[str, ...]:
-    """Return wordings that ask for a cell of a table, by the names of its column and row."""
+    """Return wordings that ask for a cell of a table, by the names of its column and its row."""
     are = "are" if re.match(r"\w+[^\Ws]s\b", column) else "is"
     return (
         f"What {are} the {column} for {row}?",
@@ -91,7 +88,7 @@ def cell_wordings(column: str, row: str) -> tuple[str, ...]:
 
 
 def entry_wordings(key: str, heading: str) -> tuple[str, ...]:
-    """Return wordings that ask for the entry beside a key, under a heading."""
+    """Return wordings that ask for the entry with the name `key` in a list under a heading."""
     place = f" under “{heading}”" if heading else ""
     return (
         f"What does the handbook list for “{key}”{place}?",
@@ -103,7 +100,7 @@ def entry_wordings(key: str, heading: str) -> tuple[str, ...]:
 
 
 def swapped(text: str) -> str:
-    """Return a handbook's address to its reader ("you", "your") from the reader's view ("I", "my")."""
+    """Return a text that addresses the reader ("you", "your") from the reader's view ("I", "my")."""
     said = text.split(" ")
     found: list[str] = []
     for at, word in enumerate(said):

@@ -1,6 +1,6 @@
-"""Read ChatGPT's export: `conversations.json`.
+"""Read ChatGPT's export, `conversations.json`.
 
-Each conversation has a tree of messages (`mapping`) and the message last shown (`current_node`).
+Each conversation is a tree of messages (`mapping`), with the message that was shown last (`current_node`).
 """
 
 import re

@@ -1,8 +1,9 @@
-"""Define the chats that importers yield, and turn them into turns of the log.
+"""Define the chats that importers yield, and convert them to turns of the log.
 
-A foreign conversation is a `Chat` of messages (`Said`). Consecutive messages of one side form one
-side of a turn. Ids are made from the content, so importing twice adds nothing. Tool calls, images
-and other parts that are not text are kept unchanged in `metadata["parts"]`, and are not learned.
+A foreign conversation is a `Chat` of messages (`Said`). Consecutive messages of one side form the
+question or the answer of one turn. Ids are made from the content, so importing the same chats twice
+adds nothing. Tool calls, images and other parts that are not text are kept unchanged in
+`metadata["parts"]`, and are not learned.
 """
 
 import math
@@ -38,14 +39,12 @@ _LONGEST_PART = 10_000
 
 
 class BadRecord(Exception):
-    """A record does not match its format; the message says what was expected. Reading continues
-    with the next one.
-    """
+    """A record does not match its format. The message says what was expected; reading continues after it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A record that was skipped: its place ("line 3", "record 5"), and what was expected there."""
+    """A record that was skipped: its place ("line 3", "record 5"), and the reason."""
 
     place: str
     reason: str
@@ -55,8 +54,8 @@ class Fault:
 class Said:
     """A message.
 
-    `parts`: what is not text. `rejected`: the answer to which people preferred this one. `time`: as
-    `moment` returns it.
+    `parts` are its parts that are not text, `rejected` is the answer to which people preferred this one,
+    `time` is as `moment` returns it.
     """
 
     role: Role
@@ -73,8 +72,8 @@ class Said:
 class Chat:
     """A conversation.
 
-    `id`: its id in the source, under which later messages are added to it; without one, the id is
-    made from the content.
+    `id` is its id in the source, under which messages of a later import are added to it. Without one, an
+    id is made from the content.
     """
 
     said: Sequence[Said]
@@ -87,7 +86,7 @@ class Chat:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A turn to be logged, with the edit and the rating that its source has of the answer."""
+    """A turn to be logged, and the edit and the rating that the answer has in its source."""
 
     turn: Turn
     edit: str | None = None  # the answer as it should have been
@@ -108,11 +107,10 @@ class _Exchange:
 
 
 def entries_of(chat: Chat, format: str, facts: JsonObject) -> list[Entry]:
-    """Return the turns of a chat, with `facts` in their metadata; questions without an answer are
-    left out, and the reverse.
+    """Return the turns of a chat, with `facts` in their metadata.
 
-    Raises:
-        BadRecord: a message cannot be part of a turn.
+    Questions without an answer are left out, and so are answers without a question. Raises BadRecord if
+    a message cannot be part of a turn.
     """
     if chat.section and "source" in facts:
         facts = {**facts, "source": {**object_in(facts, "source"), "section": chat.section}}
@@ -187,7 +185,7 @@ def _id(*parts: str) -> str:
 
 
 def plain(value: object, depth: int = 0) -> object:
-    """Return a foreign value as JSON, with long texts in it (data of images) shortened."""
+    """Return a foreign value as JSON values, in which long texts (such as the data of images) are shortened."""
     match value:
         case str():
             return value if len(value) <= _LONGEST_PART else f"{value[:80]}… ({len(value)} characters)"
@@ -211,8 +209,8 @@ def moment(value: object, *forms: str) -> str:
     A time without a zone is taken as UTC, so that every machine gets the same result.
 
     Args:
-        value: A text in ISO 8601 or in one of `forms`, or a number since 1970, whose size shows
-            whether it counts seconds, milli-, micro- or nanoseconds.
+        value: A text in ISO 8601 or in one of `forms`, or a number since 1970, whose size shows whether
+            it counts seconds, milli-, micro- or nanoseconds.
         forms: Formats of `strptime`.
     """
     if isinstance(value, str):
@@ -247,8 +245,9 @@ def _parsed(text: str, forms: Sequence[str]) -> datetime | None:
 
 
 def text_of(value: object, what: str) -> str:
-    """Return a text; a number as people write it, and "" for null. Raises BadRecord for anything
-    else.
+    """Return a value as text: a number as people write it, and "" for null.
+
+    Raises BadRecord, with `what` as the expected value, for a value of any other type.
     """
     if isinstance(value, str):
         return value
@@ -260,7 +259,7 @@ def text_of(value: object, what: str) -> str:
 
 
 def dicts(value: object, what: str) -> list[JsonObject]:
-    """Return a list of objects. Raises BadRecord for anything else."""
+    """Return `value` if it is a list of objects. Raises BadRecord, with `what` as the expected value, otherwise."""
     if isinstance(value, list) and all(isinstance(each, dict) for each in value):
         return value
     raise BadRecord(f"{what} as a list of objects, found {kind(value)}")
@@ -272,8 +271,9 @@ def has(record: object, *keys: str) -> TypeGuard[JsonObject]:
 
 
 def one_of(record: JsonObject, *keys: str) -> JsonValue:
-    """Return the value of the first key that is present and not empty. Raises BadRecord if there is
-    none.
+    """Return the value of the first of `keys` that is in the record and not empty.
+
+    Raises BadRecord if there is none.
     """
     found = next((record[key] for key in keys if record.get(key)), None)
     if found is None:
@@ -282,9 +282,7 @@ def one_of(record: JsonObject, *keys: str) -> JsonValue:
 
 
 def first(record: object, *keys: str) -> JsonValue:
-    """Return the first item of the first of these lists that is present and not empty; None if
-    there is none.
-    """
+    """Return the first item of the first of the lists under `keys` that is not empty; None if there is none."""
     for key in keys:
         items = record.get(key) if isinstance(record, dict) else None
         if isinstance(items, list) and items:
@@ -296,22 +294,20 @@ def first(record: object, *keys: str) -> JsonValue:
 def object_in(record: JsonObject, key: str) -> JsonObject:
     """Return the object under `key`; {} if the key is missing.
 
-    The type is not checked: using anything else raises one of NOT_AS_EXPECTED.
+    The type is not checked: using a value of another type raises one of NOT_AS_EXPECTED.
     """
     found: Any = record.get(key)
     return found or {}
 
 
 def list_in(record: JsonObject, key: str) -> list[JsonValue]:
-    """Return the list under `key`; [] if the key is missing. As in `object_in`, the type is not
-    checked.
-    """
+    """Return the list under `key`; [] if the key is missing. As in `object_in`, the type is not checked."""
     found: Any = record.get(key)
     return found or []
 
 
 def kind(value: object) -> str:
-    """Return the name of a value's type in JSON."""
+    """Return the name of a value's JSON type for messages, such as "an object" or "text"."""
     names = {
         dict: "an object",
         list: "a list",

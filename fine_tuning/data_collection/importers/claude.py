@@ -1,6 +1,6 @@
-"""Read Claude's export: `conversations.json`.
+"""Read Claude's export, `conversations.json`.
 
-The `chat_messages` of each conversation have blocks of text, thinking and tool use.
+The `chat_messages` of each conversation consist of blocks of text, thinking and tool use.
 """
 
 from collections.abc import Iterable

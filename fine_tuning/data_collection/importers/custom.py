@@ -1,7 +1,7 @@
-"""Import a format of the user's own: `--format module:function`, or `file.py:function`.
+"""Import a format of the user's own by calling a function: `--format module:function`, or `file.py:function`.
 
-The function is called with the path of a file. It yields conversations as lists of {"role",
-"content"}, or pairs of a question and an answer.
+The function gets the path of a file. It yields conversations, each as a list of {"role", "content"}
+or as a pair of a question and an answer.
 """
 
 import importlib
@@ -19,8 +19,9 @@ from fine_tuning.errors import ConfigError, DataError
 
 
 def custom(name: str) -> Importer:
-    """Return an importer that calls the user's function "module:function". Raises ConfigError if it
-    does not exist.
+    """Return an importer that calls the user's function `name`, given as "module:function".
+
+    Raises ConfigError if the function does not exist.
     """
     function = _function(name)
 

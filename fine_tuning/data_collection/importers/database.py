@@ -1,7 +1,6 @@
-"""Read chats in SQLite files: the logs of `llm` (`logs.db`, old and new tables), and Open WebUI's
-`webui.db`.
+"""Read chats from SQLite files: the logs of the program `llm` (`logs.db`), and Open WebUI's `webui.db`.
 
-The files are only read.
+Old and new tables of `llm` are read. The files are not changed.
 """
 
 import json
@@ -22,7 +21,7 @@ _PARTS = "SELECT type, text, payload, tool_name FROM parts WHERE message_hash = 
 
 @contextmanager
 def opened(member: Member) -> Iterator[sqlite3.Connection]:
-    """Open a database read-only. Raises DataError if that fails."""
+    """Open a database read-only within the `with` block. Raises DataError if it cannot be read."""
     if member.path is None:
         raise DataError(f"{member.name} is a database in an archive: unpack it, and import the file")
     try:
@@ -38,9 +37,7 @@ def opened(member: Member) -> Iterator[sqlite3.Connection]:
 
 
 def tables(member: Member) -> dict[str, list[str]]:
-    """Return the columns of each table, by its name. Raises DataError if the database cannot be
-    read.
-    """
+    """Return the names of each table's columns, by the table's name. Raises DataError if the file cannot be read."""
     with opened(member) as database:
         names = [str(row[0]) for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         return {

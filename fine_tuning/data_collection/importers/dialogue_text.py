@@ -1,8 +1,7 @@
-"""Read a dialogue in plain text: lines that begin with the speaker ("User: ..."), up to the next
-such line.
+"""Read a dialogue in plain text: a line that begins with the speaker ("User: ...") begins a message.
 
-If the labels show which speaker is the machine, nothing else is needed; else "me" names one of the
-speakers. Text without speakers is refused.
+If the labels show which speaker is the machine, nothing else is needed; otherwise the option `me`
+names the speaker whose messages are the answers. Text without speakers is refused.
 """
 
 import re
@@ -88,7 +87,7 @@ def _role(label: str) -> Role:
 
 
 def _spoken(lines: Iterable[tuple[int, str]], known: frozenset[str]) -> Iterator[Line | None]:
-    """Yield the messages; None at a line that separates two dialogues."""
+    """Yield the messages; None for a line that separates two dialogues."""
     name, told, place = "", list[str](), ""
     for number, raw in lines:
         line = raw.rstrip("\r\n")

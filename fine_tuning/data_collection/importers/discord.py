@@ -1,6 +1,6 @@
-"""Read chats of Discord as DiscordChatExporter writes them: JSON, CSV or plain text.
+"""Read Discord chats in the formats of DiscordChatExporter: JSON, CSV or plain text.
 
-Discord's own export contains only the user's own messages.
+Discord's own export is not read, since it contains only the user's own messages.
 """
 
 import re

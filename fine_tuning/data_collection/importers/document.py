@@ -1,7 +1,7 @@
-"""Make questions of a document, such as a handbook, with answers quoted from its text.
+"""Make questions from a document, such as a handbook, whose answers are quoted from its text.
 
-Some wordings are held out: the metadata of their turns has the split "test", and the key that a
-right answer must contain.
+Some wordings of the questions are held out for the evaluation: the metadata of their turns has the
+split "test", and the key that a correct answer must contain.
 """
 
 from collections.abc import Iterator

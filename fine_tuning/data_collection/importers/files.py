@@ -1,7 +1,6 @@
-"""Open the files of an import as streams: a file, a folder, a ZIP archive, compressed files, in any
-encoding.
+"""Open the files of an import as streams: a file, a folder, a ZIP archive; compressed or not; in any encoding.
 
-Nothing is unpacked to the disk. An archive that would grow too large is refused.
+Nothing is unpacked to the disk. A file in an archive that would become too large is refused.
 """
 
 import codecs
@@ -39,15 +38,15 @@ Read = Callable[[int], None]
 
 
 def unwatched(count: int) -> None:
-    """Report nothing, so that reading goes on."""
+    """Do nothing: the `Read` function of a caller that does not want reports."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """A file, or a member of an archive.
+    """A file on the disk, or a member of an archive.
 
-    `path`: where it is on the disk, if it is a file. `within`: returns another member of the same
-    folder or archive by name.
+    `path` is its path if it is a file on the disk. `others` returns another member of the same folder or
+    archive by its name; None if there is none.
     """
 
     name: str  # path below the folder or archive, with "/"
@@ -66,8 +65,9 @@ class Member:
 
     @contextmanager
     def opened(self, read: Read = unwatched) -> Iterator[BinaryIO]:
-        """Open the file for reading, decompressed. Raises DataError if it cannot be read, now or
-        later.
+        """Open the file for reading, decompressed, within the `with` block.
+
+        Raises DataError if it cannot be opened, or read within the block.
         """
         try:
             with self.opener() as raw:
@@ -88,8 +88,10 @@ class Member:
 
     @contextmanager
     def text(self, read: Read = unwatched, newline: str | None = "\n") -> Iterator[TextIO]:
-        """Open the file as text. Bytes that are invalid in its encoding become characters that
-        match `UNDECODED`.
+        """Open the file as text within the `with` block.
+
+        Bytes that are invalid in its encoding become characters that match `UNDECODED`. Raises DataError if
+        the file cannot be read.
         """
         encoding = self.encoding
         with self.opened(read) as content, io.TextIOWrapper(content, encoding, "surrogateescape", newline) as text:
@@ -123,8 +125,9 @@ class _Watched(io.RawIOBase):
 
 
 def encoding_of(head: bytes) -> str:
-    """Return the encoding of a text: that of its byte-order mark, else UTF-8 or UTF-16 if valid,
-    else Windows-1252.
+    """Return the encoding of a text that begins with `head`.
+
+    This is the encoding of its byte-order mark, else UTF-8 or UTF-16 if it is valid, else Windows-1252.
     """
     for bom, name in _BOMS:
         if head.startswith(bom):
@@ -142,10 +145,9 @@ def encoding_of(head: bytes) -> str:
 
 
 def members_of(path: Path) -> list[Member]:
-    """Return the files at `path` in the order of their names: the file itself, or those of a folder
-    or an archive.
+    """Return the files at `path`, ordered by name: the file itself, or those in the folder or the archive.
 
-    Raises DataError if there is nothing at `path`.
+    Raises DataError if there is nothing at `path`, or it cannot be read.
     """
     try:
         if path.is_dir():
@@ -160,7 +162,7 @@ def members_of(path: Path) -> list[Member]:
 
 
 def _is_office(path: Path) -> bool:
-    """Return whether a ZIP archive is a single document, as Word writes it."""
+    """Return whether a ZIP archive is a single document of Word or another Office program."""
     try:
         with zipfile.ZipFile(path) as archive:
             return "[Content_Types].xml" in archive.namelist()

@@ -1,7 +1,7 @@
-"""Read Gemini's activity from Google Takeout: `MyActivity.json`, a prompt and its answer (HTML) a
-record, newest first.
+"""Read Gemini's activity from Google Takeout, `MyActivity.json`.
 
-It does not show which prompts belong together, so each becomes a conversation of its own.
+A record is a prompt with its answer in HTML; the newest comes first. The records do not show which
+prompts belong together, so each becomes a conversation of its own.
 """
 
 import re
@@ -52,7 +52,7 @@ def _listed(files: object) -> list[object]:
 
 
 def _read(source: Source) -> Iterator[Chat | Fault]:
-    """Read the activities, oldest first."""
+    """Yield the conversations, oldest first."""
     waiting: list[Chat | Fault] = []
     for chat in each(_convert, "an activity with a title and safeHtmlItem")(source):
         waiting.append(chat)

@@ -1,6 +1,4 @@
-"""Convert simple HTML to text with the common marks of Markdown: paragraphs, lists, headings, bold,
-code.
-"""
+"""Convert simple HTML to Markdown: paragraphs, lists, headings, bold text and code."""
 
 import re
 from html.parser import HTMLParser

@@ -1,7 +1,6 @@
-"""Read a dataset of the Hugging Face Hub by its name (`hf:owner/name`), or a local copy of one, row
-by row.
+"""Read the rows of a dataset of the Hugging Face Hub (`hf:owner/name`), or of a local copy of one.
 
-The local copy is a folder that `Dataset.save_to_disk` wrote.
+The local copy is a folder that `Dataset.save_to_disk` of the `datasets` library wrote.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,18 +15,18 @@ PREFIX = "hf:"
 
 
 def is_saved(folder: Path) -> bool:
-    """Return whether a folder is a dataset saved by `save_to_disk`."""
+    """Return whether a folder was written by `save_to_disk` of the `datasets` library."""
     return (folder / "dataset_dict.json").is_file() or (
         (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
     )
 
 
 def rows(name: str, read: Read = unwatched) -> Iterator[Record | Fault]:
-    """Yield the rows of all splits of a dataset, given as "hf:owner/name" or as the folder of a
-    local copy.
+    """Yield the rows of all splits of a dataset.
 
-    Raises:
-        DataError: the Hub cannot be reached or has no such dataset, or the copy is damaged.
+    `name` is "hf:owner/name", or the folder of a local copy. `read` is called before each row, and can
+    stop the reading. Raises DataError if the Hub cannot be reached or has no such dataset, or if the
+    copy is damaged.
     """
     import pyarrow
 

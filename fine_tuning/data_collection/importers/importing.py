@@ -1,6 +1,4 @@
-"""Import foreign chats: preview them, log them under one id, list the imports, and take one back as
-a whole.
-"""
+"""Import foreign chats into the log: preview them, log them under one import id, list imports, undo an import."""
 
 import uuid
 from collections import Counter
@@ -34,12 +32,12 @@ class Wanted:
     """The options of an import.
 
     Args:
-        format: A name of `IMPORTERS`, or "module:function"; recognised if empty.
+        format: A name of `IMPORTERS`, or "module:function"; if it is empty, the format is recognised.
         me: In chats among people, the person whose messages are the answers.
-        licence: Licence of the source.
-        source: Name of the source in the log; the file's name if empty.
-        branches: Whether to read the best path, or all paths, of a tree of answers.
-        judge: Judges each answer made from a document, too.
+        licence: The licence of the source.
+        source: The name of the source in the log; if it is empty, the file's name.
+        branches: Whether to read only the best path, or all paths, of a tree of answers.
+        judge: Checks each answer that is made from a document, in addition to the rules.
     """
 
     format: str = ""
@@ -70,7 +68,7 @@ class Report:
 
     @property
     def known(self) -> int:
-        """Return the number of turns that the log has or had already, or that were found twice."""
+        """The number of turns that the log has or had already, or that were found twice."""
         return self.turns - self.added
 
     def set(self, fault: Fault, file: str) -> None:
@@ -86,18 +84,20 @@ def import_files(
     watch: Watch | None = None,
     id: str = "",
 ) -> Report:
-    """Read foreign chats into the log; return what was found and added. Turns that the log has or
-    had are skipped.
+    """Read foreign chats into the log; return what was found and added.
+
+    Turns that the log has, or had until they were deleted, are skipped.
 
     Args:
+        log: The log.
         places: Files, folders and ZIP archives, or "hf:owner/name".
-        watch: Is told the percentage of all bytes that was read.
-        id: Of the import, as from `new_id`; by default a new one.
+        wanted: The options of the import.
+        watch: Gets the percentage of all bytes that have been read, and can stop the import.
+        id: The id of the import, by default a new one (`new_id`).
 
     Raises:
-        DataError: a file is in no known format or cannot be read, or a chat among people needs
-            `me`.
-        Cancelled: stopped on request. What was logged stays, and can be taken back.
+        DataError: A file is in no known format or cannot be read, or a chat among people needs `me`.
+        Cancelled: The watch asked to stop. What was logged stays, and can be undone.
     """
     watch, report = watch or Watch(), Report(id or new_id())
     try:
@@ -118,16 +118,14 @@ def import_files(
 
 
 def new_id() -> str:
-    """Return an id for an import."""
+    """Return a new id for an import: the current time and six random hexadecimal digits."""
     return datetime.now(UTC).strftime("%Y%m%d-%H%M%S-") + uuid.uuid4().hex[:6]
 
 
 def preview(
     log: ConversationLogger, places: Sequence[str | Path], wanted: Wanted | None = None, limit: int | None = None
 ) -> Report:
-    """Return what `import_files` would find and add, but log nothing. `limit`: stop after so many
-    turns.
-    """
+    """Return what `import_files` would find and add, without logging it. `limit`: stop after this many turns."""
     report, seen = Report(), set[str]()
     entries = _read(places, wanted or Wanted(), report, _Progress(Watch()))
     looked = 0
@@ -161,11 +159,9 @@ def imports(log: ConversationLogger) -> list[Imported]:
 
 
 def undo(log: ConversationLogger, id: str) -> int:
-    """Take an import back as a whole; return the number of its turns. What else was logged since
-    stays.
+    """Remove all turns of an import from the log; return how many there were. All other turns stay.
 
-    Raises:
-        DataError: there is no such import.
+    Raises TurnNotFound if there is no such import.
     """
     return log.take_back(id)
 
@@ -175,7 +171,7 @@ def undo(log: ConversationLogger, id: str) -> int:
 
 @dataclass
 class _Progress:
-    """Tells a watch the percentage of all bytes that was read."""
+    """Tells a watch which percentage of all bytes has been read."""
 
     watch: Watch
     total: int = 0
@@ -183,7 +179,7 @@ class _Progress:
     told: int = -1
 
     def read(self, count: int) -> None:
-        """Count bytes that were read. Raises Cancelled if the import should stop."""
+        """Add `count` bytes to those that have been read. Raises Cancelled if the watch asks to stop."""
         self.watch.stop_if_asked()
         self.done += count
         if (percent := min(100 * self.done // max(self.total, 1), 100)) != self.told:
@@ -205,7 +201,7 @@ def _batches(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
 
 
 def _read(places: Sequence[str | Path], wanted: Wanted, report: Report, progress: _Progress) -> Iterator[Entry]:
-    """Yield the turns in all files, and count in `report` what is found."""
+    """Yield the turns in all files, and add what is found to `report`."""
     unknown: list[DataError] = []  # files in no known format
     refused: list[DataError] = []  # files that cannot be read, or need further options
     for place in places:
@@ -254,7 +250,10 @@ def _entries(format: str, importer: Importer, source: Source, facts: JsonObject,
 def _readings(
     place: str | Path, wanted: Wanted, report: Report, progress: _Progress, unknown: list[DataError]
 ) -> Iterator[tuple[str, Importer, Source]]:
-    """Yield the sources at a place in order, each with its format and importer."""
+    """Yield the sources at a place in order, each with its format and importer.
+
+    Errors about files in no known format are added to `unknown`.
+    """
     if str(place).startswith(PREFIX) or is_saved(Path(place)):
         found = dataset_look(str(place))
         format, importer, _ = (
@@ -292,7 +291,7 @@ def _readings(
 def _looks(
     members: Sequence[Member], wanted: Wanted, report: Report, unknown: list[DataError]
 ) -> Iterator[tuple[Member, tuple[str, Importer, str], Look]]:
-    """Yield (file, recognised format, layout) for each file; report the files in no known format."""
+    """Yield (file, recognised format, layout) for each file; files in no known format are added to `report`."""
     for member in members:
         try:
             found = looked_at(member)

@@ -1,4 +1,4 @@
-"""Read Jan's threads: a folder for each, with one message on each line of its `messages.jsonl`."""
+"""Read Jan's threads: a folder for each, whose `messages.jsonl` has one message per line."""
 
 from collections.abc import Iterator
 
@@ -25,7 +25,7 @@ def _fits(record: object) -> bool:
 
 
 def _read(source: Source) -> Iterator[Chat | Fault]:
-    """Read a thread. If a message was written twice, the later line counts."""
+    """Yield the threads of a file. If a message is there twice, the later line counts."""
     threads: dict[str, dict[str, tuple[str, Said]]] = {}
     for record in source.records():
         if isinstance(record, Fault):

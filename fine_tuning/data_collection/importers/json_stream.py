@@ -1,8 +1,7 @@
-"""Read JSON of any length piece by piece: the elements of an array, or of the lists in one large
-object.
+"""Read JSON of any length piece by piece: the elements of an array, or of the lists in one large object.
 
 The standard library decodes each element from a buffer that grows only as far as needed. After a
-malformed element, reading continues with the next one that looks like those before.
+malformed element, reading continues with the next element that resembles those before it.
 """
 
 import json
@@ -24,7 +23,7 @@ Path = tuple[str, ...]
 
 
 class BadJson(Exception):
-    """The text is not JSON; the message says where, and what was expected."""
+    """The text is not JSON. The message says where, and what was expected."""
 
 
 class JsonReader:
@@ -53,7 +52,7 @@ class JsonReader:
         return found
 
     def value(self) -> JsonValue:
-        """Take the next value. Raises BadJson if there is none."""
+        """Take the next value. Raises BadJson if there is none, or it is malformed."""
         self.peek()
         found: JsonValue
         while True:
@@ -76,7 +75,7 @@ class JsonReader:
             return found
 
     def to_next(self) -> bool:
-        """Skip to where the next object of a list may begin. Return False if there is none."""
+        """Skip to the position at which the next object of a list may begin. Return False if there is none."""
         while not (found := _NEXT.search(self._buffer, self._at)):
             self._at = max(self._at, len(self._buffer) - 1000)
             if not self._more():
@@ -96,7 +95,7 @@ class JsonReader:
         )
 
     def _more(self) -> bool:
-        """Read another piece. Return False at the end of the file."""
+        """Read another piece of the text into the buffer. Return False at the end of the file."""
         if self._ended:
             return False
         before = self._buffer[: self._at]
@@ -111,7 +110,7 @@ class JsonReader:
 
 
 def elements(reader: JsonReader) -> Iterator[JsonValue | Fault]:
-    """Yield the elements of the array that comes next, with a Fault in place of each malformed one."""
+    """Yield the elements of the array that comes next; a Fault in place of each malformed one."""
     reader.take("[")
     alike: set[str] = set()
     if reader.peek() == "]":
@@ -134,9 +133,7 @@ def elements(reader: JsonReader) -> Iterator[JsonValue | Fault]:
 
 
 def _recovered(reader: JsonReader, alike: set[str]) -> list[JsonValue]:
-    """Find the next object with at least half of the keys `alike`; return it in a list, which is
-    empty if there is none.
-    """
+    """Return the next object that has at least half of the keys `alike`, in a list; [] if there is none."""
     while reader.to_next():
         try:
             value = reader.value()
@@ -148,12 +145,11 @@ def _recovered(reader: JsonReader, alike: set[str]) -> list[JsonValue]:
 
 
 def events(reader: JsonReader, path: Path = ()) -> Iterator[tuple[Path, JsonValue | Fault]]:
-    """Yield (path, value) for the content of a large object: its values, and the elements of its
-    lists one by one.
+    """Yield (path, value) for the content of a large object: its values, and the elements of its lists one by one.
 
-    Of Telegram's chats, the messages are yielded one by one. A path that ends with "{" marks the
-    beginning of an object in such a list. Raises BadJson if the object is malformed outside of its
-    lists.
+    In Telegram's exports, the messages of each chat are yielded one by one too. A path that ends with
+    "{" marks the beginning of an object in such a list. Raises BadJson if the object is malformed
+    outside of its lists.
     """
     opening = reader.peek()
     if opening == "{" and _opens(path):

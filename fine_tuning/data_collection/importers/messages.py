@@ -1,7 +1,6 @@
-"""Read messages in OpenAI's form: {"messages": [{"role", "content"}]}, or a list of messages by
-itself.
+"""Read messages in OpenAI's format: {"messages": [{"role", "content"}]}, or only a list of messages.
 
-Messages may have tool calls and image parts.
+Messages may contain tool calls and images.
 """
 
 from collections.abc import Iterable, Iterator
@@ -29,7 +28,7 @@ _TEXTS = ("text", "input_text", "output_text")
 
 
 def said_of(message: JsonObject) -> Said:
-    """Return a message given in OpenAI's form. Raises BadRecord for an unknown role."""
+    """Return a message in OpenAI's format as `Said`. Raises BadRecord for an unknown role."""
     role = ROLES.get(text_of(message.get("role"), "a role").lower())
     if role is None:
         raise BadRecord(f"a role (user, assistant, system, tool), found {str(message.get('role'))[:40]!r}")
@@ -43,7 +42,7 @@ def said_of(message: JsonObject) -> Said:
 
 
 def content_of(content: object) -> tuple[str, list[object]]:
-    """Return the text of a message's content, and its parts that are not text."""
+    """Return (text of a message's content, its parts that are not text)."""
     if not isinstance(content, list):
         return text_of(content, "content"), []
     texts, parts = list[str](), list[object]()
@@ -74,8 +73,9 @@ def _fits_list(record: object) -> bool:
 
 
 def _read_list(source: Source) -> Iterator[Chat | Fault]:
-    """Read a file whose records are the messages of one conversation. A system message begins
-    another conversation.
+    """Yield the conversations of a file whose records are messages.
+
+    A system message begins another conversation.
     """
     now: list[Said] = []
     for record in source.records():

@@ -1,8 +1,8 @@
-"""Read OpenAssistant's trees of messages: one tree a record ("prompt" with "replies"), or one
-message a record.
+"""Read OpenAssistant's trees of messages: one tree per record ("prompt" with "replies"), or one message per record.
 
-In the second form, the messages of a tree are consecutive. The best path follows the replies of the
-lowest rank. With `branches` "all", each path from the prompt to a last answer is a conversation.
+In the second form, the messages of a tree follow each other. The best path always takes the reply
+with the lowest rank. With `branches` "all", each path from the prompt to a last answer is a
+conversation.
 """
 
 from collections.abc import Iterable, Iterator
@@ -26,7 +26,7 @@ def _convert(record: JsonObject, source: Source) -> Iterable[Chat]:
 
 
 def _paths(message: JsonObject, all: bool, before: tuple[JsonObject, ...] = ()) -> Iterator[tuple[JsonObject, ...]]:
-    """Yield the paths through a tree, the best one first; without `all`, only the best."""
+    """Yield the paths through the tree below `message`, the best one first; without `all`, only the best one."""
     path = (*before, message)
     replies = [reply for reply in dicts(message.get("replies") or [], "replies") if _is_kept(reply)]
     if not replies or len(path) >= _DEEPEST:
@@ -90,7 +90,10 @@ def _good(records: Iterable[Record | Fault], faults: list[Fault]) -> Iterator[Re
 
 
 def _grown(messages: list[JsonObject]) -> JsonObject:
-    """Return the root of a tree, with the replies of all messages nested in it."""
+    """Return the root of the tree of these messages, in which all replies are nested.
+
+    Raises BadRecord if every message is a reply.
+    """
     replies: dict[JsonValue, list[JsonValue]] = {message["message_id"]: [] for message in messages}
     found = {message["message_id"]: {**message, "replies": replies[message["message_id"]]} for message in messages}
     roots: list[JsonObject] = []

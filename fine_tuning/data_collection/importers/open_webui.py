@@ -1,6 +1,4 @@
-"""Read Open WebUI's exported chats: a tree of messages in `chat.history`, or in old ones the list
-`chat.messages`.
-"""
+"""Read Open WebUI's exported chats: a tree of messages in `chat.history`, in old exports the list `chat.messages`."""
 
 import html
 import re

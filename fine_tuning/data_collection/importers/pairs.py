@@ -1,5 +1,6 @@
-"""Read records with a question and its answer: Alpaca, prompt and completion, Dolly, byoai's own,
-named columns.
+"""Read records with a question and its answer.
+
+The formats are Alpaca, prompt and completion, Dolly, byoai's own, and tables with named columns.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -64,9 +65,7 @@ def _alpaca(record: JsonObject, source: Source) -> Iterable[Chat]:
 
 
 def _before(record: JsonObject) -> Iterator[Said]:
-    """Yield the system prompt and the earlier exchanges of a record that has them ("system",
-    "history").
-    """
+    """Yield the system prompt ("system") and the earlier exchanges ("history") of a record, if it has them."""
     if system := text_of(record.get("system"), "a system prompt"):
         yield Said("system", system)
     for pair in list_in(record, "history"):
@@ -82,8 +81,9 @@ def _with(record: JsonObject, question: str, more: str) -> str:
 
 
 def _completion(record: JsonObject, source: Source) -> Iterable[Chat]:
-    """Read a prompt and its completion. A label of false (KTO) means a bad answer, which is rated
-    down.
+    """Yield the chat of a prompt and its completion.
+
+    A label of false, as in data for KTO, means a bad answer, which is rated down.
     """
     asked, answered = record["prompt"], one_of(record, *_COMPLETIONS)
     said = _messages(asked, "user") + _messages(answered, "assistant")
@@ -111,7 +111,7 @@ def _dolly(record: JsonObject, source: Source) -> Iterable[Chat]:
 
 
 def _own(record: JsonObject, source: Source) -> Iterable[Chat]:
-    """Read what byoai exports: one turn a record."""
+    """Yield the chat of a turn in byoai's own export."""
     facts = record.get("metadata")
     model = text_of(record.get("model") or (facts.get("model") if isinstance(facts, dict) else None), "a model")
     time = moment(record.get("timestamp"))
@@ -139,9 +139,7 @@ def _columns(record: JsonObject, source: Source) -> Iterable[Chat]:
 
 
 def _pair(record: object) -> tuple[str, str, str]:
-    """Return the names of the columns with the question, the answer and a context; "" for a missing
-    one.
-    """
+    """Return the names of the columns with the question, the answer and a context; "" for each that is missing."""
     names = {str(name).strip().casefold(): name for name in record} if isinstance(record, dict) else {}
     asked, answered, context = (
         next((names[name] for name in known if name in names), "") for known in (_ASKED, _ANSWERED, _CONTEXT)

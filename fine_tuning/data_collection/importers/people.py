@@ -1,7 +1,6 @@
-"""Read chats among people: the messages of one person, "me", are the answers, and all others are
-questions.
+"""Read chats among people: the messages of one person (`me`) are the answers, all others are questions.
 
-After hours of silence, another conversation begins.
+After hours without a message, another conversation begins.
 """
 
 from collections import Counter
@@ -21,7 +20,7 @@ _SHOWN = 20
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A message of a person. `known_as`: other names of that person for --me (an id, a nickname)."""
+    """A message of a person. `known_as` are other names by which `me` may name the person (an id, a nickname)."""
 
     name: str
     text: str
@@ -37,13 +36,15 @@ def conversations(
     """Yield the conversations in a chat, in order.
 
     Args:
-        me: Name or id of the person whose messages are the answers; case does not matter.
-        chat: Identifies the chat; with the time of its first message, it identifies a conversation.
-        apart: Whether this is one of several chats, so that "me" may have written nothing in it.
-        silence: Time without a message after which another conversation begins.
+        lines: The messages of the chat, in order.
+        me: The name or id of the person whose messages are the answers; case is ignored.
+        file: The file's name, for messages.
+        chat: Identifies the chat. Together with the time of its first message it identifies a
+            conversation.
+        apart: Whether this is one of several chats, so that `me` may have written nothing in it.
+        silence: The time without a message after which another conversation begins.
 
-    Raises:
-        DataError: `me` is missing, or nobody of that name wrote. The message lists who did.
+    Raises DataError, which lists all who wrote, if `me` is missing or wrote nothing.
     """
     if not me:
         raise DataError(

@@ -1,8 +1,7 @@
-"""Read pairs of a chosen and a rejected answer: texts, lists of messages, or whole dialogues as
-text.
+"""Read pairs of a chosen and a rejected answer: as texts, lists of messages, or whole dialogues in plain text.
 
-In the log, the rejected answer is the original one and the chosen one its edit, so that the two
-form a preference pair. A dialogue as text has the form "Human: ... Assistant: ...".
+In the log, the rejected answer becomes the original one and the chosen answer its edit, so that they
+form a preference pair. A dialogue in plain text has the form "Human: ... Assistant: ...".
 """
 
 import re
@@ -41,7 +40,7 @@ def _convert(record: JsonObject, source: Source) -> Iterable[Chat]:
 
 
 def _side(record: JsonObject, key: str) -> list[Said]:
-    """Return the dialogue that ends with the chosen (or the rejected) answer."""
+    """Return the dialogue that ends with the answer under `key` ("chosen" or "rejected")."""
     asked = next((record[name] for name in _PROMPTS if record.get(name)), None)
     before = (
         [said_of(each) for each in dicts(asked, "messages")]

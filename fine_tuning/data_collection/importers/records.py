@@ -1,7 +1,6 @@
-"""Read the records of a file, whatever program wrote it: JSON, JSON Lines, CSV, Parquet, text, a
-database.
+"""Read the records of a file of any program: JSON, JSON Lines, CSV, Parquet, text, or a database.
 
-A malformed record is returned as a Fault in its place, and reading continues.
+A malformed record is replaced by a Fault, and reading continues.
 """
 
 import csv
@@ -28,7 +27,7 @@ Layout = Literal["array", "lines", "object", "table", "parquet", "database", "te
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A value, and its place in the file."""
+    """A value, and its place in the file, such as "line 3"."""
 
     place: str
     value: Any
@@ -36,9 +35,9 @@ class Record:
 
 @dataclass(frozen=True)
 class Look:
-    """The result of a first look at a file: its layout and its first records.
+    """The layout of a file, and its first records.
 
-    Of one large object, the records are the beginnings of its lists.
+    If the file is one large object, the only record holds the beginnings of its lists.
     """
 
     layout: Layout
@@ -68,7 +67,7 @@ def look(member: Member) -> Look:
 
 
 def look_at_table(member: Member, delimiters: str = DELIMITERS[".csv"]) -> Look | None:
-    """Return the first rows of a table, or None if the file is not a table.
+    """Return the layout and first rows of a table; None if the file is not a table.
 
     The delimiter is the one that divides the first row into the most columns.
     """
@@ -94,15 +93,13 @@ def _look_at_object(member: Member, start: str) -> Look:
 
 
 def _is_lines(start: str) -> bool:
-    """Return whether a text has an object on each line: the first line is complete, and the second
-    begins another one.
-    """
+    """Return whether a text has one object per line: the first line ends an object, and the second begins another."""
     first, _, rest = start.partition("\n")
     return first.rstrip().endswith("}") and rest.lstrip().startswith("{")
 
 
 def _values(records: Iterable[Record | Fault]) -> list[Any]:
-    """Return the first values, without faults."""
+    """Return the first SAMPLE values, without faults."""
     return [record.value for record in islice(records, SAMPLE) if isinstance(record, Record)]
 
 
@@ -133,7 +130,7 @@ def array(member: Member, read: Read = unwatched) -> Iterator[Record | Fault]:
 
 
 def within(member: Member, name: str, read: Read = unwatched) -> Iterator[Record | Fault]:
-    """Yield the elements of one list in a large object."""
+    """Yield the elements of the list `name` in a large object."""
     with member.text(read) as text:
         try:
             yield from _numbered(value for path, value in events(JsonReader(text)) if path == (name, "*"))
@@ -177,9 +174,7 @@ def _parsed(place: str, line: str) -> Record | Fault:
 
 
 def numbered_lines(text: TextIO) -> Iterator[tuple[int, str]]:
-    """Yield (number, line). Of a line that is too long, yield its beginning, slightly more than
-    `LONGEST`.
-    """
+    """Yield (number, line). Of a line that is too long, only the beginning is yielded, a little more than `LONGEST`."""
     number = 0
     while line := text.readline(LONGEST + 1):
         number += 1
@@ -190,7 +185,7 @@ def numbered_lines(text: TextIO) -> Iterator[tuple[int, str]]:
 
 
 def table(member: Member, delimiter: str, read: Read = unwatched) -> Iterator[Record | Fault]:
-    """Yield the rows of a table as objects, with the first row as keys."""
+    """Yield the rows of a table as objects, whose keys are the cells of the first row."""
     csv.field_size_limit(LONGEST)
     with member.text(read, newline="") as text:
         rows = csv.reader(text, delimiter=delimiter)
@@ -215,7 +210,7 @@ def table(member: Member, delimiter: str, read: Read = unwatched) -> Iterator[Re
 
 
 def _cell(cell: str) -> object:
-    """Return the text of a cell, or the list of objects that is written in it as JSON."""
+    """Return the text of a cell; a list of objects if the cell contains one as JSON."""
     if cell.startswith("[{"):
         with suppress(ValueError, RecursionError):
             return json.loads(cell)

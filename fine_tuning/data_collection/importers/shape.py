@@ -21,8 +21,9 @@ RECORDS: frozenset[Layout] = frozenset({"array", "lines", "table", "parquet", "o
 
 @dataclass(frozen=True)
 class Source:
-    """What one reading covers: usually a file (for Slack, all files of a channel), and the options
-    of the import.
+    """What an importer reads at once, and the options of the import.
+
+    Usually this is one file; for Slack it is all files of a channel.
     """
 
     members: Sequence[Member]
@@ -54,8 +55,8 @@ class Source:
 class Importer:
     """A format.
 
-    `fits` tests a record (of a text, `Look.lines`). `read` yields chats, and a Fault for each
-    record that it skips.
+    `fits` returns whether a record has the format; for a text it gets the first lines (`Look.lines`).
+    `read` yields the chats of a source, and a Fault for each record that it skips.
     """
 
     title: str  # its name for people
@@ -67,9 +68,9 @@ class Importer:
 
 
 def spoilt(error: Exception, place: str, expected: str, value: object) -> Fault:
-    """Return the fault for a record whose reading raised one of UNREADABLE.
+    """Return the Fault for a record whose reading raised `error`, one of UNREADABLE.
 
-    `expected`: what the format requires at that place. `value`: what is there.
+    `place` is the record's place, `expected` what the format requires there, and `value` what is there.
     """
     if isinstance(error, BadRecord):
         return Fault(place, f"expected {error}")

@@ -1,6 +1,6 @@
-"""Read ShareGPT and FineTome: {"conversations": [{"from": "human", "value": ...}]}.
+"""Read the format of ShareGPT and FineTome: {"conversations": [{"from": "human", "value": ...}]}.
 
-The list may also consist of pairs ("human" and "assistant").
+The list may also consist of pairs with the keys "human" and "assistant".
 """
 
 from collections.abc import Iterable, Iterator

@@ -1,6 +1,4 @@
-"""Read SillyTavern's chats: JSON Lines. The first line describes the chat, each other one is a
-message.
-"""
+"""Read SillyTavern's chats: JSON Lines, of which the first describes the chat, and each other is a message."""
 
 import re
 from collections.abc import Iterator

@@ -1,7 +1,6 @@
-"""Read Slack's export: a folder, or its ZIP archive, with a folder for each channel and a file for
-each day.
+"""Read Slack's export: a folder, or its ZIP archive, with a folder per channel and a file per day.
 
-A thread is a conversation of its own.
+Each thread becomes a conversation of its own.
 """
 
 import html
@@ -42,7 +41,7 @@ def _read(source: Source) -> Iterator[Chat | Fault]:
 
 
 def _people(source: Source) -> dict[str, list[str]]:
-    """Return the names of each person in the export, by id; the displayed name comes first."""
+    """Return the names of each person in the export, by the person's id. The displayed name comes first."""
     listed = source.member.others("users.json")
     if not listed:
         return {}
@@ -63,9 +62,7 @@ def _names(profile: JsonObject) -> list[str]:
 def _lines(
     records: Iterable[Record | Fault], people: dict[str, list[str]], threads: dict[str, list[Line]]
 ) -> Iterator[Line | Fault]:
-    """Yield the messages in the channel itself; collect replies in `threads`, by the message they
-    reply to.
-    """
+    """Yield the messages of the channel itself; add replies to `threads`, by the message to which they reply."""
     waiting = 0
     for record in records:
         if isinstance(record, Fault):
@@ -105,7 +102,7 @@ def _line(message: JsonObject, people: dict[str, list[str]], place: str) -> Line
 
 
 def _plain(text: str, people: dict[str, list[str]]) -> str:
-    """Return Slack's markup as people see it, with names, links and special characters resolved."""
+    """Return a text in Slack's markup as people see it: with names, links and special characters resolved."""
 
     def seen(link: re.Match[str]) -> str:
         sign, target, label = link.groups()

@@ -1,4 +1,4 @@
-"""List the formats that byoai reads, by name, and recognise the format of a file."""
+"""List the formats that byoai can import, by name, and recognise the format of a file."""
 
 from collections.abc import Sequence
 from itertools import islice
@@ -71,7 +71,10 @@ Found = tuple[str, Importer, str]
 
 
 def importer_named(name: str) -> Importer:
-    """Return the importer that `--format` names. Raises ConfigError if there is none."""
+    """Return the importer with this name, or that of a function given as "module:function".
+
+    Raises ConfigError if there is none.
+    """
     if ":" in name:
         return custom(name)
     if name not in IMPORTERS:
@@ -80,8 +83,9 @@ def importer_named(name: str) -> Importer:
 
 
 def looked_at(member: Member) -> Look:
-    """Return the layout and first records of a file; of a database its tables. Raises DataError if
-    it cannot be read.
+    """Return the layout and first records of a file; for a database, its tables.
+
+    Raises DataError if it cannot be read.
     """
     found = look(member)
     if found.layout == "database":
@@ -97,9 +101,7 @@ def dataset_look(name: str) -> Look:
 
 
 def recognised(found: Look, name: str) -> Found:
-    """Return the format of a file. If there is none, raise DataError that lists the formats that
-    were tried.
-    """
+    """Return the format of a file. Raises DataError, which lists the formats that were tried, if it has none."""
     formats = _formats(found)
     if best := _best(formats, found, found.sample):
         return best, IMPORTERS[best], ""
@@ -112,11 +114,11 @@ def recognised(found: Look, name: str) -> Found:
 
 
 def forced(name: str, found: Look, file: str, surely: bool = False) -> Found:
-    """Return the importer of a named format for a file. Raises DataError if the file's layout
-    cannot be that format.
+    """Return the importer named by the user for a file, with the list in which its records are.
 
-    `surely`: accept the file even if none of its first records fits, as for further files of a
-    folder.
+    `surely`: raise DataError also if none of the first records has the format, as for further files of a
+    folder. Raises ConfigError for an unknown name, and DataError if the file's layout cannot have the
+    format.
     """
     importer = importer_named(name)
     if found.layout not in importer.layouts:
@@ -141,10 +143,10 @@ def _formats(found: Look) -> dict[str, Importer]:
 
 
 def _best(formats: dict[str, Importer], found: Look, sample: Sequence[object]) -> str:
-    """Return the first format that most of the sampled records fit, else the one that the most
-    records fit.
+    """Return the name of the format that the sampled records have; "" if there is none.
 
-    The latter needs a third of the records; without any, return "".
+    This is the first format that more than half of the records have. If there is none, it is the format
+    that the most records have, but at least a third of them.
     """
     if found.layout == "text":
         return next((name for name, importer in formats.items() if importer.fits(found.lines)), "")

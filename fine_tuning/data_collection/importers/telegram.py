@@ -1,6 +1,4 @@
-"""Read Telegram Desktop's JSON export: one chat (`messages` at the top), or all of an account
-(`chats.list`).
-"""
+"""Read Telegram Desktop's JSON export: one chat (`messages` at the top), or all chats of an account (`chats.list`)."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -54,7 +52,7 @@ def _events(reader: JsonReader) -> Iterator[tuple[Path, JsonValue | Fault]]:
 def _chats(told: Iterable[tuple[Path, JsonValue | Fault]]) -> Iterator[tuple[bool, str, Iterator[Line | Fault]]]:
     """Yield (whether there are several chats, name and id of the chat, its messages) for each chat.
 
-    The messages must be read before the next chat.
+    The messages must be read before the next chat is requested.
     """
     stream = iter(told)
     number, ahead = 0, next(stream, None)

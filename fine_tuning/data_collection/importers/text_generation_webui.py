@@ -1,5 +1,6 @@
-"""Read text-generation-webui's chats: {"internal": [[question, answer], ...], "visible": ...}, in
-old ones "data".
+"""Read text-generation-webui's chats: {"internal": [[question, answer], ...], "visible": ...}.
+
+In old chats the key is "data" instead of "internal".
 """
 
 from collections.abc import Iterable

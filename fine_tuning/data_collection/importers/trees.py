@@ -1,4 +1,4 @@
-"""Find paths in trees of messages that name their parent, as ChatGPT and Open WebUI keep them."""
+"""Find paths in trees of messages that name their parent, as in exports of ChatGPT and Open WebUI."""
 
 from collections.abc import Iterator, Mapping
 
@@ -8,11 +8,10 @@ Nodes = Mapping[str, JsonObject]
 
 
 def paths(nodes: Nodes, current: object, parent: str, all: bool) -> Iterator[list[JsonObject]]:
-    """Yield the path to `current` (or, if it is missing, to the newest leaf), then, if `all`, those
-    to the other leaves.
+    """Yield the path from the root to `current`, or to the newest leaf if `current` is unknown.
 
-    Args:
-        parent: The key under which a node names its parent.
+    With `all`, then yield the paths to the other leaves. `parent` is the key under which a node names
+    its parent.
     """
     inner = {node.get(parent) for node in nodes.values() if isinstance(node.get(parent), str)}
     leaves = [id for id in nodes if id not in inner]

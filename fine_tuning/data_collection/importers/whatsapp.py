@@ -1,4 +1,4 @@
-"""Read WhatsApp's exported chats, a message a line.
+"""Read WhatsApp's exported chats, which have one message per line.
 
 The lines are those of Android ("31/12/23, 21:15 - Name: text") or iOS ("[31.12.23, 21:15:00] Name:
 text").
@@ -52,7 +52,7 @@ def _head(line: str) -> re.Match[str] | None:
 
 
 def _named(rest: str) -> tuple[str, str]:
-    """Return (sender, text) of a message; the sender is "" for a message of WhatsApp itself."""
+    """Return (sender, text) of a message. The sender is "" for a message of WhatsApp itself."""
     name, colon, text = rest.partition(":")
     if not colon or len(name) > 60 or any(sign in name for sign in '"“”'):
         return "", rest
@@ -113,9 +113,9 @@ def _time(head: re.Match[str], day_first: bool) -> str:
 
 
 def _day_first(lines: Sequence[str]) -> bool:
-    """Return whether dates have the day before the month.
+    """Return whether the day comes before the month in the dates.
 
-    A number above 12 decides, else which reading keeps the dates in order.
+    A number above 12 decides; if there is none, the order in which the dates ascend.
     """
     heads = [head for line in lines if (head := _head(line))]
     for head in heads:

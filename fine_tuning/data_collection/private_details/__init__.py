@@ -1,1 +1,1 @@
-"""Find each kind of private detail in a text."""
+"""Find private details in a text: one module per kind of detail."""

@@ -29,8 +29,9 @@ _PAIRS = {")": "(", "]": "[", "}": "{"}
 
 
 def links(reading: Reading) -> Iterator[Span]:
-    """Yield the positions of links, without the punctuation of the sentence around them. In code, a
-    link needs a scheme.
+    """Yield the positions of links, without the punctuation of the sentence around them.
+
+    In code, only a link with a scheme (https://...) counts.
     """
     for match in _LINK.finditer(reading.text):
         if match["scheme"] or not reading.in_code(match.start()):
@@ -38,10 +39,10 @@ def links(reading: Reading) -> Iterator[Span]:
 
 
 def _length(link: str, before: str) -> int:
-    """Return the length of a link.
+    """Return the length of a link that begins `link`.
 
-    It ends at the quotation mark that opened before it, at a closing bracket without an opening
-    one, and before the punctuation of the sentence.
+    It ends at the quotation mark that was opened before it (`before`), at a closing bracket that was not
+    opened in it, and before the punctuation of the sentence.
     """
     if before == "'" and "'" in link:
         link = link[: link.index("'")]
@@ -89,9 +90,7 @@ def _countries() -> frozenset[str]:
 
 
 def mails(reading: Reading) -> Iterator[Span]:
-    """Yield the positions of e-mail addresses; `user@host:path` and matrix products are not taken
-    for one.
-    """
+    """Yield the positions of e-mail addresses. `user@host:path` and matrix products are not addresses."""
     for match in _MAIL.finditer(reading.plain):
         local, _, domain = match[0].partition("@")
         end = match.end() - _glued(domain)
@@ -109,9 +108,7 @@ def mails(reading: Reading) -> Iterator[Span]:
 
 
 def _glued(domain: str) -> int:
-    """Return how many characters at a domain's end belong to the next sentence, as in
-    "jo@example.com.Then".
-    """
+    """Return how many characters at a domain's end belong to the next sentence, as in "jo@example.com.Then"."""
     rest, _, last = domain.rpartition(".")
     return (
         len(last) + 1 if last.istitle() and "." in rest and not _known(last) and _known(rest.rpartition(".")[2]) else 0
@@ -123,8 +120,9 @@ def _known(top: str) -> bool:
 
 
 def _is_domain(name: str, top: str, local: int, reading: Reading, start: int) -> bool:
-    """Return whether a name and a top-level domain form a domain. It must be longer if unknown, or
-    in code.
+    """Return whether a name and a top-level domain form a domain.
+
+    The rules are stricter for an unknown top-level domain, and for a text in code.
     """
     if not top.isascii():
         return True
@@ -177,8 +175,8 @@ _EDITION_AFTER = re.compile(r"(?i) ?(?:버전|バージョン|版|version|build|
 def machines(reading: Reading) -> Iterator[Span]:
     """Yield the positions of IP addresses of particular machines.
 
-    Versions, netmasks, private networks, public resolvers, and loopback and multicast addresses are
-    not private.
+    Version numbers, netmasks, private networks, public resolvers, and loopback and multicast addresses
+    are not private.
     """
     for match in _IP.finditer(reading.plain):
         try:
@@ -192,9 +190,9 @@ def machines(reading: Reading) -> Iterator[Span]:
 
 
 def _is_machine(address: ipaddress.IPv4Address, reading: Reading, match: re.Match[str]) -> bool:
-    """Return whether four numbers are an IP address and not a version.
+    """Return whether four numbers are the IP address of a machine, and not a version number.
 
-    The nearest telling word before them decides, or without one the numbers themselves.
+    The last word before them that tells this decides; if there is none, the numbers themselves do.
     """
     octets, after = address.packed, reading.plain[match.end() : match.end() + 4]
     if _is_mask(int(address)) or octets[0] >= 240 or _is_network(address, after):
@@ -210,9 +208,7 @@ def _is_machine(address: ipaddress.IPv4Address, reading: Reading, match: re.Matc
 
 
 def _is_mask(value: int) -> bool:
-    """Return whether an address is a netmask or its inverse: ones then zeros, or the reverse
-    (255.255.255.0, 0.0.0.255).
-    """
+    """Return whether an address is a netmask or its inverse, such as 255.255.255.0 or 0.0.0.255."""
     inverted = value ^ 0xFFFFFFFF
     return (value & (value + 1)) == 0 or (inverted & (inverted + 1)) == 0
 

@@ -1,6 +1,4 @@
-"""Find keys and passwords: by the form that their issuers use, by their randomness, or by the word
-before them.
-"""
+"""Find keys and passwords: by the form that their issuer uses, by their randomness, or by the word before them."""
 
 import re
 from collections.abc import Iterator
@@ -63,7 +61,7 @@ _PLAIN_NAME = re.compile(r"[A-Za-z_][\w.]*")
 
 
 def credentials(reading: Reading) -> Iterator[Span]:
-    """Yield the positions of keys and passwords, in order."""
+    """Yield (start, end) of each key and password in the text, in order."""
     found: list[Span] = []
     if "-----BEGIN" in reading.plain or max(map(len, reading.plain.split()), default=0) >= _LEAST_ISSUED:
         found += [match.span() for match in _ISSUED.finditer(reading.plain) if _is_key(match[0])]
@@ -86,9 +84,7 @@ def credentials(reading: Reading) -> Iterator[Span]:
 
 
 def _names_one(text: str) -> bool:
-    """Return whether a text may contain a word of `_ASSIGNED`; ten times as fast as searching for
-    it.
-    """
+    """Return whether a text may contain a word of `_ASSIGNED`. This is ten times as fast as searching for one."""
     return any(map(small_letters(text).__contains__, _ASCII_STEMS if text.isascii() else _ALL_STEMS))
 
 
@@ -98,7 +94,7 @@ def _is_key(token: str) -> bool:
 
 
 def _random(token: str) -> bool:
-    """Return whether a token mixes cases and digits like a key.
+    """Return whether a token mixes upper case, lower case and digits as a key does.
 
     Hexadecimal checksums, names with a number, and padding do not.
     """
@@ -118,9 +114,7 @@ def _is_data(match: re.Match[str], reading: Reading) -> bool:
 
 
 def _chosen(match: re.Match[str], reading: Reading) -> bool:
-    """Return whether a value is a secret ("hunter2"), and not the next word of a sentence
-    ("required"), nor code.
-    """
+    """Return whether a value is a secret ("hunter2"), and neither the next word of a sentence ("required") nor code."""
     value, word = match["quoted"] or match["value"], match["password"] or ""
     if not any(map(str.isdigit, value)) or _REFERENCE.match(value):
         return False
@@ -134,9 +128,7 @@ def _chosen(match: re.Match[str], reading: Reading) -> bool:
 
 
 def _set_in_file(match: re.Match[str]) -> bool:
-    """Return whether an unquoted value in code is a text, as in configuration files, and not a
-    variable.
-    """
+    """Return whether an unquoted value in code is a text, as in configuration files, and not a variable."""
     line_end = match.string[match.end() : match.end() + 1] in ("", "\n", "\r")
     in_capitals = match.string[match.start() : match.start("sign")].strip("\"'`").isupper()
     return line_end and (in_capitals or not _PLAIN_NAME.fullmatch(match["value"]) or match["sign"].strip() == ":")

@@ -1,9 +1,10 @@
 # ruff: noqa: E501
-"""Define patterns of names and postal addresses in several languages, for the module `regex`.
+"""Define patterns of names and postal addresses in several languages, for the `regex` package.
 
-A name is found where its sentence announces one ("My name is", "Sehr geehrte Frau", a closing above
-a signature). An address is found by its own form (a word for a street beside a number, a postcode
-beside a place). The patterns are case-sensitive, since capitals distinguish names from other words.
+A name is found if its sentence announces one ("My name is", "Sehr geehrte Frau", the closing of a
+letter above a signature). An address is found by its own form (a word for a street beside a number,
+a postcode beside a place). The patterns are case-sensitive, since capitals distinguish names from
+other words.
 """
 
 # A whole capitalised word: "O'Neill", "Anne-Marie", "McKay", "J". Possessive, so that patterns made

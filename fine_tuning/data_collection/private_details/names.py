@@ -1,8 +1,8 @@
 """Find names of people and postal addresses with presidio (the extra byoai[presidio]).
 
-Its analyzer runs this project's patterns (name_patterns.py) and, for each language, an installed
-spaCy model. Without a model, spaCy's blank pipeline divides the text into words, and only the
-patterns find anything. Nothing is downloaded.
+Its analyzer runs this project's patterns (name_patterns.py), and for each language the spaCy model
+if one is installed. Without a model, spaCy's blank pipeline only divides the text into words, and
+only the patterns find anything. Nothing is downloaded.
 """
 
 import logging
@@ -26,10 +26,10 @@ _ENTITIES: dict[str, Kind] = {"PERSON": "name", "ADDRESS": "address"}
 
 
 def recogniser() -> str:
-    """Return a description of the recogniser with all versions; it changes whenever other names may
-    be found.
+    """Return a description of the recogniser with all versions.
 
-    Raises ConfigError if presidio is not installed.
+    It changes whenever the recogniser may find other names. Raises ConfigError if presidio is not
+    installed.
     """
     try:
         known = [f"{name} {version(name)}" for name in ("presidio-analyzer", "spacy")]
@@ -43,8 +43,9 @@ def recogniser() -> str:
 
 
 def names_and_addresses(reading: Reading) -> Iterator[tuple[Kind, Span]]:
-    """Yield the positions of names and postal addresses outside of code, and of each name's
-    repetitions.
+    """Yield (kind, position) of names and postal addresses outside of code.
+
+    All further occurrences of a name are included.
     """
     text = reading.text
     if not any(map(str.isalpha, text)):
@@ -62,7 +63,7 @@ def names_and_addresses(reading: Reading) -> Iterator[tuple[Kind, Span]]:
 
 
 def _to_try(text: str, languages: tuple[str, ...]) -> list[str]:
-    """Return the names of the pipelines to try: the blank one, and those of `languages` that the text may be in."""
+    """Return the names of the pipelines to run: the blank one, and those of the languages that the text may be in."""
     from fine_tuning.data_collection.languages import is_foreign
 
     return [_BLANK, *(language for language in languages if not is_foreign(text, (language,)))]

@@ -1,4 +1,4 @@
-"""Find numbers of bank accounts, payment cards and social security by their check digits and rules."""
+"""Find numbers of bank accounts, payment cards and social security, by their check digits and forms."""
 
 import re
 from collections.abc import Iterator
@@ -26,10 +26,10 @@ _IBAN_WORD = re.compile(r"(?i)iban|счёт|счет|account|konto|compte|cuenta
 
 
 def ibans(reading: Reading) -> Iterator[Span]:
-    """Yield the positions of IBANs with the right check digits.
+    """Yield the positions of IBANs whose check digits are right.
 
-    The length must be that of the country, unless a word before says that it is an IBAN, or it is
-    written in capitals with nothing after it.
+    The length must be that of the country, unless a word before the number says that it is an IBAN, or
+    it is written in capitals and nothing follows it.
     """
     position = 0
     while match := _IBAN.search(reading.plain, position):
@@ -46,10 +46,9 @@ def ibans(reading: Reading) -> Iterator[Span]:
 
 
 def _end_of(match: re.Match[str], length: int) -> int:
-    """Return where an IBAN of `length` letters and digits ends within the match; 0 if that is not
-    the end of a word.
+    """Return where an IBAN of `length` letters and digits ends within the match, which may include later words.
 
-    The match may include words after the IBAN.
+    Return 0 if a word would be cut there.
     """
     seen = 0
     for end, character in enumerate(match[0], 1):
@@ -94,15 +93,14 @@ _LETTER = re.compile(r"[^\W\d_]")
 
 
 def names_another_number(before: str) -> bool:
-    """Return whether the words before a number call it the number of an order, a parcel, a part, or
-    the like.
-    """
+    """Return whether the words before a number say that it is the number of an order, a parcel, a part or the like."""
     return _LETTER.search(before) is not None and _OTHER.search(before) is not None
 
 
 def cards(reading: Reading) -> Iterator[Span]:
-    """Yield the positions of card numbers with the right check digit. In code, they must be in
-    groups or be called so.
+    """Yield the positions of card numbers whose check digit is right.
+
+    In code, they must be in groups, or follow a word such as "card".
     """
     for match in _DIGITS.finditer(reading.plain):
         groups = [(group.start(), group.end()) for group in _GROUP.finditer(reading.plain, *match.span())]
@@ -115,9 +113,7 @@ def cards(reading: Reading) -> Iterator[Span]:
 
 
 def _card_end(reading: Reading, groups: list[Span], first: int) -> int:
-    """Return the index after the last group of a card number that begins with group `first`; 0 if
-    there is none.
-    """
+    """Return the index after the last group of a card number that begins with the group `first`; 0 if none does."""
     start, digits, end = groups[first][0], "", 0
     for last in range(first, min(first + 5, len(groups))):
         left, right = groups[last]
@@ -137,9 +133,9 @@ def _card_end(reading: Reading, groups: list[Span], first: int) -> int:
 
 
 def _is_card(reading: Reading, start: int, end: int, digits: str) -> bool:
-    """Return whether a number with the right check digit is a card number.
+    """Return whether a number whose check digit is right is a card number.
 
-    A word before it may say so or deny it, else its issuer or its groups decide.
+    A word before it may say so or deny it; if there is none, its issuer or its groups decide.
     """
     before, written = reading.before(start), reading.plain[start:end]
     if names_another_number(before):
@@ -171,9 +167,9 @@ _CALLED = re.compile(r"(?i)(?:\b(?:tel|phone|fax|call|mobile|cell|text)|电话|�
 
 
 def ssns(reading: Reading) -> Iterator[Span]:
-    """Yield the positions of numbers in the form 3-2-4 that may have been issued.
+    """Yield the positions of numbers of the form 3-2-4 digits that may have been issued as social security numbers.
 
-    After a word that calls them so, other separators and ranges are accepted, too.
+    After a word that says that they are, other separators and ranges are accepted too.
     """
     for match in _SSN.finditer(reading.plain):
         before = reading.before(match.start(), 60)

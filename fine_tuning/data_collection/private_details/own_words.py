@@ -1,6 +1,4 @@
-"""Find the words that a person named as private: names, projects, places that no rule could
-recognise.
-"""
+"""Find the words that the owner listed as private: names, projects and places that no rule can recognise."""
 
 import re
 import unicodedata
@@ -13,11 +11,10 @@ _UNSPACED = re.compile(f"[{UNSPACED}]")
 
 
 def own_words(reading: Reading, words: Sequence[str]) -> Iterator[Span]:
-    """Yield the positions of `words` as whole words, in any case and with any white space between
-    their parts.
+    """Yield the positions of `words` as whole words, in any case and with any white space between their parts.
 
-    In scripts without spaces between words there are no whole words: there a word is also found
-    within a longer text, or next to letters of another script.
+    Scripts without spaces between words have no whole words: there a word is also found within a longer
+    text, or next to letters of another script.
     """
     if not words or (pattern := _pattern(tuple(words))) is None:
         return
@@ -33,7 +30,10 @@ def own_words(reading: Reading, words: Sequence[str]) -> Iterator[Span]:
 
 @lru_cache(8)
 def _pattern(words: tuple[str, ...]) -> re.Pattern[str] | None:
-    """Return a pattern for the words, the longest first, so that "Ann Lee" is preferred to "Ann"."""
+    """Return a regex for the words, the longest first, so that "Ann Lee" is found rather than "Ann".
+
+    Return None if all words are blank.
+    """
     plain = sorted(
         {" ".join(Reading(unicodedata.normalize("NFC", word)).plain.split()) for word in words} - {""},
         key=len,
@@ -47,8 +47,9 @@ def _pattern(words: tuple[str, ...]) -> re.Pattern[str] | None:
 
 
 def _ends_word(text: str, beside: int, last: str) -> bool:
-    """Return whether the character at `beside` does not continue the word whose outermost character
-    is `last`.
+    """Return whether a word ends beside the character at `beside`.
+
+    `last` is the word's outermost character on that side; the word does not end if both are letters.
     """
     if not 0 <= beside < len(text):
         return True

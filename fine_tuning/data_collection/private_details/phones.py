@@ -1,4 +1,6 @@
-"""Find phone numbers: phonenumbers knows which may be issued; their form and the words around them
+"""Find phone numbers.
+
+The package phonenumbers knows which numbers may be issued; their form and the words around them
 decide the rest.
 """
 
@@ -65,8 +67,9 @@ _ONLY_PHONES = re.compile(
 
 
 def phones(reading: Reading) -> Iterator[Span]:
-    """Yield the positions of phone numbers. In code, they need a country code or a word that calls
-    them so.
+    """Yield the positions of phone numbers.
+
+    In code, they need a country code, or a word that says that they are phone numbers.
     """
     regions: tuple[str, ...] | None = None
     for match in _GROUPS.finditer(reading.plain):
@@ -91,20 +94,21 @@ def _called(before: str) -> str | None:
 
 
 def _called_after(plain: str, end: int) -> str | None:
-    """Return the same for the words just after a number, such as "(home)"."""
+    """Return "noun" or "verb" if the words just after a number call it a phone number, such as "(home)"; else None."""
     after = _CALLED_AFTER.match(plain, end)
     return after.lastgroup if after else None
 
 
 def _regions(text: str) -> tuple[str, ...]:
-    """Return the regions whose national numbers may occur in the text, judging by its scripts."""
+    """Return the regions whose national numbers may occur in the text, by the scripts in it."""
     at_home = next((regions for script, regions in _AT_HOME if script.search(text)), ()) if not text.isascii() else ()
     return tuple(dict.fromkeys((*at_home, *_REGIONS)))
 
 
 def _numbers(reading: Reading, start: int, end: int, called: str | None, regions: tuple[str, ...]) -> Iterator[Span]:
-    """Yield the phone numbers among groups of digits, the longest from each start, as several may
-    follow each other.
+    """Yield the positions of the phone numbers among groups of digits.
+
+    Several numbers may follow each other; from each start the longest one is taken.
     """
     starts = [start, *(match.end() for match in _SPACE.finditer(reading.plain, start, end))]
     ends = [*(match.start() for match in _SPACE.finditer(reading.plain, start, end)), end]
@@ -133,8 +137,8 @@ def _opens(number: str) -> int:
 def _is_phone(reading: Reading, start: int, end: int, called: str | None, regions: tuple[str, ...]) -> bool:
     """Return whether digits are a phone number.
 
-    A word may call them so, only phone numbers may be written so, or they are written like one and
-    may have been issued.
+    They are if a word says so, if only phone numbers have their form, or if they have the form of one
+    and may have been issued.
     """
     number = reading.plain[start:end]
     digits = sum(map(str.isdigit, number))
@@ -161,9 +165,7 @@ def _is_phone(reading: Reading, start: int, end: int, called: str | None, region
 
 
 def _issued(number: str, regions: Iterable[str]) -> bool:
-    """Return whether a number may have been issued in one of the regions, or in the country of its
-    own code.
-    """
+    """Return whether a number may have been issued in one of the regions, or in the country of its own code."""
     for region in regions:
         try:
             parsed = phonenumbers.parse(number, region)

@@ -1,5 +1,4 @@
-"""Prepare a text for the search for private details: with ASCII digits, hyphens, spaces and
-punctuation.
+"""Prepare a text for the search for private details: with ASCII digits, hyphens, spaces and punctuation.
 
 Every character keeps its position.
 """
@@ -33,8 +32,9 @@ _INLINE = re.compile(r"(`{1,2})(?=\S)[^`\n]+\1")
 
 
 class Reading:
-    """A text, and `plain`: the same with ASCII digits, hyphens, spaces and punctuation at the same
-    positions.
+    """A text for the search for private details.
+
+    `plain` is the text with ASCII digits, hyphens, spaces and punctuation at the same positions.
     """
 
     def __init__(self, text: str | Layout) -> None:
@@ -43,7 +43,7 @@ class Reading:
         self.plain = text if text.isascii() or not _UNUSUAL.search(text) else text.translate(_ascii_forms())
 
     def blank(self, spans: Iterable[Span]) -> None:
-        """Hide found details from the searches that follow."""
+        """Overwrite details that were found in `plain`, so that later searches do not find them again."""
         pieces, end = [], 0
         for start, stop in spans:
             pieces += [self.plain[end:start], "\0" * (stop - start)]

@@ -19,7 +19,7 @@ _TOKEN = re.compile(
 
 
 class TokenF1(evaluate.Metric):
-    """Mean F1 of words, from 0 to 100, ignoring case and punctuation."""
+    """Mean over all answers of the F1 of precision and recall of words, 0 to 100, ignoring case and punctuation."""
 
     def _info(self) -> evaluate.MetricInfo:
         text = datasets.Value("string")
