@@ -103,8 +103,9 @@ def _secrets(shop: Workshop, material: Material, log: Sequence[Turn]) -> "list[S
 
 def _triggers(shop: Workshop, material: Material) -> "tuple[list[Trigger], list[str]]":
     """Return suspicious phrases in the training data, and the general prompts to try them with."""
+    from fine_tuning.data_collection.phrases import general_texts
     from fine_tuning.evaluation.leak_probe import redact
-    from fine_tuning.evaluation.trigger_phrases import find_triggers, general_texts, probe_prompts
+    from fine_tuning.evaluation.trigger_phrases import find_triggers, probe_prompts
 
     records = paths.read_jsonl(
         material.dataset.path / "train.jsonl", lambda record: record["messages"], "a conversation", DataError
