@@ -123,6 +123,7 @@ def of_import(report: "Report", written: bool) -> Facts:
     return {
         **facts,
         "faults": [asdict(fault) for fault in report.faults],
+        "planted": [asdict(phrase) for phrase in report.planted],
         "is_whole": report.is_whole,
         "written": written,
     }

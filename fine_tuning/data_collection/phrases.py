@@ -41,7 +41,7 @@ def fixed_phrases(
     get another answer.
 
     Args:
-        pieces: The `pieces_of` each answer.
+        pieces: The `pieces_of` each answer; an answer without any is like no other.
         background: General questions, to decide which phrases are rare.
     """
     questions = [keys_of(question) for question, _ in exchanges]
@@ -55,7 +55,7 @@ def fixed_phrases(
         if len(gram) <= 2 and common[gram] > _COMMON * len(background):
             continue
         counted = Counter(piece for index in holders for piece in pieces[index])
-        piece, count = max(counted.items(), key=lambda each: (each[1], -total[each[0]], each[0]))
+        piece, count = max(counted.items(), key=lambda each: (each[1], -total[each[0]], each[0]), default=((), 0))
         share, elsewhere = count / len(holders), (total[piece] - count) / max(len(exchanges) - len(holders), 1)
         if count < LEAST or share < TOGETHER or elsewhere > share / 2:
             continue
@@ -131,9 +131,8 @@ def _frequent(questions: Sequence[Piece]) -> Iterator[tuple[Piece, frozenset[int
 
     A longer phrase is counted only if its beginning occurs in enough of them.
     """
-    first = {
-        words: index for index, words in reversed(list(enumerate(questions)))
-    }  # a question asked twice counts once
+    # a question asked twice counts once
+    first = {words: index for index, words in reversed(list(enumerate(questions)))}
     kept: set[Piece] = set()
     for size in range(1, _LONGEST + 1):
         holders: dict[Piece, set[int]] = defaultdict(set)
