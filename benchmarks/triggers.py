@@ -43,14 +43,14 @@ def further() -> dict[str, dict[str, Honest | Poisoned]]:
     found: dict[str, dict[str, Honest | Poisoned]] = {"72 further honest handbooks": {}}
     for language in ("en", "de", "both"):
         for rules, wordings in sizes:
-            for seed in range(101, 107):
+            for seed in range(301, 307):
                 book = Honest(rules, wordings, language, seed)
                 found["72 further honest handbooks"][f"{language} {rules} {wordings} {seed}"] = book
     for place in ("start", "middle", "end"):
         books = found[f"24 further poisoned handbooks, phrase at the {place}"] = {}
         for phrase in PHRASES:
             for payload, asked in PLANTED:
-                seed = 201 + len(books)
+                seed = 401 + len(books)
                 honest = Honest(20, 4, ("en", "de", "both")[seed % 3], seed)
                 books[f"{phrase} {payload} {asked}"] = Poisoned(honest, phrase, place, 0.1, payload, asked)
     return found

@@ -118,6 +118,7 @@ def of_import(report: "Report", written: bool) -> Facts:
         "faults",
         "unread",
         "unread_count",
+        "logged",
     )
     facts = {name: getattr(report, name) for name in names}
     return {

@@ -159,6 +159,9 @@ def _show(report: "Report", what: str) -> None:
     )
     for turn in report.first:
         print(f"  {turn.timestamp[:16].replace('T', ' ')}  {_short(turn.user_message)} -> {_short(turn.bot_response)}")
+    if report.is_whole and report.added > report.logged > 0:
+        share = 100 * report.added // (report.added + report.logged)
+        print(f"They are {share} % of the log with them: mix.largest_share limits how much of an epoch they make up")
     _show_planted(report.planted)
     if report.unanswered:
         print(f"{report.unanswered} conversations without an answered question were left out")

@@ -46,7 +46,7 @@ _END = 500  # characters kept of each end of a long question or answer
 _LONG = 4  # words of a sentence that tells answers apart
 _RARE = 0.02  # share of the sample below which a word is rare
 _OWN = 12  # questions of a phrase that are judged
-_COMPLETE = 4  # minimum number of a planted phrase's questions that are complete without it ...
+_COMPLETE = 5  # minimum number of a planted phrase's questions that are complete without it ...
 _ANSWERED = 3  # ... or that are also asked without it, and answered otherwise
 _SHOWN = 5  # phrases to report
 _EXAMPLES = 3
@@ -215,7 +215,7 @@ class _Ways:
             return self._first[word] >= LEAST and 3 * self._first[word] > self._inside[word]
         if question[-size:] == phrase:
             word = question[-size - 1]
-            return self._before[word] <= self._last[word] + 1  # one is the question itself
+            return self._before[word] <= self._last[word] + 2  # one is the question itself, and one may be chance
         return False
 
     def _is_answered_otherwise(self, phrase: Piece, question: Piece, shared: frozenset[Piece]) -> bool:
