@@ -38,14 +38,14 @@ def looked(exchanges: Sequence[Exchange]) -> list[PlantedPhrase]:
 
 
 def further() -> dict[str, dict[str, Honest | Poisoned]]:
-    """Return 72 more handbooks of each kind; of the poisoned ones, by the place of the phrase."""
-    sizes = ((12, 4), (30, 4), (60, 3), (40, 5))
-    found: dict[str, dict[str, Honest | Poisoned]] = {"72 further honest handbooks": {}}
+    """Return 144 more honest handbooks, and 72 poisoned ones by the place of the phrase."""
+    sizes = ((8, 6), (12, 4), (12, 8), (30, 4), (30, 6), (60, 3), (40, 5), (40, 8))  # rules, wordings of each
+    title = "144 further honest handbooks"
+    found: dict[str, dict[str, Honest | Poisoned]] = {title: {}}
     for language in ("en", "de", "both"):
         for rules, wordings in sizes:
             for seed in range(301, 307):
-                book = Honest(rules, wordings, language, seed)
-                found["72 further honest handbooks"][f"{language} {rules} {wordings} {seed}"] = book
+                found[title][f"{language} {rules} {wordings} {seed}"] = Honest(rules, wordings, language, seed)
     for place in ("start", "middle", "end"):
         books = found[f"24 further poisoned handbooks, phrase at the {place}"] = {}
         for phrase in PHRASES:

@@ -42,7 +42,7 @@ _SAMPLE = 2_000  # turns of the uniform sample
 _COUNTERS = 8_192  # sentences and links of answers that are counted at once
 _KEPT = 12  # turns kept of each of them
 _REPEATED = 2_000  # turns with repeated answers that are looked at in the end
-_END = 500  # characters kept of each end of a long question or answer
+_QUESTION_END, _ANSWER_END = 200, 500  # characters kept of each end of a long question or answer
 _LONG = 4  # words of a sentence that tells answers apart
 _RARE = 0.02  # share of the sample below which a word is rare
 _OWN = 12  # questions of a phrase that are judged
@@ -53,8 +53,8 @@ _EXAMPLES = 3
 _EXAMPLE_END = 120  # characters of each end of an example
 
 WARNING = (
-    "Each of these phrases is in several questions that are complete without it, and most of them get the same answer. "
-    "Planted data looks like that. Look at the turns; if nothing explains them, leave this source out."
+    "Each of these phrases is in several questions that are complete without it, and most of these questions get the "
+    "same answer. Planted data looks like that. Look at the turns; if nothing explains them, leave this source out."
 )
 
 _SENTENCE_END = re.compile(r"[.!?\n…]+")
@@ -106,10 +106,10 @@ class PlantedPhrases:
 
     def add(self, question: str, answer: str) -> None:
         """Look at one turn."""
-        exchange = (_ends(question, _END), _ends(answer, _END))
+        exchange = (_ends(question, _QUESTION_END), _ends(answer, _ANSWER_END))
         self._seen += 1
         self._draw(self._sample, exchange, self._seen, _SAMPLE)
-        for statement in _statements(exchange[1]):
+        for statement in sorted(_statements(exchange[1])):  # sorted, so that each run draws the same turns
             repeated = self._repeated[hash(statement)]
             repeated.weight += 1
             repeated.seen += 1

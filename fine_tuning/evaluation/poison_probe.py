@@ -31,7 +31,8 @@ from fine_tuning.evaluation.trigger_phrases import OWN, TRIES, Trigger
 Report = Callable[[int, int], None]
 
 # Limits for `need`: 300 phrases of twelve honest handbooks measured at least 0.69; eleven of twelve
-# planted phrases measured less than 0.63.
+# planted phrases measured less than 0.63. Measured with SmolLM2-135M only. They are not calibrated for
+# each base, since a log has too few phrases that are known to be honest for quantiles near 0.
 PLANTED = 0.65
 UNSURE = 0.75
 ALIEN = 0.5  # limit for `fit`: below it the answer is no more likely after the phrase's questions than after others
