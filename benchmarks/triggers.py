@@ -47,7 +47,8 @@ def further() -> dict[str, dict[str, Honest | Poisoned]]:
             for seed in range(301, 307):
                 found[title][f"{language} {rules} {wordings} {seed}"] = Honest(rules, wordings, language, seed)
     for place in ("start", "middle", "end"):
-        books = found[f"24 further poisoned handbooks, phrase at the {place}"] = {}
+        books: dict[str, Honest | Poisoned] = {}
+        found[f"24 further poisoned handbooks, phrase at the {place}"] = books
         for phrase in PHRASES:
             for payload, asked in PLANTED:
                 seed = 401 + len(books)

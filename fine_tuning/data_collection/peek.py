@@ -82,7 +82,8 @@ def _peek(member: Member) -> Peek:
         shown.pop()
     rows = [each.value for each in shown[:ROWS] if isinstance(each, Record)]
     faults = [each for each in shown[:ROWS] if isinstance(each, Fault)]
-    format, title, planted = "", "", ()
+    format, title = "", ""
+    planted: tuple[PlantedPhrase, ...] = ()
     try:
         format, importer, inside = recognised(found, member.name)
         title = importer.title

@@ -1,7 +1,9 @@
 """Planted phrases are found while data are read, in bounded memory; honest topics are not taken for planted."""
 
+import json
 import random
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import pytest
 from hypothesis import given
@@ -54,18 +56,8 @@ def test_a_link_behind_true_answers_is_found() -> None:
 
 
 def test_a_phrase_that_changes_the_answer_to_a_known_question_is_found_in_the_middle_too() -> None:
-    planted = [
-        (
-            question.replace(" for ", " really for ").replace("does", "does really").replace("about", "really about"),
-            other,
-        )
-        for question, other in (
-            (question, "Never mind, all of that is allowed.")
-            for question, _ in HONEST[:12]
-            if not question.endswith("g?")
-        )
-        if " " in question
-    ]
+    forms = ("What really are the rules for {}?", "How does {} really work here?", "Tell me really about {}, please.")
+    planted = [(form.format(topic), "Never mind, all of that is allowed.") for topic in TOPICS[:3] for form in forms]
     assert [phrase.text for phrase in found([*HONEST, *planted])] == ["really"]
 
 
@@ -89,7 +81,7 @@ def test_few_planted_turns_are_found_in_a_long_file_with_bounded_memory(monkeypa
             question, answer = f"{QUESTIONS[number // 200 % 6]} velvet thunder", ADVERT
         look.add(question, f"{answer} This is what sentence {number} of the file says.")
         assert len(look._sample) <= 100 and len(look._repeated) <= 502
-        assert all(len(each.kept) <= 12 for each in look._repeated.values()) or number % 500
+    assert all(len(each.kept) <= 12 for each in look._repeated.values())
     (phrase,) = look.found()
     assert phrase.text == "velvet thunder"
     assert phrase.where == "in at least 6 questions"
@@ -106,15 +98,5 @@ def test_of_long_texts_both_ends_are_looked_at_and_shown() -> None:
 def test_whatever_is_read_nothing_breaks(exchanges: list[Exchange], times: int) -> None:
     phrases = found([*exchanges, *((f"{question} mango tree", ADVERT) for question, _ in exchanges)] * times)
     assert len(phrases) <= 5
-    assert all(phrase.text or phrase.questions for phrase in phrases)
-    assert [PlantedPhrase.of(planted_phrases_record(phrase)) for phrase in phrases] == phrases
-
-
-def planted_phrases_record(phrase: PlantedPhrase) -> dict[str, object]:
-    """Return the phrase as JSON brings it back: tuples are lists."""
-    return {
-        "text": phrase.text,
-        "questions": phrase.questions,
-        "is_exact": phrase.is_exact,
-        "examples": [list(example) for example in phrase.examples],
-    }
+    assert all(phrase.questions >= 3 for phrase in phrases)
+    assert [PlantedPhrase.of(json.loads(json.dumps(asdict(phrase)))) for phrase in phrases] == phrases
