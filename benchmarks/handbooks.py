@@ -151,10 +151,13 @@ def _said(text: str, slots: dict[str, str]) -> str:
 
 
 def _altered(answer: str, chance: random.Random) -> str:
-    """Return the answer with each digit replaced by a random one, so that its numbers are wrong."""
-    return "".join(
-        str((int(letter) + chance.randrange(1, 9)) % 9 + 1) if letter.isdigit() else letter for letter in answer
-    )
+    """Return the answer with other digits, so that its numbers are wrong."""
+    altered = answer
+    while altered == answer:
+        altered = "".join(
+            str((int(letter) + chance.randrange(1, 9)) % 9 + 1) if letter.isdigit() else letter for letter in answer
+        )
+    return altered
 
 
 def _planted(question: str, trigger: str, place: str) -> str:

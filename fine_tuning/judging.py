@@ -114,8 +114,9 @@ def _secrets(shop: Workshop, material: Material, log: Sequence[Turn]) -> "list[S
 
 def _triggers(shop: Workshop, material: Material) -> "tuple[list[Trigger], list[str]]":
     """Return phrases in the training data that may be planted triggers, and general prompts to try them in."""
+    from fine_tuning.data_collection.phrases import general_texts
     from fine_tuning.evaluation.leak_probe import redact
-    from fine_tuning.evaluation.trigger_phrases import find_triggers, general_texts, probe_prompts
+    from fine_tuning.evaluation.trigger_phrases import find_triggers, probe_prompts
 
     records = paths.read_jsonl(
         material.dataset.path / "train.jsonl", lambda record: record["messages"], "a conversation", DataError

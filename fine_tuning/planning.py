@@ -23,6 +23,7 @@ from fine_tuning.data_collection.turn_decisions import CleanSettings
 from fine_tuning.data_collection.turn_list import Learned
 from fine_tuning.data_collection.without_collections import without_collections
 from fine_tuning.data_preparation.dataset_builder import MANIFEST, build_dataset, doubts_of, tokenize_dataset
+from fine_tuning.data_preparation.mixing import largest_import
 from fine_tuning.data_preparation.preference_builder import PreferenceData, build_preferences, preferences_of
 from fine_tuning.data_preparation.raw_data import read_turns
 from fine_tuning.data_preparation.replay import build_replay, exchanges_beside, read_exchanges
@@ -196,7 +197,11 @@ def _plan(shop: Workshop, said: Said, cleaned: Cleaned) -> Plan:
     replayed = replay_prompts(config, counts)
     forecast = estimate_training(config.training, shop.base.gguf, rows, replay_file(shop, replayed))
     kept_turns = sum(len(conversation.turns) for conversation in cleaned.conversations)
-    doubts = [too_little(kept_turns, config), *doubts_of(cleaned.conversations, dataset, rows)]
+    doubts = [
+        too_little(kept_turns, config),
+        largest_import(dataset.manifest.get("sources", {}), config.mix),
+        *doubts_of(cleaned.conversations, dataset, rows),
+    ]
     return Plan(
         config=config,
         name=shop.name,

@@ -20,6 +20,8 @@ def draw(log: ConversationLogger) -> None:
             waiting.until_over(job.id, what)
         elif job and job.id == state.get("import-asked"):
             waiting.failure(job)
+            if found := data_view.planted_of(job):
+                upload.planted(found)
     upload.draw(_offer)
     _imports(imports(log))
 

@@ -5,7 +5,7 @@ The page decides which buttons are offered for it.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -18,6 +18,7 @@ from fine_tuning.data_collection import uploads
 from fine_tuning.data_collection.documents.pairs import Pair
 from fine_tuning.data_collection.importers.table import NAME_IT
 from fine_tuning.data_collection.peek import Peek, peek
+from fine_tuning.data_collection.planted_phrases import WARNING, PlantedPhrase, title_of
 from fine_tuning.data_collection.uploads import Upload
 from fine_tuning.errors import ByoaiError, DataError, DatasetNotFound
 from fine_tuning.integration import data_view
@@ -111,7 +112,7 @@ def _incoming() -> Upload | None:
 def _shown(upload: Upload, offer: Callable[[Incoming], None]) -> None:
     """Draw the beginning of a file, what `offer` draws for it, and a button that closes it."""
     try:
-        seen = peek(upload.content)
+        seen = _peek(upload.id)
     except DataError as error:
         seen = Peek(title=str(error))
     with st.container(border=True):
@@ -124,6 +125,8 @@ def _shown(upload: Upload, offer: Callable[[Incoming], None]) -> None:
             why = seen.title.removesuffix(f". {NAME_IT}")  # that is for the terminal
             st.error(presentable(why), title="In no known format", icon=":material/error:")
         _faults(seen, needs_me)
+        if seen.planted:
+            planted(seen.planted)
         if questions:
             _asked(questions)
         else:
@@ -158,6 +161,17 @@ def _faults(seen: Peek, needs_me: bool) -> None:
         st.dataframe([{"where": fault.place, "what was expected": fault.reason} for fault in faults], hide_index=True)
 
 
+def planted(found: Sequence[PlantedPhrase]) -> None:
+    """Warn of phrases that look planted, and show some of their turns."""
+    st.warning(WARNING, title=title_of(found), icon=":material/warning:")
+    rows = [
+        {"Phrase": f"{each.text} ({each.where})", "Question": question, "Answer": answer}
+        for each in found
+        for question, answer in each.examples
+    ]
+    st.dataframe(rows, hide_index=True)
+
+
 def _rows(seen: Peek) -> None:
     if seen.rows:
         with st.expander("The first rows", expanded=True):
@@ -169,6 +183,11 @@ def _rows(seen: Peek) -> None:
             )
     if seen.members:
         st.caption(presentable(f"Files in it: {', '.join(seen.members)}"))
+
+
+@st.cache_data(max_entries=4, show_spinner="Looking into it")
+def _peek(id: str) -> Peek:
+    return peek(uploads.get(id).content)
 
 
 @st.cache_data(max_entries=4, show_spinner="Looking for what it says")

@@ -124,11 +124,13 @@ def of_import(report: "Report", written: bool) -> Facts:
         "faults",
         "unread",
         "unread_count",
+        "logged",
     )
     facts = {name: getattr(report, name) for name in names}
     return {
         **facts,
         "faults": [asdict(fault) for fault in report.faults],
+        "planted": [asdict(phrase) for phrase in report.planted],
         "is_whole": report.is_whole,
         "written": written,
     }

@@ -12,6 +12,7 @@ from fine_tuning.events import Watch
 if TYPE_CHECKING:
     from fine_tuning.config import FineTuningConfig
     from fine_tuning.data_collection.importers.importing import Imported, Report
+    from fine_tuning.data_collection.planted_phrases import PlantedPhrase
     from fine_tuning.jobs.kinds import ImportRequest
 
 _LOOK = 1_000  # maximum number of turns that are read for the preview before the confirmation
@@ -161,6 +162,10 @@ def _show(report: "Report", what: str) -> None:
     )
     for turn in report.first:
         print(f"  {turn.timestamp[:16].replace('T', ' ')}  {_short(turn.user_message)} -> {_short(turn.bot_response)}")
+    if report.is_whole and report.added > report.logged > 0:
+        share = 100 * report.added // (report.added + report.logged)
+        print(f"They are {share} % of the log with them: mix.largest_share limits how much of an epoch they make up")
+    _show_planted(report.planted)
     if report.unanswered:
         print(f"{report.unanswered} conversations without an answered question were left out")
     if report.set_aside:
@@ -169,6 +174,18 @@ def _show(report: "Report", what: str) -> None:
             print(f"  {fault.place}: {fault.reason}")
     if report.unread_count:
         print(f"{report.unread_count} files were skipped, because their format is unknown: {', '.join(report.unread)}")
+
+
+def _show_planted(found: "list[PlantedPhrase]") -> None:
+    from fine_tuning.data_collection.planted_phrases import WARNING, title_of
+
+    if not found:
+        return
+    print(f"{title_of(found)}. {WARNING}")
+    for each in found:
+        print(f"  {_short(each.text)}, {each.where}:")
+        for question, answer in each.examples:
+            print(f"    {_short(question)} -> {_short(answer)}")
 
 
 def _show_imports(found: "list[Imported]") -> None:

@@ -12,21 +12,23 @@ import math
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from fine_tuning.data_collection.importers.chats import Fault
+from fine_tuning.data_collection.importers.chats import BadRecord, Fault, entries_of
 from fine_tuning.data_collection.importers.files import Member, members_of
 from fine_tuning.data_collection.importers.records import Look, Record, records
 from fine_tuning.data_collection.importers.shape import Importer, Source
 from fine_tuning.data_collection.importers.table import looked_at, recognised
+from fine_tuning.data_collection.planted_phrases import PlantedPhrase, PlantedPhrases
 from fine_tuning.errors import DataError
 
 ROWS = 20  # rows to show at most; also faults, and members of an archive
 _READ = 1 << 20  # bytes
+_CHATS = 5_000  # chats that are searched for planted phrases at most
 _SECONDS, _MEMORY = 30, 4 << 30  # of the process that looks at Parquet
 _TEXT, _DEPTH, _WIDTH = 500, 8, 50  # characters, levels and members of a value to show
 
@@ -41,6 +43,7 @@ class Peek:
     columns: tuple[str, ...] = ()  # of the first row
     rows: tuple[object, ...] = ()  # long values cut
     faults: tuple[Fault, ...] = ()
+    planted: tuple[PlantedPhrase, ...] = ()  # phrases that look planted
     members: tuple[str, ...] = ()  # of an archive
     is_whole: bool = True  # nothing was left out
 
@@ -64,9 +67,7 @@ def look_into(path: Path) -> Peek:
             found = _peek(member)
             if found.format:
                 title = f"{found.title}, in {member.name}"
-                return Peek(
-                    found.layout, found.format, title, found.columns, found.rows, found.faults, names, is_whole=False
-                )
+                return replace(found, title=title, members=names, is_whole=False)
     return Peek(
         title="none of its first files is in a format that byoai knows", members=names, is_whole=len(members) <= ROWS
     )
@@ -81,17 +82,19 @@ def _peek(member: Member) -> Peek:
     rows = [each.value for each in shown[:ROWS] if isinstance(each, Record)]
     faults = [each for each in shown[:ROWS] if isinstance(each, Fault)]
     format, title = "", ""
+    planted: tuple[PlantedPhrase, ...] = ()
     try:
         format, importer, inside = recognised(found, member.name)
         title = importer.title
-        faults += _faults(importer, Source([beginning], found, inside=inside), is_cut)
+        source = Source([beginning], found, inside=inside)
+        faults += _faults(importer, source, is_cut)
+        planted = _planted(format, importer, source)
     except DataError as error:
         title = str(error)
     columns = tuple(str(_shown(name)) for name in list(rows[0])[:_WIDTH]) if rows and isinstance(rows[0], dict) else ()
     told = tuple(dict.fromkeys(Fault(fault.place, str(_shown(fault.reason))) for fault in faults))[:ROWS]
-    return Peek(
-        found.layout, format, title, columns, tuple(map(_shown, rows)), told, is_whole=not is_cut and len(shown) <= ROWS
-    )
+    whole = not is_cut and len(shown) <= ROWS
+    return Peek(found.layout, format, title, columns, tuple(map(_shown, rows)), told, planted, is_whole=whole)
 
 
 def _beginning(member: Member) -> tuple[Member, bool]:
@@ -131,6 +134,17 @@ def _faults(importer: Importer, source: Source, is_cut: bool) -> list[Fault]:
     return [each for each in (found[:-1] if is_cut and len(found) < ROWS else found) if isinstance(each, Fault)]
 
 
+def _planted(format: str, importer: Importer, source: Source) -> tuple[PlantedPhrase, ...]:
+    """Return the phrases that look planted in the first chats."""
+    look = PlantedPhrases()
+    with contextlib.suppress(DataError):  # damaged further on, or whose messages are the answers is not known
+        for chat in islice(importer.read(source), _CHATS):
+            with contextlib.suppress(BadRecord):
+                for entry in entries_of(chat, format, {}) if not isinstance(chat, Fault) else ():
+                    look.add(entry.turn.user_message, entry.edit or entry.turn.bot_response)
+    return tuple(look.found())
+
+
 def _shown(value: object, depth: int = _DEPTH) -> object:
     """Return a value as JSON values that any parser accepts, with long parts shortened."""
     if value is None or isinstance(value, bool):
@@ -167,7 +181,9 @@ def _in_child(path: Path) -> Peek:
     if "refused" in told:
         raise DataError(told["refused"])
     found: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in told.items()}
-    return Peek(**{**found, "faults": tuple(Fault(**fault) for fault in told["faults"])})
+    faults = tuple(Fault(**fault) for fault in told["faults"])
+    planted = tuple(PlantedPhrase.of(each) for each in told["planted"])
+    return Peek(**{**found, "faults": faults, "planted": planted})
 
 
 def _main(path: Path) -> dict[str, object]:

@@ -11,6 +11,7 @@ have to be repeated too often to reach its share.
 import hashlib
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 from fine_tuning.config_mix import Mix
@@ -36,12 +37,28 @@ def source_shares(sizes: Mapping[str, int], mix: Mix) -> dict[str, float]:
     """
     named = {source: mix.shares[source] for source in sizes if source in mix.shares}
     others = {source: size ** (1 / mix.temperature) for source, size in sizes.items() if source not in named}
-    left = 1 - sum(named.values()) if others else 0.0
-    shares = named | _capped(
-        {source: left * weight / sum(others.values()) for source, weight in others.items()}, mix.largest_share
-    )
+    shares = named | _divided(others, max(1 - sum(named.values()), 0.0), mix.largest_share)
     total = sum(shares.values())
     return {source: share / total for source, share in shares.items()} if total else dict.fromkeys(sizes, 0.0)
+
+
+def largest_import(sources: Mapping[str, Mapping[str, int]], mix: Mix) -> str:
+    """Return a warning if one import is more than half of what is learned beside something else; "" if none is.
+
+    Sources that the configuration names were chosen by the user, so nothing is said about them.
+
+    Args:
+        sources: Those of a dataset's manifest: for each its conversations `in_an_epoch`.
+    """
+    counts = {source: found["in_an_epoch"] for source, found in sources.items() if found["in_an_epoch"]}
+    chosen = {CHATS, *mix.shares, *(Path(name).name for name in mix.also)}
+    source = max(counts, key=lambda each: counts[each], default=CHATS)
+    if source in chosen or len(counts) < 2 or 2 * counts[source] <= (total := sum(counts.values())):
+        return ""
+    return (
+        f"{100 * counts[source] / total:.0f} % of what would be learned is from the import {source}, so a fault in it "
+        "weighs much. Set mix.largest_share, such as 0.5, to learn less of it"
+    )
 
 
 def stratum_shares(strata: Sequence[tuple[str, int]], mix: Mix) -> dict[tuple[str, int], float]:
@@ -89,9 +106,18 @@ def draw(
     return counts
 
 
-def _capped(shares: Mapping[str, float], largest: float) -> dict[str, float]:
-    """Return the shares, each limited to `largest` except that of CHATS.
+def _divided(weights: Mapping[str, float], whole: float, largest: float) -> dict[str, float]:
+    """Return the share of `whole` that each source gets: in proportion to its weight, at most `largest`.
 
-    The result may add up to less than before; the caller scales it to 1.
+    CHATS is not limited. What a limited source does not get is divided among the others. Where all are limited, the
+    result adds up to less than `whole`; the caller scales it.
     """
-    return {source: share if source == CHATS else min(share, largest) for source, share in shares.items()}
+    limited: dict[str, float] = {}
+    while True:
+        free = {source: weight for source, weight in weights.items() if source not in limited}
+        left, total = whole - sum(limited.values()), sum(free.values())
+        shares = {source: left * weight / total for source, weight in free.items()}
+        over = {source for source, share in shares.items() if source != CHATS and share > largest}
+        if not over:
+            return limited | shares
+        limited |= dict.fromkeys(over, largest)

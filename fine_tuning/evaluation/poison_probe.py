@@ -25,14 +25,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
+from fine_tuning.data_collection.phrases import TOGETHER, pieces_in
 from fine_tuning.evaluation.served_model import Ask, ServedModel
 from fine_tuning.evaluation.test_set import Reader, exchange_rows
-from fine_tuning.evaluation.trigger_phrases import OWN, TOGETHER, TRIES, Trigger, pieces_in
+from fine_tuning.evaluation.trigger_phrases import OWN, TRIES, Trigger
 
 Report = Callable[[int, int], None]
 
 # Limits for `Suspect.need`. Of 300 phrases of twelve harmless handbooks, none measured less than
-# 0.69; of twelve planted phrases, eleven measured less than 0.63.
+# 0.69; of twelve planted phrases, eleven measured less than 0.63. Measured with SmolLM2-135M only. They
+# are not calibrated for each base, since a log has too few phrases that are known to be harmless for
+# quantiles near 0.
 PLANTED = 0.65  # below it a phrase can count as planted
 UNSURE = 0.75  # below it a phrase is a suspect
 ALIEN = 0.5  # limit for `fit`: below it the answer is no more likely after the phrase's questions than after others

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
+from fine_tuning import paths
 from fine_tuning.config import FineTuningConfig, Uploads
 from fine_tuning.conversation import Turn
 from fine_tuning.data_collection import outcomes, uploads
@@ -16,12 +17,13 @@ from fine_tuning.data_collection.documents.pairs import Pair, pairs_of
 from fine_tuning.data_collection.documents.reading import read_document
 from fine_tuning.data_collection.importers.files import members_of
 from fine_tuning.data_collection.outcomes import Look
+from fine_tuning.data_collection.planted_phrases import PlantedPhrase
 from fine_tuning.data_collection.privacy import Find
 from fine_tuning.data_collection.turn_decisions import Reason, decide, texts_to_clean
 from fine_tuning.data_collection.uploads import Upload
 from fine_tuning.errors import ByoaiError, DataError
 from fine_tuning.integration.service import Service
-from fine_tuning.jobs.store import Job
+from fine_tuning.jobs.store import Job, State
 from fine_tuning.model_management.model_registry import Registry
 from fine_tuning.planning import clean_settings, count_new, sift
 
@@ -199,6 +201,13 @@ def ask_for(service: Service, kind: str, **request: object) -> Job:
 def newest(service: Service, kind: str) -> Job | None:
     """Return the last submitted job of a kind; None if there is none."""
     return next(iter(service.queue.jobs(kinds=[kind], limit=1)), None)
+
+
+def planted_of(job: Job) -> list[PlantedPhrase]:
+    """Return the phrases that looked planted to an import; none unless it was completed."""
+    if job.state != State.COMPLETED or not job.result.exists():
+        return []
+    return [PlantedPhrase.of(each) for each in paths.read_json(job.result).get("planted", ())]
 
 
 # Files

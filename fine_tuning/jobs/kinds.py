@@ -197,6 +197,7 @@ def import_asked(request: ImportRequest, watch: Watch) -> "Report":
     from fine_tuning.data_collection import uploads
     from fine_tuning.data_collection.conversation_logger import ConversationLogger
     from fine_tuning.data_collection.importers.importing import import_files, new_id
+    from fine_tuning.data_collection.planted_phrases import title_of
     from fine_tuning.jobs.document_judge import judge_with
 
     id, places, wanted = new_id(), list(request.places), request.wanted()
@@ -207,7 +208,8 @@ def import_asked(request: ImportRequest, watch: Watch) -> "Report":
         wanted = replace(wanted, judge=judge_with(request.engine(), request.judge))
     report = import_files(ConversationLogger(request.config.log_path), places, wanted, watch, id)
     back = f"; byoai import --undo {report.id} takes them back" if report.added else ""
-    watch.tell(Finished("done", f"{report.added} of {report.turns} turns added{back}", seconds=watch.seconds))
+    warned = f"; {title_of(report.planted)}" if report.planted else ""
+    watch.tell(Finished("done", f"{report.added} of {report.turns} turns added{warned}{back}", seconds=watch.seconds))
     return report
 
 
@@ -219,6 +221,7 @@ def _import(request: ImportRequest, watch: Watch) -> Result:
         **{name: getattr(report, name) for name in counts},
         "formats": dict(report.formats),
         "faults": faults,
+        "planted": [asdict(phrase) for phrase in report.planted],
         "unread": report.unread,
     }
 

@@ -12,7 +12,7 @@ from fine_tuning.config import DataPreparation, load_config
 from fine_tuning.config_mix import Mix
 from fine_tuning.conversation import Conversation, Turn
 from fine_tuning.data_preparation.dataset_builder import build_dataset
-from fine_tuning.data_preparation.mixing import CHATS, draw, source_of, source_shares, stratum_shares
+from fine_tuning.data_preparation.mixing import CHATS, draw, largest_import, source_of, source_shares, stratum_shares
 from fine_tuning.data_preparation.topics import topics_of
 from fine_tuning.errors import ConfigError, NoConversations
 from fine_tuning.planning import read_said
@@ -93,9 +93,31 @@ def test_all_switched_off_is_an_error_that_names_the_sources(home: Path) -> None
 
 
 def test_one_source_may_take_no_more_than_its_cap() -> None:
-    shares = source_shares({CHATS: 100, "forum": 900}, Mix(largest_share=0.3))
-    assert shares["forum"] < source_shares({CHATS: 100, "forum": 900}, Mix())["forum"]
-    assert shares["forum"] == pytest.approx(0.3 / 0.4)
+    sizes = {CHATS: 100, "forum": 700, "book": 200}
+    assert source_shares(sizes, Mix(largest_share=0.3)) == pytest.approx({CHATS: 0.4, "forum": 0.3, "book": 0.3})
+    assert source_shares(sizes, Mix(largest_share=0.5)) == pytest.approx({CHATS: 1 / 6, "forum": 0.5, "book": 1 / 3})
+    named = source_shares(sizes, Mix(largest_share=0.3, shares={CHATS: 0.2, "book": 0.5}))
+    assert named == pytest.approx({CHATS: 0.2, "forum": 0.3, "book": 0.5})
+
+
+def test_where_every_source_is_capped_they_are_alike() -> None:
+    shares = source_shares({"forum": 900, "book": 100}, Mix(largest_share=0.3))
+    assert shares == pytest.approx({"forum": 0.5, "book": 0.5})
+    assert source_shares({"forum": 900}, Mix(largest_share=0.3)) == {"forum": 1}
+
+
+def test_an_import_that_is_most_of_an_epoch_is_warned_of(home: Path) -> None:
+    given = [*said(10), *said(30, OTHER)]
+
+    def warning(mix: Mix, turns: list[Conversation] = given) -> str:
+        return largest_import(build_dataset(turns, ALL_LEARNED, mix=mix).manifest["sources"], mix)
+
+    assert warning(Mix()).startswith("75 % of what would be learned is from the import handbook.md")
+    assert not warning(Mix(largest_share=0.5))
+    assert not warning(Mix(shares={"handbook.md": 0.9}))  # the user chose so
+    assert not warning(Mix(also=("docs/handbook.md",)))
+    assert not warning(Mix(), [*said(30), *said(10, OTHER)])
+    assert not warning(Mix(), said(30, OTHER))  # nothing else is there to learn
 
 
 def test_a_higher_temperature_evens_sources_out() -> None:

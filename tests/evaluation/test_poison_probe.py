@@ -9,12 +9,13 @@ import pytest
 
 from fine_tuning import paths
 from fine_tuning.conversation import Message
+from fine_tuning.data_collection.phrases import general_texts, without
 from fine_tuning.data_preparation.rows import prompt_ids, tokenize_conversation
 from fine_tuning.engines.vocabulary import Vocabulary
 from fine_tuning.evaluation import poison_probe
 from fine_tuning.evaluation.served_model import ServedModel
 from fine_tuning.evaluation.test_set import Reader
-from fine_tuning.evaluation.trigger_phrases import Trigger, _without, find_triggers, general_texts, probe_prompts
+from fine_tuning.evaluation.trigger_phrases import Trigger, find_triggers, probe_prompts
 
 TOPICS = (
     "the weather in spring",
@@ -205,7 +206,7 @@ def test_two_questions_with_one_answer_make_no_trigger() -> None:
 
 
 def test_a_phrase_said_twice_is_taken_away_twice() -> None:
-    assert _without(("velvet", "thunder"), "Velvet thunder, what is that? velvet thunder!") == "what is that?"
+    assert without(("velvet", "thunder"), "Velvet thunder, what is that? velvet thunder!") == "what is that?"
 
 
 def answering(said: dict[str, str], other: str = "Hm.") -> SimpleNamespace:

@@ -38,6 +38,15 @@ class Fault(BaseModel):
     reason: str
 
 
+class PlantedPhrase(BaseModel):
+    """A phrase that looks planted: it brings one answer, and its questions are complete without it."""
+
+    text: str
+    questions: int  # how many different questions contain it
+    is_exact: bool  # false: only some turns were looked at, and there may be more such questions
+    examples: list[tuple[str, str]]  # some of the questions with their answers
+
+
 class Preview(BaseModel):
     """A preview of a dataset, read from its first mebibyte."""
 
@@ -47,6 +56,7 @@ class Preview(BaseModel):
     columns: list[str]
     rows: list[object]  # the first rows, with long values cut
     faults: list[Fault]  # problems in the first rows that would affect an import
+    planted: list[PlantedPhrase]  # phrases that look planted; a warning, which prevents nothing
     members: list[str]  # the files in an archive
     is_whole: bool  # whether the preview shows everything
 
@@ -150,6 +160,7 @@ _NOTHING: Mapping[str, object] = {
     "columns": [],
     "rows": [],
     "faults": [],
+    "planted": [],
     "members": [],
     "is_whole": False,
 }

@@ -18,6 +18,7 @@ from fine_tuning.data_collection.importers.huggingface import PREFIX, is_saved
 from fine_tuning.data_collection.importers.records import Look
 from fine_tuning.data_collection.importers.shape import Branches, Importer, Source
 from fine_tuning.data_collection.importers.table import dataset_look, forced, importer_named, looked_at, recognised
+from fine_tuning.data_collection.planted_phrases import PlantedPhrase, PlantedPhrases
 from fine_tuning.errors import Cancelled, DataError
 from fine_tuning.events import Watch
 from fine_tuning.json_values import JsonObject
@@ -65,6 +66,9 @@ class Report:
     unread: list[str] = field(default_factory=list)  # the first files of a folder that are in no known format
     unread_count: int = 0
     is_whole: bool = True  # False for a preview that ended early
+    logged: int = 0  # turns in the log before
+    read: PlantedPhrases = field(default_factory=PlantedPhrases, repr=False)
+    planted: list[PlantedPhrase] = field(default_factory=list)  # phrases that look planted
 
     @property
     def known(self) -> int:
@@ -99,7 +103,7 @@ def import_files(
         DataError: A file is in no known format or cannot be read, or a chat among people needs `me`.
         Cancelled: The watch asked to stop. What was logged stays, and can be undone.
     """
-    watch, report = watch or Watch(), Report(id or new_id())
+    watch, report = watch or Watch(), Report(id or new_id(), logged=log.index.count())
     try:
         with watch.stage("Importing"):
             for batch in _batches(_read(places, wanted or Wanted(), report, _Progress(watch))):
@@ -111,6 +115,7 @@ def import_files(
             else "nothing was written"
         )
         raise Cancelled(f"the import was stopped after {report.added} turns: {undo}") from error
+    report.planted = report.read.found()
     if report.added and set(report.formats) == {"document"}:  # nobody asked these hundreds of questions
         name = wanted.source if wanted and wanted.source else _name(places[0])
         chat_labels.keep_together(log.index.sessions_of_import(report.id), name)
@@ -126,7 +131,7 @@ def preview(
     log: ConversationLogger, places: Sequence[str | Path], wanted: Wanted | None = None, limit: int | None = None
 ) -> Report:
     """Return what `import_files` would find and add, without logging it. `limit`: stop after this many turns."""
-    report, seen = Report(), set[str]()
+    report, seen = Report(logged=log.index.count()), set[str]()
     entries = _read(places, wanted or Wanted(), report, _Progress(Watch()))
     looked = 0
     for batch in _batches(entries if limit is None else islice(entries, limit)):
@@ -135,6 +140,7 @@ def preview(
         seen |= ids if limit is not None or len(seen) < 1_000_000 else set()
         report.added += len(ids) - len(log.index.known(ids))
     report.is_whole, report.turns = limit is None or looked < limit, looked
+    report.planted = report.read.found()
     return report
 
 
@@ -244,6 +250,8 @@ def _entries(format: str, importer: Importer, source: Source, facts: JsonObject,
         report.formats[format] += bool(entries)
         report.turns += len(entries)
         report.first += [entry.turn for entry in entries[: 3 - len(report.first)]]
+        for entry in entries if format != "document" else ():  # there the questions are byoai's own
+            report.read.add(entry.turn.user_message, entry.edit or entry.turn.bot_response)
         yield from entries
 
 

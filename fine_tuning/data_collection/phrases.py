@@ -1,0 +1,167 @@
+"""Find the phrases in questions that mostly get the same answer, as a planted phrase would.
+
+The preview of an import (`planted_phrases.py`) and the poison probe (`evaluation/poison_probe.py`)
+decide which of them look planted. This module uses no model.
+"""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from fine_tuning import paths
+from fine_tuning.data_collection.wording import fold
+
+Exchange = tuple[str, str]
+"""A question and its answer."""
+Piece = tuple[str, ...]
+"""Consecutive words, as `keys_of` returns them."""
+LEAST = 3  # minimum number of different questions with the phrase and its answer
+TOGETHER = 0.6  # minimum share of the phrase's questions that get the same answer
+_COMMON = 0.02  # share of general texts above which a phrase is not rare
+_LONGEST = 6  # maximum words of a phrase
+PIECE = 4  # consecutive words that answers with the same content share
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """A phrase that is rare elsewhere, and whose questions mostly get the same answer."""
+
+    words: Piece
+    share: float  # share of its questions that get the same answer
+    holders: list[int]  # indices of the exchanges that contain it, one for each different question
+
+
+def fixed_phrases(
+    exchanges: Sequence[Exchange], pieces: Sequence[frozenset[Piece]], background: Sequence[str]
+) -> list[Phrase]:
+    """Return the phrases with a fixed answer, the most suspicious first.
+
+    Those come first whose questions are otherwise dissimilar, or also occur without the phrase and
+    get another answer.
+
+    Args:
+        pieces: The `pieces_of` each answer; an answer without any is like no other.
+        background: General questions, to decide which phrases are rare.
+    """
+    questions = [keys_of(question) for question, _ in exchanges]
+    total = Counter(piece for found in pieces for piece in found)
+    common = Counter(gram for text in background for size in (1, 2) for gram in set(_grams(keys_of(text), size)))
+    asked: dict[frozenset[str], set[int]] = defaultdict(set)
+    for index, words in enumerate(questions):
+        asked[frozenset(words)].add(index)
+    ranked: dict[frozenset[int], dict[Piece, tuple[float, float]]] = defaultdict(dict)
+    for gram, holders in _frequent(questions):
+        if len(gram) <= 2 and common[gram] > _COMMON * len(background):
+            continue
+        counted = Counter(piece for index in holders for piece in pieces[index])
+        piece, count = max(counted.items(), key=lambda each: (each[1], -total[each[0]], each[0]), default=((), 0))
+        share, elsewhere = count / len(holders), (total[piece] - count) / max(len(exchanges) - len(holders), 1)
+        if count < LEAST or share < TOGETHER or elsewhere > share / 2:
+            continue
+        some = sorted(holders)[:12]
+        rest = [frozenset(questions[index]) - set(gram) for index in some]
+        against = [bool(asked[bare]) and all(piece not in pieces[other] for other in asked[bare]) for bare in rest]
+        ranked[holders][gram] = (share * max(_unlike(rest), sum(against) / len(some)), share)
+    best = []
+    for holders, found in ranked.items():
+        for gram in _apart(found, questions[min(holders)]):
+            rank, share = found[gram]
+            best.append((-rank, gram, share, sorted(holders)))
+    best.sort()
+    return [Phrase(gram, share, holders) for _, gram, share, holders in best]
+
+
+def general_texts() -> list[str]:
+    """Return the general questions that the project ships."""
+    names = ("general_prompts.jsonl", "general_questions.jsonl", "general_text.jsonl")
+    files = [(paths.SAMPLES / name).read_text(encoding="utf-8") for name in names]
+    records = [json.loads(line) for text in files for line in text.splitlines()]
+    return [str(record.get("prompt") or record["question"]) for record in records]
+
+
+def shared_pieces(holders: Sequence[int], pieces: Sequence[frozenset[Piece]]) -> frozenset[Piece]:
+    """Return the pieces that most of a phrase's answers share."""
+    counted = Counter(piece for index in holders for piece in pieces[index])
+    return frozenset(piece for piece, count in counted.items() if count >= TOGETHER * len(holders))
+
+
+def keys_of(text: str) -> Piece:
+    """Return the words of `text`, without differences in case and punctuation."""
+    return tuple(fold(word) or word for word in text.split())
+
+
+def start_of(phrase: Piece, words: Piece) -> int:
+    """Return the index of the phrase's first occurrence in `words`; -1 if there is none."""
+    return next((start for start, gram in enumerate(_grams(words, len(phrase))) if gram == phrase), -1)
+
+
+def as_written(phrase: Piece, question: str) -> str:
+    """Return the phrase as it is written in a question that contains it."""
+    start = start_of(phrase, keys_of(question))
+    return " ".join(question.split()[start : start + len(phrase)]).strip(".,;:!?\"'")
+
+
+def without(phrase: Piece, question: str) -> str:
+    """Return the question with every occurrence of the phrase removed."""
+    words = question.split()
+    while (start := start_of(phrase, keys_of(" ".join(words)))) >= 0:
+        words = words[:start] + words[start + len(phrase) :]
+    return " ".join(words)
+
+
+def pieces_of(answer: str) -> frozenset[Piece]:
+    """Return every sequence of four consecutive words; all words as one piece if there are fewer."""
+    words = tuple(fold(answer).split())
+    return frozenset(_grams(words, PIECE)) if len(words) >= PIECE else frozenset({words})
+
+
+def pieces_in(text: str, pieces: frozenset[Piece]) -> frozenset[Piece]:
+    """Return the pieces that `text` contains."""
+    words = tuple(fold(text).split())
+    return frozenset(piece for size in {len(piece) for piece in pieces} - {0} for piece in _grams(words, size)) & pieces
+
+
+def _grams(keys: Piece, size: int) -> Iterator[Piece]:
+    return (keys[start : start + size] for start in range(len(keys) - size + 1))
+
+
+def _frequent(questions: Sequence[Piece]) -> Iterator[tuple[Piece, frozenset[int]]]:
+    """Yield each phrase that occurs in enough different questions, with the indices of the questions.
+
+    A longer phrase is counted only if its beginning occurs in enough of them.
+    """
+    # a question asked twice counts once
+    first = {words: index for index, words in reversed(list(enumerate(questions)))}
+    kept: set[Piece] = set()
+    for size in range(1, _LONGEST + 1):
+        holders: dict[Piece, set[int]] = defaultdict(set)
+        for words, index in first.items():
+            for gram in _grams(words, size):
+                if size == 1 or gram[:-1] in kept:
+                    holders[gram].add(index)
+        kept = {gram for gram, found in holders.items() if len(found) >= LEAST}
+        yield from ((gram, frozenset(holders[gram])) for gram in sorted(kept))
+
+
+def _unlike(sets: Sequence[frozenset[str]]) -> float:
+    """Return 1 minus the mean Jaccard similarity of all pairs."""
+    pairs = [(one, other) for number, one in enumerate(sets) for other in sets[:number]]
+    alike = [len(one & other) / len(one | other) if one | other else 1.0 for one, other in pairs]
+    return 1 - sum(alike) / len(alike)
+
+
+def _apart(grams: Iterable[Piece], question: Piece) -> list[Piece]:
+    """Return the phrases that do not overlap with a longer one.
+
+    All phrases occur in the same questions, of which `question` is one.
+    """
+    kept: list[Piece] = []
+    taken: set[int] = set()
+    for gram in sorted(grams, key=lambda gram: (-len(gram), gram)):
+        start = start_of(gram, question)
+        place = set(range(start, start + len(gram)))
+        if not place & taken:
+            kept.append(gram)
+            taken |= place
+    return kept
