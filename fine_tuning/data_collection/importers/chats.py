@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any, Literal, TypeGuard
@@ -25,11 +25,19 @@ Rating = Literal["up", "down"]
 ROLES: dict[str, Role] = {
     **dict.fromkeys(("user", "human", "prompter", "customer", "usr"), "user"),
     **dict.fromkeys(
-        ("assistant", "gpt", "bot", "model", "chatgpt", "ai", "bing", "bard", "claude", "agent", "chatbot"), "assistant"
+        (
+            *("assistant", "gpt", "bot", "model", "chatgpt", "ai", "bing", "bard", "claude", "agent", "chatbot"),
+            *("gemini", "grok", "deepseek", "copilot", "llm"),
+        ),
+        "assistant",
     ),
     **dict.fromkeys(("system", "developer"), "system"),
     **dict.fromkeys(
-        ("tool", "function", "observation", "function_call", "function_response", "tool_call", "tool_response"), "tool"
+        (
+            *("tool", "function", "observation", "function_call", "function_response", "tool_call", "tool_response"),
+            *("tool_result", "function_call_output"),
+        ),
+        "tool",
     ),
 }
 
@@ -241,6 +249,16 @@ def _parsed(text: str, forms: Sequence[str]) -> datetime | None:
     with suppress(ValueError):
         return datetime.fromisoformat(text)
     return None
+
+
+def rated(said: Sequence[Said], record: JsonObject) -> list[Said]:
+    """Return messages with a record's label on the last answer: in sets for KTO, false marks a bad
+    answer.
+    """
+    label = next((record[key] for key in ("label", "kto_tag") if isinstance(record.get(key), bool)), None)
+    if label is None or not said:
+        return [*said]
+    return [*said[:-1], replace(said[-1], rating="up" if label else "down")]
 
 
 # How importers access foreign values

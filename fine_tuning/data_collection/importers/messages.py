@@ -1,101 +1,111 @@
 """Read messages in OpenAI's form: {"messages": [{"role", "content"}]}, or a list of messages by
-itself.
+itself; and lists of messages under other names (`message_forms`).
 
 Messages may have tool calls and image parts.
 """
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 from fine_tuning.data_collection.importers.chats import (
-    ROLES,
     BadRecord,
     Chat,
     Fault,
     Said,
     dicts,
-    first,
-    has,
     kind,
-    moment,
     one_of,
+    rated,
     text_of,
 )
+from fine_tuning.data_collection.importers.message_forms import is_message, role_of, said_of
 from fine_tuning.data_collection.importers.shape import NOT_AS_EXPECTED, Importer, Source, each
-from fine_tuning.json_values import JsonObject
+from fine_tuning.json_values import JsonObject, JsonValue
 
-_LISTS = ("messages", "conversations", "conversation", "dialogue", "dialog", "chat", "turns")
-_CALLS = ("tool_calls", "function_call", "audio", "refusal")
-_TEXTS = ("text", "input_text", "output_text")
-
-
-def said_of(message: JsonObject) -> Said:
-    """Return a message given in OpenAI's form. Raises BadRecord for an unknown role."""
-    role = ROLES.get(text_of(message.get("role"), "a role").lower())
-    if role is None:
-        raise BadRecord(f"a role (user, assistant, system, tool), found {str(message.get('role'))[:40]!r}")
-    text, parts = content_of(message.get("content"))
-    parts += [{key: message[key]} for key in _CALLS if message.get(key)]
-    thoughts = text_of(message.get("reasoning_content") or message.get("reasoning"), "reasoning")
-    time = moment(
-        message.get("timestamp") or message.get("created_at") or message.get("create_time") or message.get("date")
-    )
-    return Said(role, text, time, thoughts, text_of(message.get("model"), "a model"), parts)
+_LISTS = ("messages", "conversations", "conversation", "dialogue", "dialog", "chat", "turns", "responses", "chunks")
+# lists of messages that are one side of a record: `pairs` and `preference` read them
+_SIDES = frozenset(("prompt", "completion", "response", "history", "chosen", "rejected"))
+_DEEPEST = 2  # objects within a record that are searched for a list of messages
+_IDS = ("conversation_id", "conversationId", "sessionId", "session_id", "chat_id")
 
 
-def content_of(content: object) -> tuple[str, list[object]]:
-    """Return the text of a message's content, and its parts that are not text."""
-    if not isinstance(content, list):
-        return text_of(content, "content"), []
-    texts, parts = list[str](), list[object]()
-    for part in content:
-        if isinstance(part, str):
-            texts.append(part)
-        elif isinstance(part, dict) and part.get("type", "text") in _TEXTS and isinstance(part.get("text"), str):
-            texts.append(part["text"])
-        else:
-            parts.append(part)
-    return "\n\n".join(texts), parts
+def messages_in(record: object, depth: int = 0) -> list[JsonValue]:
+    """Return the list of messages in a record; [] if there is none.
+
+    A list under a name that is not known must have messages of both sides.
+    """
+    if not isinstance(record, dict):
+        return []
+    for key in _LISTS:
+        if isinstance(found := record.get(key), list) and any(is_message(each) for each in found[:3]):
+            return found
+    for key, found in record.items():
+        if key not in _SIDES and isinstance(found, list) and _has_both_sides(found):
+            return found
+    inner = (messages_in(value, depth + 1) for value in record.values()) if depth < _DEEPEST else ()
+    return next((found for found in inner if found), [])
+
+
+def _has_both_sides(found: list[JsonValue]) -> bool:
+    roles = {role_of(each) for each in islice(found, 20) if isinstance(each, dict) and is_message(each)}
+    return {"user", "assistant"} <= roles
 
 
 def _fits(record: object) -> bool:
-    return has(first(record, *_LISTS), "role", "content") or has(first(record, *_LISTS), "role", "tool_calls")
+    return bool(messages_in(record))
 
 
 def _convert(record: JsonObject, source: Source) -> Iterable[Chat]:
-    messages = dicts(one_of(record, *_LISTS), "messages")
+    messages = dicts(messages_in(record) or one_of(record, *_LISTS), "messages")
     said = [said_of(message) for message in messages]
     if system := text_of(record.get("system") or record.get("system_prompt"), "a system prompt"):
         said.insert(0, Said("system", system))
-    yield Chat(said)
+    yield Chat(rated(said, record))
 
 
 def _fits_list(record: object) -> bool:
-    return has(record, "role", "content") and str(record["role"]).lower() in ROLES
+    return is_message(record)
 
 
 def _read_list(source: Source) -> Iterator[Chat | Fault]:
-    """Read a file whose records are the messages of one conversation. A system message begins
-    another conversation.
+    """Read a file whose records are messages. Another id of a conversation begins another one; where
+    there are no ids, a system message does.
     """
     now: list[Said] = []
+    id = ""
     for record in source.records():
         if isinstance(record, Fault):
             yield record
             continue
+        if _is_note(record.value):
+            continue
         try:
             said = said_of(record.value)
+            its_id = str(next((record.value[key] for key in _IDS if record.value.get(key)), ""))
         except BadRecord as error:
             yield Fault(record.place, f"expected {error}")
             continue
         except NOT_AS_EXPECTED:
             yield Fault(record.place, f"expected a message, found {kind(record.value)}")
             continue
-        if now and (said.role == "system" or (len(now) >= 400 and said.role == "user" and now[-1].role == "assistant")):
-            yield Chat(now)
+        is_long = len(now) >= 400 and said.role == "user" and now[-1].role == "assistant"
+        if now and (its_id != id or (said.role == "system" and not id) or is_long):
+            yield Chat(now, id)
             now = []
+        id = its_id
         now.append(said)
     if now:
-        yield Chat(now)
+        yield Chat(now, id)
+
+
+def _is_note(record: object) -> bool:
+    """Return whether a record is no message of the conversation: an event in an agent's log, or the
+    work of another agent.
+    """
+    if not isinstance(record, dict):
+        return False
+    is_event = isinstance(record.get("type"), str) and "role" not in record and not is_message(record)
+    return is_event or bool(record.get("isMeta") or record.get("isSidechain"))
 
 
 MESSAGES = Importer("messages (OpenAI)", _fits, each(_convert, "messages with a role and content"))

@@ -18,7 +18,7 @@ from fine_tuning.data_collection.importers.chats import (
     object_in,
     text_of,
 )
-from fine_tuning.data_collection.importers.messages import content_of
+from fine_tuning.data_collection.importers.message_forms import content_of
 from fine_tuning.data_collection.importers.shape import Importer, Source, each
 from fine_tuning.data_collection.importers.trees import paths
 from fine_tuning.json_values import JsonObject
@@ -55,7 +55,7 @@ def _said(message: JsonObject) -> Said:
     role = ROLES.get(text_of(message.get("role"), "a role"))
     if role is None:
         raise BadRecord("a role (user, assistant, system)")
-    text, parts = content_of(message.get("content"))
+    text, parts, _ = content_of(message.get("content"))
     folded = _DETAILS.findall(text)  # sections that the page shows folded: thoughts, and tool calls
     thoughts = "\n\n".join(_unquoted(inner) for kind, inner in folded if kind == "reasoning")
     parts += [{"type": kind, "text": inner.strip()} for kind, inner in folded if kind != "reasoning"]

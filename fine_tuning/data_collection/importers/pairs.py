@@ -17,7 +17,7 @@ from fine_tuning.data_collection.importers.chats import (
     one_of,
     text_of,
 )
-from fine_tuning.data_collection.importers.messages import said_of
+from fine_tuning.data_collection.importers.message_forms import said_of
 from fine_tuning.data_collection.importers.shape import Importer, Source, each
 from fine_tuning.json_values import JsonObject
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from fine_tuning.data_collection.importers.chats import BadRecord, Chat, Role, Said, dicts, has, object_in, text_of
-from fine_tuning.data_collection.importers.messages import said_of
+from fine_tuning.data_collection.importers.message_forms import said_of
 from fine_tuning.data_collection.importers.shape import Importer, Source, each
 from fine_tuning.json_values import JsonObject
 
