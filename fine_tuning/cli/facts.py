@@ -113,6 +113,7 @@ def of_import(report: "Report", written: bool) -> Facts:
         "turns",
         "conversations",
         "unanswered",
+        "open_questions",
         "formats",
         "set_aside",
         "faults",

@@ -152,7 +152,7 @@ def _short(text: str) -> str:
 
 def _show(report: "Report", what: str) -> None:
     formats = ", ".join(f"{count} of {name}" for name, count in report.formats.items())
-    known = f"; {report.known} are in the log already, or were deleted from it" * bool(report.known)
+    known = f"; {report.known} are in the log already, were deleted from it, or occur twice" * bool(report.known)
     print(
         f"{report.added} turns {what}{known}. Conversations: {report.conversations}{f' ({formats})' if formats else ''}"
     )
@@ -160,6 +160,8 @@ def _show(report: "Report", what: str) -> None:
         print(f"  {turn.timestamp[:16].replace('T', ' ')}  {_short(turn.user_message)} -> {_short(turn.bot_response)}")
     if report.unanswered:
         print(f"{report.unanswered} conversations without an answered question were left out")
+    if report.open_questions:
+        print(f"{report.open_questions} questions without an answer were left out of the other conversations")
     if report.set_aside:
         print(f"{report.set_aside} set aside:")
         for fault in report.faults:

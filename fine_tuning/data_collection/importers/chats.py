@@ -152,7 +152,13 @@ def entries_of(chat: Chat, format: str, facts: JsonObject) -> list[Entry]:
     return entries
 
 
+def open_questions(chat: Chat) -> int:
+    """Return how many questions of a chat have no answer."""
+    return sum(bool(each.asked) and not each.is_told() for each in _exchanges(chat.said))
+
+
 def _exchanges(said: Sequence[Said]) -> Iterator[_Exchange]:
+    """Yield questions with their answers; the last one may have none yet."""
     now = _Exchange()
     for message in said:
         if message.role == "user" and now.answered:
@@ -170,7 +176,7 @@ def _exchanges(said: Sequence[Said]) -> Iterator[_Exchange]:
                 now.opening.append(message.text)
             case "tool":
                 now.parts += [{"role": "tool", "part": message.text}] if message.text else []
-    if now.answered:
+    if now.asked:
         yield now
 
 

@@ -39,6 +39,8 @@ def _convert(record: JsonObject, source: Source) -> Iterable[Chat]:
     asked = _FILES.sub("", _VERB.sub("", title, count=1))
     time = moment(record.get("time"))
     parts = [{"attachment": file} for key in ("attachedFiles", "imageFile") for file in _listed(record.get(key))]
+    if not answers:
+        yield Chat([Said("user", asked, time, parts=parts)])
     # of several drafts, the last one counts
     for number, answer in enumerate(answers[::-1] if source.branches == "all" else answers[-1:]):
         yield Chat(

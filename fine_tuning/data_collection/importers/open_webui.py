@@ -27,11 +27,13 @@ _DETAILS = re.compile(r'<details type="(\w+)"[^>]*>\s*(?:<summary>.*?</summary>)
 
 
 def _fits(record: object) -> bool:
-    return has(record, "chat") and (has(record["chat"], "history") or has(record["chat"], "messages"))
+    if has(record, "chat"):
+        return has(record["chat"], "history") or has(record["chat"], "messages")
+    return has(record, "history", "models") and has(record["history"], "messages")
 
 
 def convert(record: JsonObject, source: Source) -> Iterable[Chat]:
-    chat = record["chat"]
+    chat = record.get("chat", record)  # of a single chat, the page saves only the chat itself
     if not isinstance(chat, dict):
         raise BadRecord("a chat with its history")
     history = object_in(chat, "history")

@@ -12,9 +12,9 @@ from fine_tuning.data_collection.importers.chats import (
     dicts,
     has,
     kind,
-    list_in,
     moment,
     one_of,
+    rated,
     text_of,
 )
 from fine_tuning.data_collection.importers.message_forms import said_of
@@ -60,7 +60,8 @@ _COMPLETIONS = ("completion", "response")
 
 def _alpaca(record: JsonObject, source: Source) -> Iterable[Chat]:
     answer = text_of(record["output"], "output")
-    yield Chat([*_before(record), Said("user", _with(record, "instruction", "input")), Said("assistant", answer)])
+    asked = Said("user", _with(record, "instruction", "input"))
+    yield Chat(rated([*_before(record), asked, Said("assistant", answer)], record))
 
 
 def _before(record: JsonObject) -> Iterator[Said]:
@@ -69,11 +70,15 @@ def _before(record: JsonObject) -> Iterator[Said]:
     """
     if system := text_of(record.get("system"), "a system prompt"):
         yield Said("system", system)
-    for pair in list_in(record, "history"):
-        if not isinstance(pair, list | tuple) or len(pair) != 2:
+    history = record.get("history")
+    for earlier in history if isinstance(history, list) else ():
+        if isinstance(earlier, dict):
+            yield said_of(earlier)
+        elif isinstance(earlier, list | tuple) and len(earlier) == 2:
+            yield Said("user", text_of(earlier[0], "a question"))
+            yield Said("assistant", text_of(earlier[1], "an answer"))
+        else:
             raise BadRecord("history as pairs of a question and an answer")
-        yield Said("user", text_of(pair[0], "a question"))
-        yield Said("assistant", text_of(pair[1], "an answer"))
 
 
 def _with(record: JsonObject, question: str, more: str) -> str:
@@ -82,15 +87,10 @@ def _with(record: JsonObject, question: str, more: str) -> str:
 
 
 def _completion(record: JsonObject, source: Source) -> Iterable[Chat]:
-    """Read a prompt and its completion. A label of false (KTO) means a bad answer, which is rated
-    down.
-    """
+    """Read a prompt and its completion."""
     asked, answered = record["prompt"], one_of(record, *_COMPLETIONS)
     said = _messages(asked, "user") + _messages(answered, "assistant")
-    if isinstance(label := record.get("label"), bool):
-        last = said.pop()
-        said.append(Said(last.role, last.text, rating="up" if label else "down"))
-    yield Chat([*_before(record), *said])
+    yield Chat(rated([*_before(record), *said], record))
 
 
 def _messages(value: object, role: Role) -> list[Said]:
@@ -102,12 +102,8 @@ def _messages(value: object, role: Role) -> list[Said]:
 
 
 def _dolly(record: JsonObject, source: Source) -> Iterable[Chat]:
-    yield Chat(
-        [
-            Said("user", _with(record, "instruction", "context")),
-            Said("assistant", text_of(record["response"], "response")),
-        ]
-    )
+    asked, answer = _with(record, "instruction", "context"), text_of(record["response"], "response")
+    yield Chat([*_before(record), Said("user", asked), Said("assistant", answer)])
 
 
 def _own(record: JsonObject, source: Source) -> Iterable[Chat]:
@@ -130,12 +126,9 @@ def _columns(record: JsonObject, source: Source) -> Iterable[Chat]:
         answer = answer.get("text")
     if isinstance(answer, list):
         answer = answer[0] if answer else ""
-    yield Chat(
-        [
-            Said("user", "\n\n".join(text for text in texts if text.strip())),
-            Said("assistant", text_of(answer, answered)),
-        ]
-    )
+    question = "\n\n".join(text for text in texts if text.strip())
+    said = [Said("user", question), Said("assistant", text_of(answer, answered))]
+    yield Chat(rated([*_before(record), *said], record))
 
 
 def _pair(record: object) -> tuple[str, str, str]:

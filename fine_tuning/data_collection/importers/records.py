@@ -215,8 +215,8 @@ def table(member: Member, delimiter: str, read: Read = unwatched) -> Iterator[Re
 
 
 def _cell(cell: str) -> object:
-    """Return the text of a cell, or the list of objects that is written in it as JSON."""
-    if cell.startswith("[{"):
+    """Return the text of a cell, or the list of objects or of lists that is written in it as JSON."""
+    if cell.startswith(("[{", "[[")):
         with suppress(ValueError, RecursionError):
             return json.loads(cell)
     return cell

@@ -572,7 +572,7 @@ def test_importing_twice_adds_nothing(log, sample, name):
 def test_without_me_a_chat_among_people_names_who_wrote(log, sample, name):
     with pytest.raises(DataError, match=r"--me NAME.*Names and messages: .*(Robin|robin)\S* \(\d"):
         import_files(log, [sample(name)])
-    with pytest.raises(DataError, match=r"nobody in .* is called 'Nobody'|nobody called 'Nobody'"):
+    with pytest.raises(DataError, match=r"nobody in .* is called 'Nobody'|no message of 'Nobody' follows"):
         import_files(log, [sample(name)], Wanted(me="Nobody"))
     assert not log.path.exists()
 
