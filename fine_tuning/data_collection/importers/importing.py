@@ -225,7 +225,7 @@ def _read(places: Sequence[str | Path], wanted: Wanted, report: Report, progress
         raise errors[0]
     if report.turns == 0 and wanted.me:
         raise DataError(
-            f"in {', '.join(map(str, places))}, no message of {wanted.me!r} follows one of somebody else: leave out "
+            f"in {', '.join(map(str, places))}, no text of {wanted.me!r} follows a message of somebody else: leave out "
             "--me to see who wrote, and name another"
         )
 

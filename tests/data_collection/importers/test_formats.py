@@ -572,7 +572,7 @@ def test_importing_twice_adds_nothing(log, sample, name):
 def test_without_me_a_chat_among_people_names_who_wrote(log, sample, name):
     with pytest.raises(DataError, match=r"--me NAME.*Names and messages: .*(Robin|robin)\S* \(\d"):
         import_files(log, [sample(name)])
-    with pytest.raises(DataError, match=r"nobody in .* is called 'Nobody'|no message of 'Nobody' follows"):
+    with pytest.raises(DataError, match=r"nobody in .* is called 'Nobody'|no text of 'Nobody' follows"):
         import_files(log, [sample(name)], Wanted(me="Nobody"))
     assert not log.path.exists()
 
@@ -816,3 +816,39 @@ def test_the_hub_out_of_reach_is_a_clear_error(home):
         "cannot read the dataset hf:made-up/none from the Hugging Face Hub" in done.stderr
         and "Traceback" not in done.stderr
     )
+
+
+@pytest.mark.parametrize(
+    ("head", "time"),
+    [
+        ("[3/18/2565 BE, 14:56:01] ", "2022-03-18T14:56:01"),
+        ("[3/18/R4, 14:56:01] ", "2022-03-18T14:56:01"),
+        ("[\u200f18\u200f/3\u200f/2022\u060c 14:56:01] ", "2022-03-18T14:56:01"),
+        ("\u200f[١٨\u200f/٣\u200f/٢٠٢٢\u060c ٢:٥٦:٠١\xa0م] ", "2022-03-18T14:56:01"),  # "م": afternoon
+        ("[14:56:01, 3/18/22] ", "2022-03-18T14:56:01"),
+        ("2022/3/18 下午2:56 - ", "2022-03-18T14:56:00"),
+        ("2022. 3. 18. 오후 2:56 - ", "2022-03-18T14:56:00"),
+        ("18/03/2022, 2:56 p. m. - ", "2022-03-18T14:56:00"),
+        ("18.03.22 14:56:01: ", "2022-03-18T14:56:01"),  # iOS until 2018
+        ("18.3.2022 klo 14.56 - ", "2022-03-18T14:56:00"),
+        ("18-03-2022 14:56 - ", "2022-03-18T14:56:00"),
+        ("18/3/2565 14:56 - ", "2022-03-18T14:56:00"),
+    ],
+)
+def test_whatsapps_dates_in_many_languages(log, tmp_path, head, time):
+    file = tmp_path / "chat.txt"
+    file.write_text(f"{head}Robin: Tea - or what?\n{head}Kim: Yes: tea\nplease\n{head}Robin: Fine\n")
+    import_files(log, [file], Wanted(me="Kim"))
+    assert [(turn.user_message, turn.bot_response) for turn in log.turns()] == [("Tea - or what?", "Yes: tea\nplease")]
+    assert log.turns()[0].timestamp == at(time)
+
+
+@pytest.mark.parametrize(
+    "gone", ["Данное сообщение удалено", "Tato zpráva byla odstraněna.", "Je hebt dit bericht verwijderd"]
+)
+def test_messages_that_were_deleted_are_no_text_in_many_languages(log, tmp_path, gone):
+    file = tmp_path / "chat.txt"
+    lines = ["Robin: q", f"Kim: {gone}", "Kim: a"]
+    file.write_text("".join(f"18.03.22, 14:56 - {line}\n" for line in lines))
+    import_files(log, [file], Wanted(me="Kim"))
+    assert [turn.bot_response for turn in log.turns()] == ["a"]

@@ -162,5 +162,5 @@ def test_activities_of_gemini_without_an_answer_are_counted(log, tmp_path):
 def test_who_only_begins_the_chat_answers_nobody(log, tmp_path):
     file = tmp_path / "chat.txt"
     file.write_text("31/12/23, 21:15 - Kim: Hello\n31/12/23, 21:16 - Robin: Hi\n")
-    with pytest.raises(DataError, match="no message of 'Kim' follows one of somebody else"):
+    with pytest.raises(DataError, match="no text of 'Kim' follows a message of somebody else"):
         import_files(log, [file], Wanted(me="Kim"))
