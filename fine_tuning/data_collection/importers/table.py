@@ -27,6 +27,7 @@ from fine_tuning.data_collection.importers.sharegpt import SHAREGPT
 from fine_tuning.data_collection.importers.sillytavern import SILLYTAVERN
 from fine_tuning.data_collection.importers.slack import SLACK
 from fine_tuning.data_collection.importers.telegram import TELEGRAM
+from fine_tuning.data_collection.importers.templated import TEMPLATED
 from fine_tuning.data_collection.importers.text_generation_webui import TEXT_GENERATION_WEBUI
 from fine_tuning.data_collection.importers.whatsapp import WHATSAPP
 from fine_tuning.errors import ConfigError, DataError
@@ -60,6 +61,7 @@ IMPORTERS: dict[str, Importer] = {
     "alpaca": ALPACA,
     "prompt-completion": COMPLETION,
     "columns": COLUMNS,
+    "templated": TEMPLATED,
     "whatsapp": WHATSAPP,
     "discord-text": DISCORD_TEXT,
     "text": DIALOGUE_TEXT,

@@ -201,6 +201,17 @@ EXPECTED = {
         [0, 0],
         [],
     ),
+    "templated.jsonl": (
+        "templated",
+        {},
+        [
+            ("How deep is the lake?", "Forty metres.", "", {}),
+            ("And the pond?", "Two.", "", {}),
+            ("Which fish live there?", "Perch and pike.", "", {"system": "Answer briefly."}),
+        ],
+        [0, 0, 1],
+        ["line 3: expected a text with the marks of both sides"],
+    ),
     "byoai.jsonl": (
         "byoai",
         {},
@@ -852,3 +863,57 @@ def test_messages_that_were_deleted_are_no_text_in_many_languages(log, tmp_path,
     file.write_text("".join(f"18.03.22, 14:56 - {line}\n" for line in lines))
     import_files(log, [file], Wanted(me="Kim"))
     assert [turn.bot_response for turn in log.turns()] == ["a"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nq: 1<|im_end|>\n"
+        "<|im_start|>assistant\na<|im_end|>\n",
+        "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|><|start_header_id|>user"
+        "<|end_header_id|>\n\nq: 1<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\na<|eot_id|>",
+        "<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nq: 1 [/INST] a </s>",
+        "Be brief.<bos><start_of_turn>user\nq: 1<end_of_turn>\n<start_of_turn>model\na<end_of_turn>",
+        "<|system|>\nBe brief.</s>\n<|user|>\nq: 1</s>\n<|assistant|>\na</s>",
+        "Be brief.\n[|Human|] q: 1\n[|AI|] a",
+        "Be brief.\n<human>: q: 1\n<bot>: a",
+        "Be brief.\n\n### Instruction:\nq: 1\n\n### Response:\na",
+        "Be brief.\n\nHuman: q: 1\n\nAssistant: a",
+        "Be brief.\nQ: q: 1\nA: a",
+    ],
+)
+def test_marks_of_chat_templates(log, tmp_path, text):
+    file = tmp_path / "set.jsonl"
+    file.write_text(json.dumps({"text": text}) + "\n")
+    import_files(log, [file])
+    (turn,) = log.turns()
+    assert (turn.user_message, turn.bot_response, turn.metadata["system"]) == ("q: 1", "a", "Be brief.")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "---\ntitle: Tea\n---\n\n# Tea\n\n## User\n\nq: 1\n\n---\n\n## Assistant\n\na\n\n---\n\n"
+        "## User\n\nq2\n\n---\n\n## Assistant\n\nb\n",
+        "## 👤 User · 2026-03-01\n\nq: 1\n\n## 🤖 Assistant · 2026-03-01\n\na\n\n"
+        "## 👤 User\n\nq2\n## 🤖 Assistant\nb\n",
+        "**User**\n\nq: 1\n\n**ChatGPT**\n\na\n\n**User**\n\nq2\n\n**ChatGPT**\n\nb",
+        "# Tea\n\n## Prompt:\nq: 1\n\n## Response:\na\n\n## Prompt:\nq2\n\n## Response:\nb\n",
+        "**User:** q: 1\n\n---\n\n**Assistant:** a\n\n---\n\n**User:** q2\n\n---\n\n**Assistant:** b\n",
+    ],
+)
+def test_dialogues_under_headings(log, tmp_path, text):
+    file = tmp_path / "chat.md"
+    file.write_text(text)
+    import_files(log, [file])
+    assert [(turn.user_message, turn.bot_response) for turn in log.turns()] == [("q: 1", "a"), ("q2", "b")]
+    assert len({turn.session_id for turn in log.turns()}) == 1
+
+
+def test_the_time_in_a_heading_is_the_messages(log, tmp_path):
+    file = tmp_path / "chat.md"
+    file.write_text(
+        "## User (`id`) - 2026-03-01T10:00:00+00:00\n\nq\n\n## Assistant (`id`) - 2026-03-01T10:00:05Z\n\na\n"
+    )
+    import_files(log, [file])
+    assert log.turns()[0].timestamp == at("2026-03-01T10:00:05")
