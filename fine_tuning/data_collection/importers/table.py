@@ -13,6 +13,7 @@ from fine_tuning.data_collection.importers.discord import DISCORD, DISCORD_TEXT
 from fine_tuning.data_collection.importers.document import DOCUMENT
 from fine_tuning.data_collection.importers.files import Member
 from fine_tuning.data_collection.importers.gemini import GEMINI
+from fine_tuning.data_collection.importers.gemini_html import GEMINI_HTML
 from fine_tuning.data_collection.importers.huggingface import rows
 from fine_tuning.data_collection.importers.jan import JAN
 from fine_tuning.data_collection.importers.lm_studio import LM_STUDIO
@@ -62,6 +63,7 @@ IMPORTERS: dict[str, Importer] = {
     "prompt-completion": COMPLETION,
     "columns": COLUMNS,
     "templated": TEMPLATED,
+    "gemini-html": GEMINI_HTML,
     "whatsapp": WHATSAPP,
     "discord-text": DISCORD_TEXT,
     "text": DIALOGUE_TEXT,

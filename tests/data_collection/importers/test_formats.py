@@ -201,6 +201,21 @@ EXPECTED = {
         [0, 0],
         [],
     ),
+    "MyActivity.html": (
+        "gemini-html",
+        {},
+        [
+            ("How big is\nthe sea?", "Very big.", "2026-03-01T06:46:09", {}),
+            (
+                "Why is it salty?",
+                "Rivers carry **salt**.\n\n- slowly\n\nFor ages.",
+                "2026-03-02T14:05:00",
+                {},
+            ),
+        ],
+        [0, 1],
+        ["activity 4: expected a prompt, a time and an answer"],
+    ),
     "templated.jsonl": (
         "templated",
         {},
@@ -917,3 +932,20 @@ def test_the_time_in_a_heading_is_the_messages(log, tmp_path):
     )
     import_files(log, [file])
     assert log.turns()[0].timestamp == at("2026-03-01T10:00:05")
+
+
+@pytest.mark.parametrize(
+    ("written", "time"),
+    [
+        ("Apr 12, 2026, 3:34:31 PM EDT", "2026-04-12T19:34:31"),
+        ("18 Sept 2025, 12:02:52 CET", "2025-09-18T11:02:52"),
+        ("12.04.2026, 15:34:31 MESZ", "2026-04-12T13:34:31"),
+        ("2026年6月20日 00:28:51 JST", "2026-06-19T15:28:51"),
+        ("12 mai 2026, 03:46:09 CEST", "2026-05-12T01:46:09"),
+        ("12 ma.y 2026, 03:46:09 XYZ", ""),
+    ],
+)
+def test_the_times_of_takeout(written, time):
+    from fine_tuning.data_collection.importers.gemini_html import _time
+
+    assert _time(written) == at(time)
