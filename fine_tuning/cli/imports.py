@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 _LOOK = 1_000  # turns to read for the preview before the confirmation
 _EPILOG = """\
 formats (found by themselves):
-    exports of ChatGPT, Claude, Gemini, Open WebUI, LM Studio, Jan, SillyTavern,
-    text-generation-webui, llm, WhatsApp, Telegram, Discord and Slack;
+    exports of ChatGPT, Claude, DeepSeek, Gemini, Grok, Open WebUI, LM Studio, Jan,
+    SillyTavern, text-generation-webui, llm, WhatsApp, Telegram, Messenger,
+    Instagram, Discord and Slack;
     messages, ShareGPT, Alpaca, Dolly, OpenAssistant, prompt and completion,
     preference pairs, tables with a column of questions and one of answers (CSV,
-    TSV, Parquet), dialogues in plain text;
+    TSV, Parquet), dialogues in plain text and Markdown;
     hf:owner/name; module:function of your own
 documents (--as document): Markdown, plain text, PDF, HTML and .docx, of which
     questions and answers are made, quoted from the text

@@ -18,6 +18,7 @@ from fine_tuning.data_collection.importers.huggingface import rows
 from fine_tuning.data_collection.importers.jan import JAN
 from fine_tuning.data_collection.importers.lm_studio import LM_STUDIO
 from fine_tuning.data_collection.importers.messages import MESSAGE_LIST, MESSAGES
+from fine_tuning.data_collection.importers.messenger import MESSENGER
 from fine_tuning.data_collection.importers.oasst import OASST, OASST_MESSAGES
 from fine_tuning.data_collection.importers.open_webui import OPEN_WEBUI
 from fine_tuning.data_collection.importers.pairs import ALPACA, COLUMNS, COMPLETION, DOLLY, OWN
@@ -49,6 +50,7 @@ IMPORTERS: dict[str, Importer] = {
     "text-generation-webui": TEXT_GENERATION_WEBUI,
     "llm": LLM,
     "telegram": TELEGRAM,
+    "messenger": MESSENGER,
     "discord": DISCORD,
     "slack": SLACK,
     "byoai": OWN,

@@ -216,6 +216,13 @@ EXPECTED = {
         [0, 1],
         ["activity 4: expected a prompt, a time and an answer"],
     ),
+    "message_1.json": (
+        "messenger",
+        {"me": "Kim Müller"},
+        [("Café tonight?\nOr tea? 🍵", "Tea, at eight – see you!", "2023-11-14T22:16:40", {})],
+        [0],
+        ["record 3: expected content as text, found a list"],
+    ),
     "templated.jsonl": (
         "templated",
         {},
