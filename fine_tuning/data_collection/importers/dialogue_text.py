@@ -19,11 +19,11 @@ _LABEL = re.compile(
 )
 # a heading or a line in bold that is only a label: "## 👤 User · 2025-03-01T10:00:00Z", "**Assistant**"
 _HEADING = re.compile(
-    r"(?:#{1,6}\s+[^\w\s]*\s*(?:\*\*)?([^\W\d_][^\W\d_ ]{0,20}?)(?:\*\*)?|\*\*([^*:]{1,20})\*\*)"
+    r"(?:#{1,6}\s+[^\w\s]*\s*(?:\*\*)?([^\W\d_][^\W\d_ ]{0,20}?)(?:\*\*)?|_?\*\*([^*:]{1,20})\*\*_?)"
     r"\s*(?:[:：]?\s*|[(\[|·–—-].*)"
 )
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:?\d\d)?")
-_BREAK = re.compile(r"\s*([-=*_#]\s?){3,}\s*")
+_BREAK = re.compile(r"\s*(?:([-=*_#]\s?){3,}|<hr[^<>]*>)\s*")
 _ASKS = frozenset(
     (
         *("user", "human", "you", "you said", "me", "q", "question", "customer", "client", "prompt", "instruction"),
@@ -77,7 +77,7 @@ def _heading(line: str) -> str:
 
 def _has_headings(lines: Sequence[str]) -> bool:
     """Return whether headings begin the messages of both sides, so that labels in the text do not."""
-    told = {_heading(line).casefold() for line in lines if line[:1] in ("#", "*")}
+    told = {_heading(line).casefold() for line in lines if line[:1] in ("#", "*", "_")}
     return bool(told & _ASKS and told & _ANSWERS)
 
 

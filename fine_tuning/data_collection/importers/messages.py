@@ -20,7 +20,7 @@ from fine_tuning.data_collection.importers.chats import (
 )
 from fine_tuning.data_collection.importers.message_forms import is_message, role_of, said_of
 from fine_tuning.data_collection.importers.shape import NOT_AS_EXPECTED, Importer, Source, each
-from fine_tuning.json_values import JsonObject, JsonValue
+from fine_tuning.json_values import JsonValue
 
 _LISTS = ("messages", "conversations", "conversation", "dialogue", "dialog", "chat", "turns", "responses", "chunks")
 # lists of messages that are one side of a record: `pairs` and `preference` read them
@@ -29,21 +29,25 @@ _DEEPEST = 2  # objects within a record that are searched for a list of messages
 _IDS = ("conversation_id", "conversationId", "sessionId", "session_id", "chat_id")
 
 
-def messages_in(record: object, depth: int = 0) -> list[JsonValue]:
-    """Return the list of messages in a record; [] if there is none.
+def dialogues_in(record: object, depth: int = 0) -> list[list[JsonValue]]:
+    """Return the lists of messages in a record: usually one, or one for each of its objects.
 
     A list under a name that is not known must have messages of both sides.
     """
+    if isinstance(record, list):
+        return [record] if any(is_message(each) for each in record[:3]) else []
     if not isinstance(record, dict):
         return []
     for key in _LISTS:
         if isinstance(found := record.get(key), list) and any(is_message(each) for each in found[:3]):
-            return found
+            return [found]
     for key, found in record.items():
         if key not in _SIDES and isinstance(found, list) and _has_both_sides(found):
-            return found
-    inner = (messages_in(value, depth + 1) for value in record.values()) if depth < _DEEPEST else ()
-    return next((found for found in inner if found), [])
+            return [found]
+    if depth == _DEEPEST:
+        return []
+    inner = (dialogues_in(value, depth + 1) for value in record.values() if isinstance(value, dict))
+    return [found for several in inner for found in several]
 
 
 def _has_both_sides(found: list[JsonValue]) -> bool:
@@ -52,15 +56,16 @@ def _has_both_sides(found: list[JsonValue]) -> bool:
 
 
 def _fits(record: object) -> bool:
-    return bool(messages_in(record))
+    return bool(dialogues_in(record))
 
 
-def _convert(record: JsonObject, source: Source) -> Iterable[Chat]:
-    messages = dicts(messages_in(record) or one_of(record, *_LISTS), "messages")
-    said = [said_of(message) for message in messages]
-    if system := text_of(record.get("system") or record.get("system_prompt"), "a system prompt"):
-        said.insert(0, Said("system", system))
-    yield Chat(rated(said, record))
+def _convert(record: JsonValue, source: Source) -> Iterable[Chat]:
+    facts = record if isinstance(record, dict) else {}
+    system = text_of(facts.get("system") or facts.get("system_prompt"), "a system prompt")
+    head = [Said("system", system)] if system else []
+    for messages in dialogues_in(record) or [one_of(facts, *_LISTS)]:
+        said = [said_of(message) for message in dicts(messages, "messages")]
+        yield Chat(rated([*head, *said], facts))
 
 
 def _fits_list(record: object) -> bool:

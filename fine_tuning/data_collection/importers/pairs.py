@@ -2,7 +2,8 @@
 named columns.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from fine_tuning.data_collection.importers.chats import (
     BadRecord,
@@ -33,6 +34,7 @@ _ASKED = (
         "user_message",
         "instruction",
         "input",
+        "inputs",
         "ask",
         "request",
     ),
@@ -49,11 +51,14 @@ _ANSWERED = (
         "bot",
         "bot_response",
         "output",
+        "target",
+        "targets",
         "reply",
         "agent",
     ),
     *("antwort", "réponse", "reponse", "respuesta", "resposta", "risposta", "antwoord", "答案", "回答"),
 )
+_NO_TEXT = frozenset(("id", "ids", "count", "date", "time", "score", "type", "url", "key", "length", "tokens"))
 _CONTEXT = ("context", "passage", "kontext")
 _COMPLETIONS = ("completion", "response")
 
@@ -139,7 +144,14 @@ def _pair(record: object) -> tuple[str, str, str]:
     asked, answered, context = (
         next((names[name] for name in known if name in names), "") for known in (_ASKED, _ANSWERED, _CONTEXT)
     )
-    return asked, answered, context
+    return asked or _with_word(names, _ASKED[:6]), answered or _with_word(names, _ANSWERED[:6]), context
+
+
+def _with_word(names: dict[str, str], known: Sequence[str]) -> str:
+    """Return the only column with one of these words in its name, such as "User Question"."""
+    words = {column: set(re.split(r"[^a-z]+", name)) for name, column in names.items()}
+    found = [column for column, its in words.items() if its & set(known) and not its & _NO_TEXT]
+    return found[0] if len(found) == 1 else ""
 
 
 def _is_text(*keys: str) -> Callable[[object], bool]:

@@ -27,7 +27,7 @@ _MEDIA = (
 def _fits(record: object) -> bool:
     messages = record.get("messages") if isinstance(record, dict) else None
     written = isinstance(messages, list) and any(_is_message(each) for each in messages)
-    return written or (has(record, "chats") and record["chats"] == {})
+    return written or (has(record, "chats") and has(record["chats"], "list"))
 
 
 def _is_message(each: object) -> bool:

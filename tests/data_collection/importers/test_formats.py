@@ -920,6 +920,8 @@ def test_marks_of_chat_templates(log, tmp_path, text):
         "## 👤 User · 2026-03-01\n\nq: 1\n\n## 🤖 Assistant · 2026-03-01\n\na\n\n"
         "## 👤 User\n\nq2\n## 🤖 Assistant\nb\n",
         "**User**\n\nq: 1\n\n**ChatGPT**\n\na\n\n**User**\n\nq2\n\n**ChatGPT**\n\nb",
+        "_**User**_\n\nq: 1\n\n---\n\n_**Assistant**_\n\na\n\n_**User**_\n\nq2\n\n_**Assistant**_\n\nb\n",
+        '#### You:\nq: 1\n\n#### ChatGPT:\na\n<hr class="x">\n\n#### You:\nq2\n\n#### ChatGPT:\nb\n<hr class="x">\n',
         "# Tea\n\n## Prompt:\nq: 1\n\n## Response:\na\n\n## Prompt:\nq2\n\n## Response:\nb\n",
         "**User:** q: 1\n\n---\n\n**Assistant:** a\n\n---\n\n**User:** q2\n\n---\n\n**Assistant:** b\n",
     ],

@@ -141,3 +141,24 @@ def test_an_answer_that_is_labelled_bad_is_rated_down(log, tmp_path, key):
     file.write_text("".join(f"{json.dumps(record)}\n" for record in records))
     import_files(log, [file])
     assert [turn.metadata.get("rating") for turn in log.turns()] == ["down", "up"]
+
+
+CONVERSATIONS = [[{"role": "user", "content": f"q{n}"}, {"role": "assistant", "content": f"a{n}"}] for n in range(1, 4)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps(CONVERSATIONS),
+        "".join(f"{json.dumps(each)}\n" for each in CONVERSATIONS),
+        json.dumps({f"chat {n}": {"messages": each} for n, each in enumerate(CONVERSATIONS)}),
+        json.dumps({"chats": {f"chat {n}": {"log": each} for n, each in enumerate(CONVERSATIONS)}}),
+        json.dumps([{"id": n, "messages": each} for n, each in enumerate(CONVERSATIONS)], indent=2),
+    ],
+)
+def test_every_conversation_is_read_whatever_holds_them(log, tmp_path, text):
+    file = tmp_path / "chats.json"
+    file.write_text(text)
+    import_files(log, [file])
+    assert pairs(log) == [("q1", "a1"), ("q2", "a2"), ("q3", "a3")]
+    assert len({turn.session_id for turn in log.turns()}) == 3

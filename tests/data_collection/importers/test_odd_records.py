@@ -164,3 +164,20 @@ def test_who_only_begins_the_chat_answers_nobody(log, tmp_path):
     file.write_text("31/12/23, 21:15 - Kim: Hello\n31/12/23, 21:16 - Robin: Hi\n")
     with pytest.raises(DataError, match="no text of 'Kim' follows a message of somebody else"):
         import_files(log, [file], Wanted(me="Kim"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sep=;\nquestion;answer\nq;a\n",
+        "Title,User Question,Bot Answer\nx,q,a\n",
+        "question_id,Question text,answer_type,The answer\n1,q,short,a\n",
+        "inputs\ttargets\nq\ta\n",
+        "Prompt (final),Model response,response_time\nq,a,5\n",
+    ],
+)
+def test_the_columns_of_tables_that_people_make(log, tmp_path, text):
+    file = tmp_path / ("table.tsv" if "\t" in text else "table.csv")
+    file.write_text(text)
+    import_files(log, [file])
+    assert pairs(log) == [("q", "a")]
