@@ -26,13 +26,13 @@ def is_message(value: object) -> bool:
     """Return whether a value is an object that says who spoke, and what."""
     if not isinstance(value, dict):
         return False
-    message = _unwrapped(value)
+    message = unwrapped(value)
     return role_of(message) is not None and any(key in message for key in (*_CONTENTS, *_CALLS))
 
 
 def said_of(message: JsonObject) -> Said:
     """Return a message. Raises BadRecord if its role is unknown."""
-    wrapper, message = message, _unwrapped(message)
+    wrapper, message = message, unwrapped(message)
     role = role_of(message)
     if role is None:
         raise BadRecord(f"a role (user, assistant, system, tool), found {_speaker(message)[:40]!r}")
@@ -101,7 +101,7 @@ def content_of(content: object) -> tuple[str, list[object], str]:
     return "\n\n".join(texts), parts, "\n\n".join(thoughts)
 
 
-def _unwrapped(message: JsonObject) -> JsonObject:
+def unwrapped(message: JsonObject) -> JsonObject:
     """Return a message with what its wrapper says of it, such as the time."""
     if any(message.get(key) for key in ("content", "value", "text", "parts")):
         return message

@@ -4,7 +4,7 @@ itself; and lists of messages under other names (`message_forms`).
 Messages may have tool calls and image parts.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 from fine_tuning.data_collection.importers.chats import (
@@ -18,15 +18,19 @@ from fine_tuning.data_collection.importers.chats import (
     rated,
     text_of,
 )
-from fine_tuning.data_collection.importers.message_forms import is_message, role_of, said_of
+from fine_tuning.data_collection.importers.message_forms import is_message, role_of, said_of, unwrapped
 from fine_tuning.data_collection.importers.shape import NOT_AS_EXPECTED, Importer, Source, each
-from fine_tuning.json_values import JsonValue
+from fine_tuning.data_collection.importers.trees import paths
+from fine_tuning.json_values import JsonObject, JsonValue
 
 _LISTS = ("messages", "conversations", "conversation", "dialogue", "dialog", "chat", "turns", "responses", "chunks")
 # lists of messages that are one side of a record: `pairs` and `preference` read them
 _SIDES = frozenset(("prompt", "completion", "response", "history", "chosen", "rejected"))
 _DEEPEST = 2  # objects within a record that are searched for a list of messages
 _IDS = ("conversation_id", "conversationId", "sessionId", "session_id", "chat_id")
+
+_OWN_IDS = ("id", "message_id", "messageId", "uuid", "response_id", "user_message_id")
+_PARENTS = ("parent_id", "parentId", "parent_message_id", "parentMessageId", "parentUuid", "parent_response_id")
 
 
 def dialogues_in(record: object, depth: int = 0) -> list[list[JsonValue]]:
@@ -64,8 +68,27 @@ def _convert(record: JsonValue, source: Source) -> Iterable[Chat]:
     system = text_of(facts.get("system") or facts.get("system_prompt"), "a system prompt")
     head = [Said("system", system)] if system else []
     for messages in dialogues_in(record) or [one_of(facts, *_LISTS)]:
-        said = [said_of(message) for message in dicts(messages, "messages")]
-        yield Chat(rated([*head, *said], facts))
+        told = [(message, said_of(message)) for message in dicts(messages, "messages")]
+        for said in _paths(told, source.branches == "all"):
+            yield Chat(rated([*head, *said], facts))
+
+
+def _paths(told: Sequence[tuple[JsonObject, Said]], all: bool) -> Iterator[list[Said]]:
+    """Yield the messages in their order; where several answer the same one, a path through their tree."""
+    messages = [unwrapped(message) for message, _ in told]
+    parents = [next((message[key] for key in _PARENTS if message.get(key)), None) for message in messages]
+    named = {parent for parent in parents if isinstance(parent, str)}
+    for key in _OWN_IDS:
+        nodes = {
+            str(message.get(key)): {"parent": parent, "number": number}
+            for number, (message, parent) in enumerate(zip(messages, parents, strict=True))
+        }
+        is_tree = named <= nodes.keys() and len(nodes) == len(told)
+        if is_tree and len(named) < sum(parent is not None for parent in parents):
+            for path in paths(nodes, None, "parent", all):
+                yield [told[node["number"]][1] for node in path]
+            return
+    yield [said for _, said in told]
 
 
 def _fits_list(record: object) -> bool:
@@ -76,7 +99,7 @@ def _read_list(source: Source) -> Iterator[Chat | Fault]:
     """Read a file whose records are messages. Another id of a conversation begins another one; where
     there are no ids, a system message does.
     """
-    now: list[Said] = []
+    now: list[tuple[JsonObject, Said]] = []
     id = ""
     for record in source.records():
         if isinstance(record, Fault):
@@ -93,14 +116,19 @@ def _read_list(source: Source) -> Iterator[Chat | Fault]:
         except NOT_AS_EXPECTED:
             yield Fault(record.place, f"expected a message, found {kind(record.value)}")
             continue
-        is_long = len(now) >= 400 and said.role == "user" and now[-1].role == "assistant"
-        if now and (its_id != id or (said.role == "system" and not id) or is_long):
-            yield Chat(now, id)
+        is_long = len(now) >= 400 and said.role == "user" and now[-1][1].role == "assistant"
+        if now and (its_id != id or (not id and _begins(record.value, said)) or is_long):
+            yield from (Chat(each, id) for each in _paths(now, source.branches == "all"))
             now = []
         id = its_id
-        now.append(said)
+        now.append((record.value, said))
     if now:
-        yield Chat(now, id)
+        yield from (Chat(each, id) for each in _paths(now, source.branches == "all"))
+
+
+def _begins(message: JsonObject, said: Said) -> bool:
+    """Return whether a message begins a conversation: a system prompt, or one that answers none."""
+    return said.role == "system" or any(key in message and not message[key] for key in _PARENTS)
 
 
 def _is_note(record: object) -> bool:

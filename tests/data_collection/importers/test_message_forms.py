@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from fine_tuning.data_collection.importers.importing import import_files
+from fine_tuning.data_collection.importers.importing import Wanted, import_files
 
 AT = "2026-03-01T10:00:00Z"
 SPOKEN = [("user", "Which tea is green?"), ("assistant", "Sencha is."), ("user", "And black?"), ("assistant", "Assam.")]
@@ -162,3 +162,37 @@ def test_every_conversation_is_read_whatever_holds_them(log, tmp_path, text):
     import_files(log, [file])
     assert pairs(log) == [("q1", "a1"), ("q2", "a2"), ("q3", "a3")]
     assert len({turn.session_id for turn in log.turns()}) == 3
+
+
+@pytest.mark.parametrize(
+    ("own", "parent"),
+    [
+        ("id", "parent_id"),
+        ("messageId", "parentMessageId"),
+        ("uuid", "parentUuid"),
+        ("response_id", "parent_response_id"),
+        ("user_message_id", "parent_message_id"),
+    ],
+)
+def test_of_several_answers_the_last_is_read_or_all(log, tmp_path, own, parent):
+    said = [("1", None, "user", "q"), ("2", "1", "assistant", "old"), ("3", "1", "assistant", "new")]
+    said += [("4", "3", "user", "q2"), ("5", "4", "assistant", "a2")]
+    messages = [{own: id, parent: to, "role": role, "content": text} for id, to, role, text in said]
+    record, alone = tmp_path / "record.json", tmp_path / "list.jsonl"
+    record.write_text(json.dumps({"messages": messages}))
+    alone.write_text("".join(f"{json.dumps(message)}\n" for message in messages))
+    for file in (record, alone):
+        import_files(log, [file])
+        assert pairs(log) == [("q", "new"), ("q2", "a2")]
+    import_files(log, [record], Wanted(branches="all"))
+    assert ("q", "old") in pairs(log)
+
+
+def test_a_message_that_answers_none_begins_a_conversation(log, tmp_path):
+    said = [("1", None, "user", "q"), ("2", "1", "assistant", "a"), ("3", None, "user", "q2")]
+    said += [("4", "3", "assistant", "old"), ("5", "3", "assistant", "a2")]
+    messages = [{"id": id, "parent_message_id": to, "role": role, "text": text} for id, to, role, text in said]
+    file = tmp_path / "list.json"
+    file.write_text(json.dumps(messages))
+    import_files(log, [file])
+    assert pairs(log) == [("q", "a"), ("q2", "a2")] and len({turn.session_id for turn in log.turns()}) == 2

@@ -181,3 +181,15 @@ def test_the_columns_of_tables_that_people_make(log, tmp_path, text):
     file.write_text(text)
     import_files(log, [file])
     assert pairs(log) == [("q", "a")]
+
+
+def test_a_tree_of_open_assistant_may_begin_with_its_first_message(log, tmp_path):
+    answers = [
+        {"message_id": f"{id}a", "role": "assistant", "text": text, "rank": rank, "replies": []}
+        for id, text, rank in (("1", BAD, 1), ("2", A, 0))
+    ]
+    trees = [
+        {"message_id": id, "parent_id": None, "role": "prompter", "text": Q, "replies": answers} for id in ("x", "y")
+    ]
+    imported(log, tmp_path / "trees.jsonl", trees)
+    assert pairs(log) == [(Q, A), (Q, A)] and len({turn.session_id for turn in log.turns()}) == 2
