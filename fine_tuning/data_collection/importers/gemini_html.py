@@ -25,7 +25,7 @@ _CLOCK = re.compile(r"(\d{1,2}):(\d{2}):(\d{2})\s*([AaPp])?")
 _PIECE = 1 << 18
 _MONTHS = ["jan", "feb|fév|fev", "mar|mär|mrz", "apr|avr|abr", "may|mai|mag", "jun|juin|giu", "jul|juil|lug"]
 _MONTHS += ["aug|aoû|ago", "sep|set", "oct|okt|out|ott", "nov", "dec|dez|déc|dic"]
-_ZONES = {"EST": -5, "EDT": -4, "CST": -6, "CDT": -5, "MST": -7, "MDT": -6, "PST": -8, "PDT": -7}
+_ZONES: dict[str, float] = {"EST": -5, "EDT": -4, "CST": -6, "CDT": -5, "MST": -7, "MDT": -6, "PST": -8, "PDT": -7}
 _ZONES |= {"UTC": 0, "GMT": 0, "BST": 1, "CET": 1, "CEST": 2, "MEZ": 1, "MESZ": 2, "EET": 2, "EEST": 3, "BRT": -3}
 _ZONES |= {"MSK": 3, "IST": 5.5, "JST": 9, "KST": 9}
 

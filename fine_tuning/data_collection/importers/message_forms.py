@@ -5,6 +5,7 @@ OpenAI writes {"role", "content"}, ShareGPT {"from", "value"}, others {"sender",
 """
 
 import re
+from collections.abc import Sequence
 
 from fine_tuning.data_collection.importers.chats import ROLES, BadRecord, Role, Said, moment, text_of
 from fine_tuning.json_values import JsonObject, JsonValue
@@ -60,7 +61,7 @@ def role_of(message: JsonObject) -> Role | None:
     return None if is_user is None else "user" if is_user else "assistant"
 
 
-def is_result(role: Role, text: str, parts: list[object]) -> bool:
+def is_result(role: Role, text: str, parts: Sequence[object]) -> bool:
     """Return whether a message of the user is only the result of a tool, as Claude writes it."""
     return (
         role == "user"

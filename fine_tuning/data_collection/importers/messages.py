@@ -67,7 +67,8 @@ def _convert(record: JsonValue, source: Source) -> Iterable[Chat]:
     facts = record if isinstance(record, dict) else {}
     system = text_of(facts.get("system") or facts.get("system_prompt"), "a system prompt")
     head = [Said("system", system)] if system else []
-    for messages in dialogues_in(record) or [one_of(facts, *_LISTS)]:
+    found: Sequence[JsonValue] = dialogues_in(record) or [one_of(facts, *_LISTS)]
+    for messages in found:
         told = [(message, said_of(message)) for message in dicts(messages, "messages")]
         for said in _paths(told, source.branches == "all"):
             yield Chat(rated([*head, *said], facts))
@@ -79,14 +80,15 @@ def _paths(told: Sequence[tuple[JsonObject, Said]], all: bool) -> Iterator[list[
     parents = [next((message[key] for key in _PARENTS if message.get(key)), None) for message in messages]
     named = {parent for parent in parents if isinstance(parent, str)}
     for key in _OWN_IDS:
-        nodes = {
-            str(message.get(key)): {"parent": parent, "number": number}
-            for number, (message, parent) in enumerate(zip(messages, parents, strict=True))
-        }
-        is_tree = named <= nodes.keys() and len(nodes) == len(told)
+        ids = [str(message.get(key)) for message in messages]
+        is_tree = named <= set(ids) and len(set(ids)) == len(ids)
         if is_tree and len(named) < sum(parent is not None for parent in parents):
+            by_id = {id: said for id, (_, said) in zip(ids, told, strict=True)}
+            nodes: dict[str, JsonObject] = {
+                id: {"id": id, "parent": parent} for id, parent in zip(ids, parents, strict=True)
+            }
             for path in paths(nodes, None, "parent", all):
-                yield [told[node["number"]][1] for node in path]
+                yield [by_id[str(node["id"])] for node in path]
             return
     yield [said for _, said in told]
 
