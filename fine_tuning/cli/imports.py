@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 _LOOK = 1_000  # turns to read for the preview before the confirmation
 _EPILOG = """\
 formats (found by themselves):
-    exports of ChatGPT, Claude, DeepSeek, Gemini, Grok, Open WebUI, LM Studio, Jan,
-    SillyTavern, text-generation-webui, llm, WhatsApp, Telegram, Messenger,
-    Instagram, Discord and Slack;
+    exports of ChatGPT, Claude, DeepSeek, Gemini, Grok, Open WebUI, LM Studio,
+    Jan, SillyTavern, text-generation-webui, llm, WhatsApp, Telegram,
+    Messenger, Instagram, Discord and Slack;
     messages, ShareGPT, Alpaca, Dolly, OpenAssistant, prompt and completion,
     preference pairs, tables with a column of questions and one of answers (CSV,
     TSV, Parquet), dialogues in plain text and Markdown;
