@@ -76,22 +76,31 @@ def _heading(line: str) -> str:
 
 
 def _has_headings(lines: Sequence[str]) -> bool:
-    """Return whether headings begin the messages of both sides, so that labels in the text do not."""
-    told = {_heading(line).casefold() for line in lines if line[:1] in ("#", "*", "_")}
-    return bool(told & _ASKS and told & _ANSWERS)
+    """Return whether headings begin the messages of both sides, so that labels in the text do not.
+
+    A quarter of the headings of that level must name speakers: a manual may have a few that do.
+    """
+    levels: dict[str, list[str]] = {}
+    for line in lines:
+        if line[:1] == "#" or line.lstrip("_")[:2] == "**":
+            level = line.split(" ")[0] if line[0] == "#" else "**"
+            levels.setdefault(level, []).append(_heading(line).casefold())
+    return any(
+        not _ASKS.isdisjoint(names) and not _ANSWERS.isdisjoint(names) and sum(map(bool, names)) * 4 >= len(names)
+        for names in levels.values()
+    )
 
 
 def _label(line: str) -> tuple[str, str]:
-    if heading := _heading(line):
-        return heading, ""
     found = _LABEL.fullmatch(line)
     return (found[1].strip(), found[2]) if found and len(found[1].split()) <= 4 else ("", line)
 
 
 def _read(source: Source) -> Iterator[Chat | Fault]:
-    has_headings = _has_headings(source.found.lines)
+    has_headings = not source.me and _has_headings(source.found.lines)
     counts = Counter(label for line in source.found.lines if (label := _label(line)[0].casefold()))
-    knows_roles = bool(counts.keys() & _ASKS and counts.keys() & _ANSWERS) and not source.me
+    has_roles = has_headings or bool(counts.keys() & _ASKS and counts.keys() & _ANSWERS)
+    knows_roles = has_roles and not source.me
     all_speak = sum(counts.values()) * 10 >= 9 * sum(bool(line.strip()) for line in source.found.lines)
     known = (
         _ASKS | _ANSWERS | {"system"}

@@ -59,6 +59,7 @@ _ANSWERED = (
     *("antwort", "réponse", "reponse", "respuesta", "resposta", "risposta", "antwoord", "答案", "回答"),
 )
 _NO_TEXT = frozenset(("id", "ids", "count", "date", "time", "score", "type", "url", "key", "length", "tokens"))
+_MOST_COLUMNS, _LONGEST_NAME = 12, 40
 _CONTEXT = ("context", "passage", "kontext")
 _COMPLETIONS = ("completion", "response")
 
@@ -148,7 +149,11 @@ def _pair(record: object) -> tuple[str, str, str]:
 
 
 def _with_word(names: dict[str, str], known: Sequence[str]) -> str:
-    """Return the only column with one of these words in its name, such as "User Question"."""
+    """Return the only column with one of these words in its name, such as "User Question"; "" in a
+    record that looks like settings rather than a row.
+    """
+    if len(names) > _MOST_COLUMNS or any(len(name) > _LONGEST_NAME for name in names):
+        return ""
     words = {column: set(re.split(r"[^a-z]+", name)) for name, column in names.items()}
     found = [column for column, its in words.items() if its & set(known) and not its & _NO_TEXT]
     return found[0] if len(found) == 1 else ""
@@ -166,7 +171,7 @@ def _fits_completion(record: object) -> bool:
 
 def _fits_columns(record: object) -> bool:
     asked, answered, _ = _pair(record)
-    return bool(answered) and has(record, asked) and not isinstance(record[asked], list | dict)
+    return bool(answered) and has(record, asked) and not isinstance(record[asked], list | dict | bool)
 
 
 ALPACA = Importer("Alpaca", _is_text("instruction", "output"), each(_alpaca, "instruction, input and output"))

@@ -85,7 +85,7 @@ def _look_at_object(member: Member, start: str) -> Look:
     lists: dict[str, list[object]] = {}
     with suppress(BadJson), member.text() as text:
         for path, value in islice(events(JsonReader(text)), 200):
-            if path[-1] == "*" and not isinstance(value, Fault):
+            if len(path) > 1 and path[-1] == "*" and not isinstance(value, Fault):
                 lists.setdefault(path[-2], []).append(value)
             elif len(path) == 1 and path[0] != "{":
                 whole[path[0]] = value

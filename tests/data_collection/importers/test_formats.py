@@ -733,6 +733,7 @@ def test_whatsapps_days_and_months_are_told_apart(log, tmp_path, order, expected
         "[1, 2, 3]",
         "null",
         '{"a": {"b": 1}}',
+        '{"*": ["all"], "{": 1}',
         "a,b\n1,2\n",
         "\x89PNG\r\n\x1a\n\0\0\0\rIHDR",
         "<html></html>",
@@ -932,6 +933,14 @@ def test_dialogues_under_headings(log, tmp_path, text):
     import_files(log, [file])
     assert [(turn.user_message, turn.bot_response) for turn in log.turns()] == [("q: 1", "a"), ("q2", "b")]
     assert len({turn.session_id for turn in log.turns()}) == 1
+
+
+def test_a_manual_with_a_heading_user_is_no_dialogue(log, tmp_path):
+    topics = "".join(f"## Topic {number}\n\nMuch is to be said.\n\n" for number in range(10))
+    file = tmp_path / "manual.md"
+    file.write_text(f"# Manual\n\n{topics}## User\n\nSomebody.\n\n## Support\n\nNobody.\n")
+    with pytest.raises(DataError, match="in no format"):
+        import_files(log, [file])
 
 
 def test_the_time_in_a_heading_is_the_messages(log, tmp_path):
