@@ -119,6 +119,7 @@ def of_import(report: "Report", written: bool) -> Facts:
         "turns",
         "conversations",
         "unanswered",
+        "open_questions",
         "formats",
         "set_aside",
         "faults",

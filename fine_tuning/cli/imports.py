@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 _LOOK = 1_000  # maximum number of turns that are read for the preview before the confirmation
 _EPILOG = """\
 formats (found by themselves):
-    exports of ChatGPT, Claude, Gemini, Open WebUI, LM Studio, Jan, SillyTavern,
-    text-generation-webui, llm, WhatsApp, Telegram, Discord and Slack;
+    exports of ChatGPT, Claude, DeepSeek, Gemini, Grok, Open WebUI, LM Studio,
+    Jan, SillyTavern, text-generation-webui, llm, WhatsApp, Telegram,
+    Messenger, Instagram, Discord and Slack;
     messages, ShareGPT, Alpaca, Dolly, OpenAssistant, prompt and completion,
     preference pairs, tables with a column of questions and one of answers (CSV,
-    TSV, Parquet), dialogues in plain text;
+    TSV, Parquet), dialogues in plain text and Markdown;
     hf:owner/name; module:function of your own
 documents (--as document): Markdown, plain text, PDF, HTML and .docx, of which
     questions and answers are made, quoted from the text
@@ -156,7 +157,7 @@ def _short(text: str) -> str:
 
 def _show(report: "Report", what: str) -> None:
     formats = ", ".join(f"{count} of {name}" for name, count in report.formats.items())
-    known = f"; {report.known} are in the log already, or were deleted from it" * bool(report.known)
+    known = f"; {report.known} are in the log already, were deleted from it, or occur twice" * bool(report.known)
     print(
         f"{report.added} turns {what}{known}. Conversations: {report.conversations}{f' ({formats})' if formats else ''}"
     )
@@ -168,6 +169,8 @@ def _show(report: "Report", what: str) -> None:
     _show_planted(report.planted)
     if report.unanswered:
         print(f"{report.unanswered} conversations without an answered question were left out")
+    if report.open_questions:
+        print(f"{report.open_questions} questions without an answer were left out of the other conversations")
     if report.set_aside:
         print(f"{report.set_aside} set aside:")
         for fault in report.faults:

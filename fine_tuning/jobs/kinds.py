@@ -215,7 +215,10 @@ def import_asked(request: ImportRequest, watch: Watch) -> "Report":
 
 def _import(request: ImportRequest, watch: Watch) -> Result:
     report = import_asked(request, watch)
-    counts = ("id", "conversations", "unanswered", "turns", "added", "known", "set_aside", "unread_count")
+    counts = (
+        *("id", "conversations", "unanswered", "open_questions"),
+        *("turns", "added", "known", "set_aside", "unread_count"),
+    )
     faults = [asdict(fault) for fault in report.faults]
     return {
         **{name: getattr(report, name) for name in counts},

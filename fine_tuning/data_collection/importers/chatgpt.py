@@ -1,6 +1,7 @@
-"""Read ChatGPT's export, `conversations.json`.
+"""Read ChatGPT's export, `conversations.json`, and DeepSeek's of the same name.
 
-Each conversation is a tree of messages (`mapping`), with the message that was shown last (`current_node`).
+Each conversation is a tree of messages (`mapping`), with the message that was shown last
+(`current_node`). A message of DeepSeek consists of fragments: a request, or thoughts and a response.
 """
 
 import re
@@ -11,6 +12,7 @@ from fine_tuning.data_collection.importers.chats import (
     BadRecord,
     Chat,
     Said,
+    dicts,
     has,
     list_in,
     moment,
@@ -22,7 +24,7 @@ from fine_tuning.data_collection.importers.trees import paths
 from fine_tuning.json_values import JsonObject
 
 # marks of citations, which are not text
-_CITED = re.compile("\ue200.*?\ue201|【[^【】\n]*?(?:†|turn\\d)[^【】\n]*?】", re.DOTALL)
+_CITED = re.compile("\ue200.*?\ue201|[\ue200-\ue206]|【[^【】\n]*?(?:†|turn\\d)[^【】\n]*?】", re.DOTALL)
 _TEXTS = ("text", "multimodal_text")
 
 
@@ -42,7 +44,26 @@ def _convert(record: JsonObject, source: Source) -> Iterable[Chat]:
         yield Chat(said, f"{id} {path[-1].get('id')}" if number and id else id)
 
 
+def _of_fragments(message: JsonObject, model: str) -> Said:
+    texts: dict[str, list[str]] = {"REQUEST": [], "RESPONSE": [], "THINK": []}
+    parts: list[object] = [{"attachment": file} for file in list_in(message, "files")]
+    for fragment in dicts(message["fragments"], "fragments"):
+        kind = text_of(fragment.get("type"), "a type")
+        if kind in texts:
+            texts[kind].append(text_of(fragment.get("content"), "content"))
+        else:
+            parts.append(fragment)
+    request, response, thoughts = ("\n\n".join(each) for each in texts.values())
+    time = moment(message.get("inserted_at"))
+    if request:
+        return Said("user", request, time, parts=parts)
+    return Said("assistant", response, time, thoughts, text_of(message.get("model"), "a model") or model, parts)
+
+
 def _said(message: JsonObject, model: str) -> Iterator[Said]:
+    if "fragments" in message:
+        yield _of_fragments(message, model)
+        return
     about, content = object_in(message, "metadata"), object_in(message, "content")
     role = ROLES.get(text_of(object_in(message, "author").get("role"), "a role"))
     if role is None:
@@ -99,4 +120,6 @@ def _content(content: JsonObject) -> tuple[str, list[object]]:
     return _CITED.sub("", "\n\n".join(text for text in texts if text.strip())), parts
 
 
-CHATGPT = Importer("ChatGPT export (conversations.json)", _fits, each(_convert, "a conversation with a mapping"))
+CHATGPT = Importer(
+    "ChatGPT or DeepSeek export (conversations.json)", _fits, each(_convert, "a conversation with a mapping")
+)

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any, Literal, TypeGuard
@@ -26,11 +26,19 @@ Rating = Literal["up", "down"]
 ROLES: dict[str, Role] = {
     **dict.fromkeys(("user", "human", "prompter", "customer", "usr"), "user"),
     **dict.fromkeys(
-        ("assistant", "gpt", "bot", "model", "chatgpt", "ai", "bing", "bard", "claude", "agent", "chatbot"), "assistant"
+        (
+            *("assistant", "gpt", "bot", "model", "chatgpt", "ai", "bing", "bard", "claude", "agent", "chatbot"),
+            *("gemini", "grok", "deepseek", "copilot", "llm"),
+        ),
+        "assistant",
     ),
     **dict.fromkeys(("system", "developer"), "system"),
     **dict.fromkeys(
-        ("tool", "function", "observation", "function_call", "function_response", "tool_call", "tool_response"), "tool"
+        (
+            *("tool", "function", "observation", "function_call", "function_response", "tool_call", "tool_response"),
+            *("tool_result", "function_call_output"),
+        ),
+        "tool",
     ),
 }
 
@@ -142,7 +150,13 @@ def entries_of(chat: Chat, format: str, facts: JsonObject) -> list[Entry]:
     return entries
 
 
+def open_questions(chat: Chat) -> int:
+    """Return how many questions of a chat have no answer."""
+    return sum(bool(each.asked) and not each.is_told() for each in _exchanges(chat.said))
+
+
 def _exchanges(said: Sequence[Said]) -> Iterator[_Exchange]:
+    """Yield questions with their answers; the last one may have none yet."""
     now = _Exchange()
     for message in said:
         if message.role == "user" and now.answered:
@@ -160,7 +174,7 @@ def _exchanges(said: Sequence[Said]) -> Iterator[_Exchange]:
                 now.opening.append(message.text)
             case "tool":
                 now.parts += [{"role": "tool", "part": message.text}] if message.text else []
-    if now.answered:
+    if now.asked:
         yield now
 
 
@@ -239,6 +253,16 @@ def _parsed(text: str, forms: Sequence[str]) -> datetime | None:
     with suppress(ValueError):
         return datetime.fromisoformat(text)
     return None
+
+
+def rated(said: Sequence[Said], record: JsonObject) -> list[Said]:
+    """Return messages with a record's label on the last answer: in sets for KTO, false marks a bad
+    answer.
+    """
+    label = next((record[key] for key in ("label", "kto_tag") if isinstance(record.get(key), bool)), None)
+    if label is None or not said:
+        return [*said]
+    return [*said[:-1], replace(said[-1], rating="up" if label else "down")]
 
 
 # How importers access foreign values

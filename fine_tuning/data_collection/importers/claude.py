@@ -5,7 +5,18 @@ The `chat_messages` of each conversation consist of blocks of text, thinking and
 
 from collections.abc import Iterable
 
-from fine_tuning.data_collection.importers.chats import ROLES, BadRecord, Chat, Said, dicts, has, moment, text_of
+from fine_tuning.data_collection.importers.chats import (
+    ROLES,
+    BadRecord,
+    Chat,
+    Said,
+    dicts,
+    has,
+    list_in,
+    moment,
+    text_of,
+)
+from fine_tuning.data_collection.importers.message_forms import is_result
 from fine_tuning.data_collection.importers.shape import Importer, Source, each
 from fine_tuning.data_collection.importers.trees import paths
 from fine_tuning.json_values import JsonObject
@@ -18,7 +29,8 @@ def _fits(record: object) -> bool:
 
 
 def _convert(record: JsonObject, source: Source) -> Iterable[Chat]:
-    messages = dicts(record["chat_messages"], "chat_messages")
+    # of a message that was lost, the export may hold null
+    messages = dicts([each for each in list_in(record, "chat_messages") if each is not None], "chat_messages")
     nodes = {id: message for message in messages if isinstance(id := message.get("uuid"), str)}
     id, model = text_of(record.get("uuid"), "an id"), text_of(record.get("model"), "a model")
     is_tree = len(nodes) == len(messages) and any(
@@ -41,11 +53,11 @@ def _said(message: JsonObject, model: str) -> Said:
     texts = [text_of(block.get("text"), "text") for block in blocks if block.get("type") == "text"]
     thoughts = [text_of(block.get("thinking"), "thinking") for block in blocks if block.get("type") == "thinking"]
     others = [block for block in blocks if block.get("type") not in ("text", "thinking", "token_budget")]
-    files = [*dicts(message.get("attachments") or [], "attachments"), *dicts(message.get("files") or [], "files")]
+    files = [*list_in(message, "attachments"), *list_in(message, "files")]
     text = "\n\n".join(text for text in texts if text.strip()) if blocks else text_of(message.get("text"), "text")
     parts = [*others, *({"attachment": file} for file in files)]
     return Said(
-        role,
+        "tool" if is_result(role, text, parts) else role,
         text,
         moment(message.get("created_at")),
         "\n\n".join(filter(None, thoughts)),

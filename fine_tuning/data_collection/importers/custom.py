@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import get_args
 
 from fine_tuning.data_collection.importers.chats import Chat, Fault, Said, dicts, text_of
-from fine_tuning.data_collection.importers.messages import said_of
+from fine_tuning.data_collection.importers.message_forms import said_of
 from fine_tuning.data_collection.importers.records import Layout
 from fine_tuning.data_collection.importers.shape import UNREADABLE, Importer, Source, spoilt
 from fine_tuning.errors import ConfigError, DataError

@@ -29,6 +29,11 @@ def _fits(record: object) -> bool:
     return any("Gemini" in app or "Bard" in app for app in apps)
 
 
+def asked_in(title: str) -> str:
+    """Return what was asked, without the words that Google puts around it."""
+    return _FILES.sub("", _VERB.sub("", title, count=1)).strip()
+
+
 def _convert(record: JsonObject, source: Source) -> Iterable[Chat]:
     answers = [
         text
@@ -36,9 +41,11 @@ def _convert(record: JsonObject, source: Source) -> Iterable[Chat]:
         if (text := text_of_html(text_of(item.get("html"), "html")))
     ]
     title = text_of(record.get("title"), "a title")
-    asked = _FILES.sub("", _VERB.sub("", title, count=1))
+    asked = asked_in(title)
     time = moment(record.get("time"))
     parts = [{"attachment": file} for key in ("attachedFiles", "imageFile") for file in _listed(record.get(key))]
+    if not answers:
+        yield Chat([Said("user", asked, time, parts=parts)])
     # of several drafts, the last one counts
     for number, answer in enumerate(answers[::-1] if source.branches == "all" else answers[-1:]):
         yield Chat(

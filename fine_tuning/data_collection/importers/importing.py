@@ -12,7 +12,7 @@ from fine_tuning.conversation import Turn
 from fine_tuning.data_collection import chat_labels
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.documents.entailment import Judge
-from fine_tuning.data_collection.importers.chats import BadRecord, Entry, Fault, entries_of
+from fine_tuning.data_collection.importers.chats import BadRecord, Entry, Fault, entries_of, open_questions
 from fine_tuning.data_collection.importers.files import Member, members_of
 from fine_tuning.data_collection.importers.huggingface import PREFIX, is_saved
 from fine_tuning.data_collection.importers.records import Look
@@ -57,6 +57,7 @@ class Report:
     readings: int = 0  # sources read: files, or folders whose files belong together
     conversations: int = 0
     unanswered: int = 0  # conversations without any answered question
+    open_questions: int = 0  # questions without an answer in the other conversations
     turns: int = 0  # turns found
     added: int = 0  # turns added to the log; in a preview, those that would be
     formats: Counter[str] = field(default_factory=Counter)  # conversations by format
@@ -226,8 +227,8 @@ def _read(places: Sequence[str | Path], wanted: Wanted, report: Report, progress
         raise errors[0]
     if report.turns == 0 and wanted.me:
         raise DataError(
-            f"nobody called {wanted.me!r} answered anybody in {', '.join(map(str, places))}: leave out --me to see the "
-            "names"
+            f"in {', '.join(map(str, places))}, no text of {wanted.me!r} follows a message of somebody else: leave out "
+            "--me to see who wrote, and name another"
         )
 
 
@@ -247,6 +248,7 @@ def _entries(format: str, importer: Importer, source: Source, facts: JsonObject,
             continue
         report.conversations += bool(entries)
         report.unanswered += not entries
+        report.open_questions += open_questions(chat) if entries else 0
         report.formats[format] += bool(entries)
         report.turns += len(entries)
         report.first += [entry.turn for entry in entries[: 3 - len(report.first)]]

@@ -17,7 +17,7 @@ from fine_tuning.data_collection.importers.chats import (
     object_in,
     text_of,
 )
-from fine_tuning.data_collection.importers.messages import content_of
+from fine_tuning.data_collection.importers.message_forms import content_of
 from fine_tuning.data_collection.importers.shape import Importer, Source, each
 from fine_tuning.json_values import JsonObject
 
@@ -44,14 +44,14 @@ def _said(message: JsonObject, time: str) -> Said:
         raise BadRecord("a role (user, assistant)")
     model = text_of(object_in(version, "senderInfo").get("senderName"), "a model") if role == "assistant" else ""
     if version.get("type") != "multiStep":
-        text, parts = content_of(version.get("content"))
+        text, parts, _ = content_of(version.get("content"))
         return Said(role, text, time, model=model, parts=parts)
     texts, thoughts, parts = list[str](), list[str](), list[object]()
     for step in dicts(version.get("steps"), "steps"):
         if step.get("type") != "contentBlock":
             parts += [step] if step.get("type") == "toolStatus" else []  # but not steps shown for debugging
             continue
-        text, more = content_of(step.get("content"))
+        text, more, _ = content_of(step.get("content"))
         parts += more
         (thoughts if object_in(step, "style").get("type") == "thinking" else texts).append(text)
     return Said(role, "\n\n".join(filter(None, texts)), time, "\n\n".join(filter(None, thoughts)), model, parts)

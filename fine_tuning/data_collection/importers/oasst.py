@@ -17,8 +17,8 @@ _DEEPEST = 200
 
 
 def _convert(record: JsonObject, source: Source) -> Iterable[Chat]:
-    id = text_of(record.get("message_tree_id"), "a tree's id")
-    prompt = record["prompt"]
+    prompt = record.get("prompt", record)  # the tree, or its first message itself
+    id = text_of(record.get("message_tree_id") or record.get("message_id"), "a tree's id")
     if not isinstance(prompt, dict):
         raise BadRecord('a tree of messages in "prompt"')
     for number, path in enumerate(_paths(prompt, source.branches == "all")):
@@ -54,6 +54,8 @@ def _said(message: JsonObject) -> Said:
 
 
 def _fits_tree(record: object) -> bool:
+    if has(record, "message_id", "text", "role", "replies"):
+        return True
     return has(record, "prompt") and has(record["prompt"], "text", "role") and "replies" in record["prompt"]
 
 

@@ -16,7 +16,7 @@ from fine_tuning.data_collection.importers.chats import (
     object_in,
     text_of,
 )
-from fine_tuning.data_collection.importers.messages import content_of
+from fine_tuning.data_collection.importers.message_forms import content_of
 from fine_tuning.data_collection.importers.shape import Importer, Source, each
 from fine_tuning.data_collection.importers.trees import paths
 from fine_tuning.json_values import JsonObject
@@ -25,11 +25,13 @@ _DETAILS = re.compile(r'<details type="(\w+)"[^>]*>\s*(?:<summary>.*?</summary>)
 
 
 def _fits(record: object) -> bool:
-    return has(record, "chat") and (has(record["chat"], "history") or has(record["chat"], "messages"))
+    if has(record, "chat"):
+        return has(record["chat"], "history") or has(record["chat"], "messages")
+    return has(record, "history", "models") and has(record["history"], "messages")
 
 
 def convert(record: JsonObject, source: Source) -> Iterable[Chat]:
-    chat = record["chat"]
+    chat = record.get("chat", record)  # of a single chat, the page saves only the chat itself
     if not isinstance(chat, dict):
         raise BadRecord("a chat with its history")
     history = object_in(chat, "history")
@@ -53,7 +55,7 @@ def _said(message: JsonObject) -> Said:
     role = ROLES.get(text_of(message.get("role"), "a role"))
     if role is None:
         raise BadRecord("a role (user, assistant, system)")
-    text, parts = content_of(message.get("content"))
+    text, parts, _ = content_of(message.get("content"))
     folded = _DETAILS.findall(text)  # sections that the page shows folded: thoughts, and tool calls
     thoughts = "\n\n".join(_unquoted(inner) for kind, inner in folded if kind == "reasoning")
     parts += [{"type": kind, "text": inner.strip()} for kind, inner in folded if kind != "reasoning"]

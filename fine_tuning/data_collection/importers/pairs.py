@@ -3,7 +3,8 @@
 The formats are Alpaca, prompt and completion, Dolly, byoai's own, and tables with named columns.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from fine_tuning.data_collection.importers.chats import (
     BadRecord,
@@ -13,12 +14,12 @@ from fine_tuning.data_collection.importers.chats import (
     dicts,
     has,
     kind,
-    list_in,
     moment,
     one_of,
+    rated,
     text_of,
 )
-from fine_tuning.data_collection.importers.messages import said_of
+from fine_tuning.data_collection.importers.message_forms import said_of
 from fine_tuning.data_collection.importers.shape import Importer, Source, each
 from fine_tuning.json_values import JsonObject
 
@@ -34,6 +35,7 @@ _ASKED = (
         "user_message",
         "instruction",
         "input",
+        "inputs",
         "ask",
         "request",
     ),
@@ -50,29 +52,38 @@ _ANSWERED = (
         "bot",
         "bot_response",
         "output",
+        "target",
+        "targets",
         "reply",
         "agent",
     ),
     *("antwort", "réponse", "reponse", "respuesta", "resposta", "risposta", "antwoord", "答案", "回答"),
 )
+_NO_TEXT = frozenset(("id", "ids", "count", "date", "time", "score", "type", "url", "key", "length", "tokens"))
+_MOST_COLUMNS, _LONGEST_NAME = 12, 40
 _CONTEXT = ("context", "passage", "kontext")
 _COMPLETIONS = ("completion", "response")
 
 
 def _alpaca(record: JsonObject, source: Source) -> Iterable[Chat]:
     answer = text_of(record["output"], "output")
-    yield Chat([*_before(record), Said("user", _with(record, "instruction", "input")), Said("assistant", answer)])
+    asked = Said("user", _with(record, "instruction", "input"))
+    yield Chat(rated([*_before(record), asked, Said("assistant", answer)], record))
 
 
 def _before(record: JsonObject) -> Iterator[Said]:
     """Yield the system prompt ("system") and the earlier exchanges ("history") of a record, if it has them."""
     if system := text_of(record.get("system"), "a system prompt"):
         yield Said("system", system)
-    for pair in list_in(record, "history"):
-        if not isinstance(pair, list | tuple) or len(pair) != 2:
+    history = record.get("history")
+    for earlier in history if isinstance(history, list) else ():
+        if isinstance(earlier, dict):
+            yield said_of(earlier)
+        elif isinstance(earlier, list | tuple) and len(earlier) == 2:
+            yield Said("user", text_of(earlier[0], "a question"))
+            yield Said("assistant", text_of(earlier[1], "an answer"))
+        else:
             raise BadRecord("history as pairs of a question and an answer")
-        yield Said("user", text_of(pair[0], "a question"))
-        yield Said("assistant", text_of(pair[1], "an answer"))
 
 
 def _with(record: JsonObject, question: str, more: str) -> str:
@@ -81,16 +92,10 @@ def _with(record: JsonObject, question: str, more: str) -> str:
 
 
 def _completion(record: JsonObject, source: Source) -> Iterable[Chat]:
-    """Yield the chat of a prompt and its completion.
-
-    A label of false, as in data for KTO, means a bad answer, which is rated down.
-    """
+    """Yield the chat of a prompt and its completion."""
     asked, answered = record["prompt"], one_of(record, *_COMPLETIONS)
     said = _messages(asked, "user") + _messages(answered, "assistant")
-    if isinstance(label := record.get("label"), bool):
-        last = said.pop()
-        said.append(Said(last.role, last.text, rating="up" if label else "down"))
-    yield Chat([*_before(record), *said])
+    yield Chat(rated([*_before(record), *said], record))
 
 
 def _messages(value: object, role: Role) -> list[Said]:
@@ -102,12 +107,8 @@ def _messages(value: object, role: Role) -> list[Said]:
 
 
 def _dolly(record: JsonObject, source: Source) -> Iterable[Chat]:
-    yield Chat(
-        [
-            Said("user", _with(record, "instruction", "context")),
-            Said("assistant", text_of(record["response"], "response")),
-        ]
-    )
+    asked, answer = _with(record, "instruction", "context"), text_of(record["response"], "response")
+    yield Chat([*_before(record), Said("user", asked), Said("assistant", answer)])
 
 
 def _own(record: JsonObject, source: Source) -> Iterable[Chat]:
@@ -130,12 +131,9 @@ def _columns(record: JsonObject, source: Source) -> Iterable[Chat]:
         answer = answer.get("text")
     if isinstance(answer, list):
         answer = answer[0] if answer else ""
-    yield Chat(
-        [
-            Said("user", "\n\n".join(text for text in texts if text.strip())),
-            Said("assistant", text_of(answer, answered)),
-        ]
-    )
+    question = "\n\n".join(text for text in texts if text.strip())
+    said = [Said("user", question), Said("assistant", text_of(answer, answered))]
+    yield Chat(rated([*_before(record), *said], record))
 
 
 def _pair(record: object) -> tuple[str, str, str]:
@@ -144,7 +142,18 @@ def _pair(record: object) -> tuple[str, str, str]:
     asked, answered, context = (
         next((names[name] for name in known if name in names), "") for known in (_ASKED, _ANSWERED, _CONTEXT)
     )
-    return asked, answered, context
+    return asked or _with_word(names, _ASKED[:6]), answered or _with_word(names, _ANSWERED[:6]), context
+
+
+def _with_word(names: dict[str, str], known: Sequence[str]) -> str:
+    """Return the only column with one of these words in its name, such as "User Question"; "" in a
+    record that looks like settings rather than a row.
+    """
+    if len(names) > _MOST_COLUMNS or any(len(name) > _LONGEST_NAME for name in names):
+        return ""
+    words = {column: set(re.split(r"[^a-z]+", name)) for name, column in names.items()}
+    found = [column for column, its in words.items() if its & set(known) and not its & _NO_TEXT]
+    return found[0] if len(found) == 1 else ""
 
 
 def _is_text(*keys: str) -> Callable[[object], bool]:
@@ -159,7 +168,7 @@ def _fits_completion(record: object) -> bool:
 
 def _fits_columns(record: object) -> bool:
     asked, answered, _ = _pair(record)
-    return bool(answered) and has(record, asked) and not isinstance(record[asked], list | dict)
+    return bool(answered) and has(record, asked) and not isinstance(record[asked], list | dict | bool)
 
 
 ALPACA = Importer("Alpaca", _is_text("instruction", "output"), each(_alpaca, "instruction, input and output"))

@@ -5,20 +5,24 @@ form a preference pair. A dialogue in plain text has the form "Human: ... Assist
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from fine_tuning.data_collection.importers.chats import BadRecord, Chat, Role, Said, dicts, has, object_in, text_of
-from fine_tuning.data_collection.importers.messages import said_of
+from fine_tuning.data_collection.importers.message_forms import said_of
 from fine_tuning.data_collection.importers.shape import Importer, Source, each
 from fine_tuning.json_values import JsonObject
 
 _TURN = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")
-_PROMPTS = ("prompt", "question", "instruction", "input", "query")
+_PROMPTS = ("prompt", "question", "instruction", "input", "query", "conversations", "conversation", "messages")
+_CHOSEN = ("chosen", "chosen_messages", "chosen_response", "response_j", "messages")
+_REJECTED = ("rejected", "rejected_messages", "rejected_response", "response_k")
 
 
 def _fits(record: object) -> bool:
-    return has(record, "chosen", "rejected") or has(record, "input", "preferred_output", "non_preferred_output")
+    return has(record, "input", "preferred_output", "non_preferred_output") or (
+        isinstance(record, dict) and any(key in record for key in _CHOSEN) and any(key in record for key in _REJECTED)
+    )
 
 
 def _convert(record: JsonObject, source: Source) -> Iterable[Chat]:
@@ -28,7 +32,7 @@ def _convert(record: JsonObject, source: Source) -> Iterable[Chat]:
             "chosen": record["preferred_output"],
             "rejected": record["non_preferred_output"],
         }
-    chosen, rejected = (_side(record, key) for key in ("chosen", "rejected"))
+    chosen, rejected = (_side(record, keys) for keys in (_CHOSEN, _REJECTED))
     if not chosen or not rejected or chosen[-1].role != "assistant" or rejected[-1].role != "assistant":
         raise BadRecord("a chosen and a rejected answer")
     if not any(said.role == "user" for said in chosen):
@@ -39,8 +43,9 @@ def _convert(record: JsonObject, source: Source) -> Iterable[Chat]:
     yield Chat([*chosen[:-1], replace(better, rejected=worse.text)])
 
 
-def _side(record: JsonObject, key: str) -> list[Said]:
-    """Return the dialogue that ends with the answer under `key` ("chosen" or "rejected")."""
+def _side(record: JsonObject, keys: Sequence[str]) -> list[Said]:
+    """Return the dialogue that ends with the chosen (or the rejected) answer, under one of `keys`."""
+    key = next((name for name in keys if name in record), keys[0])
     asked = next((record[name] for name in _PROMPTS if record.get(name)), None)
     before = (
         [said_of(each) for each in dicts(asked, "messages")]
@@ -57,7 +62,11 @@ def _side(record: JsonObject, key: str) -> list[Said]:
         if isinstance(value, list)
         else _dialogue(text_of(value, key), "assistant")
     )
-    return said if any(each.role == "user" for each in said) else before + said
+    if any(each.role == "user" for each in said):
+        return said
+    while before and before[-1].role == "assistant":  # a list that ends with the chosen answer
+        before.pop()
+    return before + said
 
 
 def _dialogue(text: str, role: Role) -> list[Said]:

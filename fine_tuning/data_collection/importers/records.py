@@ -58,7 +58,7 @@ def look(member: Member) -> Look:
     with member.text(newline="\n") as text:
         start = text.read(1 << 16).lstrip("\ufeff \t\r\n")
     if re.match(r'\[\s*[\[{"\]]', start):
-        return Look("array", _values(array(member)))
+        return Look("lines", _values(lines(member))) if _is_lines(start) else Look("array", _values(array(member)))
     if start.startswith("{"):
         return _look_at_object(member, start)
     found = head.decode(encoding_of(head), "replace").splitlines()[:_LINES]
@@ -80,22 +80,27 @@ def _look_at_object(member: Member, start: str) -> Look:
     if member.suffix in (".jsonl", ".ndjson") or _is_lines(start):
         return Look("lines", _values(lines(member)))
     whole: dict[str, object] = {}
+    within_chats: dict[str, object] = {}
     lists: dict[str, list[object]] = {}
     with suppress(BadJson), member.text() as text:
         for path, value in islice(events(JsonReader(text)), 200):
-            if path[-1] == "*" and not isinstance(value, Fault):
+            if len(path) > 1 and path[-1] == "*" and not isinstance(value, Fault):
                 lists.setdefault(path[-2], []).append(value)
             elif len(path) == 1 and path[0] != "{":
                 whole[path[0]] = value
-            elif path[0] == "chats":
-                whole.setdefault("chats", {})
+            elif path[0] == "chats" and path[1] != "{":  # all chats of Telegram, or an object of others
+                within_chats[path[1]] = [] if path[1] == "list" else value
+    if within_chats:
+        whole["chats"] = within_chats
     return Look("object", [{**lists, **whole}], lists=lists)
 
 
 def _is_lines(start: str) -> bool:
-    """Return whether a text has one object per line: the first line ends an object, and the second begins another."""
+    """Return whether a text has an object, or an array, on each line: the first line is complete, and
+    the second begins another one.
+    """
     first, _, rest = start.partition("\n")
-    return first.rstrip().endswith("}") and rest.lstrip().startswith("{")
+    return first.rstrip().endswith("}" if start[0] == "{" else "]") and rest.lstrip().startswith(start[0])
 
 
 def _values(records: Iterable[Record | Fault]) -> list[Any]:
@@ -199,6 +204,8 @@ def table(member: Member, delimiter: str, read: Read = unwatched) -> Iterator[Re
             except csv.Error as error:
                 yield Fault(place, f"expected a row of a table: {error}")
                 continue
+            if not names and row and row[0].startswith("sep="):
+                continue  # which delimiter Excel is to take
             if not names:
                 names = [name.strip("\ufeff ") for name in row]
             elif any("\udc80" <= sign <= "\udcff" for cell in row if not cell.isascii() for sign in cell):
@@ -210,8 +217,8 @@ def table(member: Member, delimiter: str, read: Read = unwatched) -> Iterator[Re
 
 
 def _cell(cell: str) -> object:
-    """Return the text of a cell; a list of objects if the cell contains one as JSON."""
-    if cell.startswith("[{"):
+    """Return the text of a cell, or the list of objects or of lists that is written in it as JSON."""
+    if cell.startswith(("[{", "[[")):
         with suppress(ValueError, RecursionError):
             return json.loads(cell)
     return cell

@@ -9,7 +9,6 @@ from fine_tuning.data_collection.importers.chats import BadRecord, Chat, Fault, 
 from fine_tuning.data_collection.importers.files import Member, Read, unwatched
 from fine_tuning.data_collection.importers.huggingface import rows
 from fine_tuning.data_collection.importers.records import Layout, Look, Record, records, within
-from fine_tuning.json_values import JsonObject
 
 Branches = Literal["best", "all"]
 # Exceptions that reading a record raises if it is not built as its format requires.
@@ -77,9 +76,7 @@ def spoilt(error: Exception, place: str, expected: str, value: object) -> Fault:
     return Fault(place, f"expected {expected}, found {kind(value)} of another structure ({error})")
 
 
-def each(
-    convert: Callable[[JsonObject, Source], Iterable[Chat]], expected: str
-) -> Callable[[Source], Iterator[Chat | Fault]]:
+def each(convert: Callable[[Any, Source], Iterable[Chat]], expected: str) -> Callable[[Source], Iterator[Chat | Fault]]:
     """Return a `read` function for a format in which each record is a conversation of its own."""
 
     def read(source: Source) -> Iterator[Chat | Fault]:

@@ -5,7 +5,18 @@ The list may also consist of pairs with the keys "human" and "assistant".
 
 from collections.abc import Iterable, Iterator
 
-from fine_tuning.data_collection.importers.chats import ROLES, BadRecord, Chat, Said, dicts, first, has, one_of, text_of
+from fine_tuning.data_collection.importers.chats import (
+    ROLES,
+    BadRecord,
+    Chat,
+    Said,
+    dicts,
+    first,
+    has,
+    one_of,
+    rated,
+    text_of,
+)
 from fine_tuning.data_collection.importers.shape import Importer, Source, each
 from fine_tuning.json_values import JsonObject
 
@@ -22,7 +33,7 @@ def _convert(record: JsonObject, source: Source) -> Iterable[Chat]:
     messages = dicts(one_of(record, *_LISTS), "conversations")
     head = text_of(record.get("system"), "a system prompt")
     said = [Said("system", head)] if head else []
-    yield Chat([*said, *(each for message in messages for each in _said(message))])
+    yield Chat(rated([*said, *(each for message in messages for each in _said(message))], record))
 
 
 def _said(message: JsonObject) -> Iterator[Said]:

@@ -13,10 +13,12 @@ from fine_tuning.data_collection.importers.discord import DISCORD, DISCORD_TEXT
 from fine_tuning.data_collection.importers.document import DOCUMENT
 from fine_tuning.data_collection.importers.files import Member
 from fine_tuning.data_collection.importers.gemini import GEMINI
+from fine_tuning.data_collection.importers.gemini_html import GEMINI_HTML
 from fine_tuning.data_collection.importers.huggingface import rows
 from fine_tuning.data_collection.importers.jan import JAN
 from fine_tuning.data_collection.importers.lm_studio import LM_STUDIO
 from fine_tuning.data_collection.importers.messages import MESSAGE_LIST, MESSAGES
+from fine_tuning.data_collection.importers.messenger import MESSENGER
 from fine_tuning.data_collection.importers.oasst import OASST, OASST_MESSAGES
 from fine_tuning.data_collection.importers.open_webui import OPEN_WEBUI
 from fine_tuning.data_collection.importers.pairs import ALPACA, COLUMNS, COMPLETION, DOLLY, OWN
@@ -27,6 +29,7 @@ from fine_tuning.data_collection.importers.sharegpt import SHAREGPT
 from fine_tuning.data_collection.importers.sillytavern import SILLYTAVERN
 from fine_tuning.data_collection.importers.slack import SLACK
 from fine_tuning.data_collection.importers.telegram import TELEGRAM
+from fine_tuning.data_collection.importers.templated import TEMPLATED
 from fine_tuning.data_collection.importers.text_generation_webui import TEXT_GENERATION_WEBUI
 from fine_tuning.data_collection.importers.whatsapp import WHATSAPP
 from fine_tuning.errors import ConfigError, DataError
@@ -47,6 +50,7 @@ IMPORTERS: dict[str, Importer] = {
     "text-generation-webui": TEXT_GENERATION_WEBUI,
     "llm": LLM,
     "telegram": TELEGRAM,
+    "messenger": MESSENGER,
     "discord": DISCORD,
     "slack": SLACK,
     "byoai": OWN,
@@ -60,6 +64,8 @@ IMPORTERS: dict[str, Importer] = {
     "alpaca": ALPACA,
     "prompt-completion": COMPLETION,
     "columns": COLUMNS,
+    "templated": TEMPLATED,
+    "gemini-html": GEMINI_HTML,
     "whatsapp": WHATSAPP,
     "discord-text": DISCORD_TEXT,
     "text": DIALOGUE_TEXT,

@@ -24,8 +24,12 @@ _MEDIA = (
 
 def _fits(record: object) -> bool:
     messages = record.get("messages") if isinstance(record, dict) else None
-    written = isinstance(messages, list) and any(has(each, "id", "type", "date", "text") for each in messages)
-    return written or (has(record, "chats") and record["chats"] == {})
+    written = isinstance(messages, list) and any(_is_message(each) for each in messages)
+    return written or (has(record, "chats") and has(record["chats"], "list"))
+
+
+def _is_message(each: object) -> bool:
+    return has(each, "type", "text") and (has(each, "id", "date") or has(each, "from", "date_unixtime"))
 
 
 def _read(source: Source) -> Iterator[Chat | Fault]:

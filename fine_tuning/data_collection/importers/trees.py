@@ -13,10 +13,11 @@ def paths(nodes: Nodes, current: object, parent: str, all: bool) -> Iterator[lis
     With `all`, then yield the paths to the other leaves. `parent` is the key under which a node names
     its parent.
     """
+    if not any(node.get(parent) or node.get("children") for node in nodes.values()):
+        yield [*nodes.values()]  # no tree: the messages in their order
+        return
     inner = {node.get(parent) for node in nodes.values() if isinstance(node.get(parent), str)}
     leaves = [id for id in nodes if id not in inner]
-    if not nodes:
-        return
     best = current if isinstance(current, str) and current in nodes else (leaves or list(nodes))[-1]
     yield _path(nodes, best, parent)
     if all:

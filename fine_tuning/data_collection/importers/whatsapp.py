@@ -1,11 +1,13 @@
 """Read WhatsApp's exported chats, which have one message per line.
 
 The lines are those of Android ("31/12/23, 21:15 - Name: text") or iOS ("[31.12.23, 21:15:00] Name:
-text").
+text"), with dates and times as the phone's language writes them: the time may come first, digits
+may be Arabic, and years may be Buddhist (2567) or of a Japanese era (R6).
 """
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from fine_tuning.data_collection.importers.chats import Chat, Fault, iso
@@ -13,13 +15,25 @@ from fine_tuning.data_collection.importers.people import Line, conversations
 from fine_tuning.data_collection.importers.records import numbered_lines
 from fine_tuning.data_collection.importers.shape import Importer, Source
 
-_HEAD = re.compile(
-    r"(?P<open>\[)?(?P<date>\d{1,4}[./-]\d{1,2}[./-]\d{1,4})\.?(?:,|,? (?:klo|um|à|a "
-    r"las|at))?\s+(?P<time>\d{1,2}[:.]\d{2}(?:[:.]\d{2})?)"
-    r"\s?(?P<half>[ap]\.?\s?m\.?)?(?(open)\]\s?|\s[-–]\s)(?P<rest>.*)",
-    re.IGNORECASE | re.DOTALL,
+_SPLIT = re.compile(r"\[(?P<ios>[^\[\]\n]{8,50})\]\s?(?P<a>.*)|(?P<android>[^\[\n]{8,50}?)\s[-–]\s(?P<b>.*)", re.DOTALL)
+_OLD_IOS = re.compile(
+    r"(?P<android>[\d./-]{6,10},? \d{1,2}[:.]\d\d[:.]\d\d(?: [AP]M)?): (?P<b>[^:]{1,60}:.*)", re.DOTALL
 )
-_MARKS = "\u200e\u200f\u202a\u202c\ufeff"  # invisible characters; iOS puts one before what is not text
+_HALF = r"(?:\s?(?P<{}>[ap]\.?\s?m\.?|[مص]|午前|午後|上午|下午|오전|오후|SA|CH)\s?)"
+_DATE = r"(?P<date>\d{1,4}[./-]\s?\d{1,2}[./-]\s?(?P<era>[RHS])?\d{1,4})\.?(?:\s?(?P<buddhist>BE|พ\.ศ\.))?"
+_TIME = (
+    f"{_HALF.format('before')}?"
+    r"(?P<time>\d{1,2}[:.]\d{2}(?:[:.]\d{2})?)"
+    f"{_HALF.format('after')}?"
+)
+_DATE_FIRST = re.compile(rf"{_DATE}(?:[,،]|,? (?:klo|kl\.?|um|à|a las|alle|at|às|om))?\s*{_TIME}", re.IGNORECASE)
+_TIME_FIRST = re.compile(rf"{_TIME}(?:[,،]|\s)\s*{_DATE}", re.IGNORECASE)
+_IN_AFTERNOON = ("p", "م", "午後", "下午", "오후", "ch")
+_ERAS = {"R": 2018, "H": 1988, "S": 1925}  # years before the first of a Japanese era
+_BUDDHIST = 543  # years before the common era's first
+_MARKS = (
+    "\u200e\u200f\u202a\u202b\u202c\u2068\u2069\ufeff"  # invisible characters; iOS puts one before what is not text
+)
 _MEDIA = re.compile(
     r"<[^<>\n]{3,80}>|\S.*\.\w{2,5} \((?:file attached|Datei angehängt|archivo adjunto|fichier joint|file "
     r"allegato|bestand bijgevoegd|"
@@ -33,7 +47,12 @@ _GONE = re.compile(
     r"Esta mensagem foi apagada|Hai eliminato questo messaggio|Questo messaggio è stato eliminato|Dit bericht is "
     r"verwijderd|"
     r"(?:Messages and calls|Nachrichten und Anrufe|Los mensajes y las llamadas|Les messages et les appels) .*|"
-    r"Missed (?:voice|video) call.*|Waiting for this message.*)\.?"
+    r"Missed (?:voice|video) call.*|Waiting for this message.*|"
+    r"Данное сообщение удалено|Вы удалили данное сообщение|Це повідомлення було видалено|Ви видалили це повідомлення|"
+    r"Tato zpráva byla odstraněna|Tuto zprávu jste odstranil/a|[UJ]e? hebt dit bericht verwijderd|"
+    r"Ta wiadomość została usunięta|(?:Você a|A)pag(?:ou|aste) esta mensagem|Mensagem apagada|"
+    r"Bu mesaj silindi|Bu mesajı sildiniz|Pesan ini (?:telah )?dihapus|Anda (?:telah )?menghapus pesan ini|"
+    r"تم حذف هذه الرسالة|لقد حذفت هذه الرسالة|यह संदेश हटाया गया|आपने यह संदेश हटाया)\.?"
 )
 _EDITED = re.compile(
     r"\s*<(?:This message was edited|Diese Nachricht wurde bearbeitet|Se editó este mensaje|Ce message a été modifié)>$"
@@ -42,13 +61,45 @@ _EDITED = re.compile(
 
 def _fits(lines: Sequence[str]) -> bool:
     heads = [head for line in lines if (head := _head(line))]
-    named = sum(bool(_named(head["rest"])[0]) for head in heads)
+    named = sum(bool(_named(head.rest)[0]) for head in heads)
     return named > 0 and len(heads) * 4 >= sum(bool(line.strip()) for line in lines)
 
 
-def _head(line: str) -> re.Match[str] | None:
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """The date and time at the beginning of a message, and what follows them."""
+
+    numbers: tuple[int, int, int]  # of the date, in the order in which they are written
+    clock: Sequence[int]  # hour, minute, perhaps second
+    rest: str
+    written: str
+    half: str = ""  # "am" or "pm" in the phone's language, in lower case
+    era: str = ""
+    is_buddhist: bool = False
+
+
+def _head(line: str) -> _Head | None:
     bare = line.lstrip(_MARKS)
-    return _HEAD.match(bare) if bare[:1].isdigit() or bare[:1] == "[" else None
+    if not (bare[:1].isdigit() or bare[:1] in "[午上下오"):
+        return None
+    for form in (_SPLIT, _OLD_IOS):
+        if (found := form.match(bare)) and (head := _when(found)):
+            return head
+    return None
+
+
+def _when(found: re.Match[str]) -> _Head | None:
+    parts = found.groupdict()
+    written = (parts.get("ios") or parts["android"]).translate(dict.fromkeys(map(ord, _MARKS)))
+    time = _DATE_FIRST.fullmatch(written.strip()) or _TIME_FIRST.fullmatch(written.strip())
+    if not time:
+        return None
+    one, two, three = map(int, re.findall(r"\d+", time["date"]))
+    clock = [int(number) for number in re.split("[:.]", time["time"])]
+    half, era = (time["before"] or time["after"] or "").lower(), (time["era"] or "").upper()
+    return _Head(
+        (one, two, three), clock, parts.get("a") or parts["b"] or "", written, half, era, bool(time["buddhist"])
+    )
 
 
 def _named(rest: str) -> tuple[str, str]:
@@ -66,7 +117,7 @@ def _read(source: Source) -> Iterator[Chat | Fault]:
 
 
 def _lines(lines: Iterable[tuple[int, str]], day_first: bool) -> Iterator[Line | Fault]:
-    now: tuple[int, re.Match[str]] | None = None
+    now: tuple[int, _Head] | None = None
     more: list[str] = []
     for number, raw in lines:
         line = raw.rstrip("\r\n")
@@ -82,12 +133,12 @@ def _lines(lines: Iterable[tuple[int, str]], day_first: bool) -> Iterator[Line |
         yield from _line(*now, more, day_first)
 
 
-def _line(number: int, head: re.Match[str], more: Sequence[str], day_first: bool) -> Iterator[Line | Fault]:
-    name, text = _named("\n".join((head["rest"], *more)) if more else head["rest"])
+def _line(number: int, head: _Head, more: Sequence[str], day_first: bool) -> Iterator[Line | Fault]:
+    name, text = _named("\n".join((head.rest, *more)) if more else head.rest)
     if not name:
         return
     if not (time := _time(head, day_first)):
-        yield Fault(f"line {number}", f"expected a date and a time, found {head['date']} {head['time']}")
+        yield Fault(f"line {number}", f"expected a date and a time, found {head.written}")
         return
     told = _EDITED.sub("", text.strip(_MARKS + " \n")).strip(_MARKS + " \n")
     if _GONE.fullmatch(told):
@@ -96,16 +147,17 @@ def _line(number: int, head: re.Match[str], more: Sequence[str], day_first: bool
     yield Line(name, "" if is_media else told, time, [{"media": told}] if is_media else (), place=f"line {number}")
 
 
-def _time(head: re.Match[str], day_first: bool) -> str:
-    one, two, three = map(int, re.split("[./-]", head["date"]))
+def _time(head: _Head, day_first: bool) -> str:
+    one, two, three = head.numbers
     if one > 31:
         year, month, day = one, two, three
     else:
         day, month = (one, two) if (day_first or one > 12) and two <= 12 else (two, one)
-        year = three + 2000 if three < 100 else three
-    hour, minute, second = (*map(int, re.split("[:.]", head["time"])), 0)[:3]
-    if half := head["half"]:
-        hour = hour % 12 + (12 if half[0] in "pP" else 0)
+        year = three + _ERAS[head.era] if head.era else three + 2000 if three < 100 else three
+    year -= _BUDDHIST if head.is_buddhist or year > 2400 else 0
+    hour, minute, second = (*head.clock, 0)[:3]
+    if head.half:
+        hour = hour % 12 + (12 if head.half.startswith(_IN_AFTERNOON) else 0)
     try:
         return iso(datetime(year, month, day, hour, minute, second, tzinfo=UTC))
     except ValueError:
@@ -119,14 +171,14 @@ def _day_first(lines: Sequence[str]) -> bool:
     """
     heads = [head for line in lines if (head := _head(line))]
     for head in heads:
-        one, two, _ = map(int, re.split("[./-]", head["date"]))
+        one, two, _ = head.numbers
         if 12 < one <= 31 or two > 12:
             return two <= 12
     for order in (True, False):
         times = [_time(head, order) for head in heads]
         if times != sorted(times):
             return not order
-    return not (heads and heads[0]["half"] and "/" in heads[0]["date"])
+    return not (heads and heads[0].half and "/" in heads[0].written)
 
 
 WHATSAPP = Importer("WhatsApp chat export", _fits, _read, frozenset({"text"}))

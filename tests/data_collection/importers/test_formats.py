@@ -201,6 +201,39 @@ EXPECTED = {
         [0, 0],
         [],
     ),
+    "MyActivity.html": (
+        "gemini-html",
+        {},
+        [
+            ("How big is\nthe sea?", "Very big.", "2026-03-01T06:46:09", {}),
+            (
+                "Why is it salty?",
+                "Rivers carry **salt**.\n\n- slowly\n\nFor ages.",
+                "2026-03-02T14:05:00",
+                {},
+            ),
+        ],
+        [0, 1],
+        ["activity 4: expected a prompt, a time and an answer"],
+    ),
+    "message_1.json": (
+        "messenger",
+        {"me": "Kim Müller"},
+        [("Café tonight?\nOr tea? 🍵", "Tea, at eight – see you!", "2023-11-14T22:16:40", {})],
+        [0],
+        ["record 3: expected content as text, found a list"],
+    ),
+    "templated.jsonl": (
+        "templated",
+        {},
+        [
+            ("How deep is the lake?", "Forty metres.", "", {}),
+            ("And the pond?", "Two.", "", {}),
+            ("Which fish live there?", "Perch and pike.", "", {"system": "Answer briefly."}),
+        ],
+        [0, 0, 1],
+        ["line 3: expected a text with the marks of both sides"],
+    ),
     "byoai.jsonl": (
         "byoai",
         {},
@@ -572,7 +605,7 @@ def test_importing_twice_adds_nothing(log, sample, name):
 def test_without_me_a_chat_among_people_names_who_wrote(log, sample, name):
     with pytest.raises(DataError, match=r"--me NAME.*Names and messages: .*(Robin|robin)\S* \(\d"):
         import_files(log, [sample(name)])
-    with pytest.raises(DataError, match=r"nobody in .* is called 'Nobody'|nobody called 'Nobody'"):
+    with pytest.raises(DataError, match=r"nobody in .* is called 'Nobody'|no text of 'Nobody' follows"):
         import_files(log, [sample(name)], Wanted(me="Nobody"))
     assert not log.path.exists()
 
@@ -700,6 +733,7 @@ def test_whatsapps_days_and_months_are_told_apart(log, tmp_path, order, expected
         "[1, 2, 3]",
         "null",
         '{"a": {"b": 1}}',
+        '{"*": ["all"], "{": 1}',
         "a,b\n1,2\n",
         "\x89PNG\r\n\x1a\n\0\0\0\rIHDR",
         "<html></html>",
@@ -816,3 +850,120 @@ def test_the_hub_out_of_reach_is_a_clear_error(home):
         "cannot read the dataset hf:made-up/none from the Hugging Face Hub" in done.stderr
         and "Traceback" not in done.stderr
     )
+
+
+@pytest.mark.parametrize(
+    ("head", "time"),
+    [
+        ("[3/18/2565 BE, 14:56:01] ", "2022-03-18T14:56:01"),
+        ("[3/18/R4, 14:56:01] ", "2022-03-18T14:56:01"),
+        ("[\u200f18\u200f/3\u200f/2022\u060c 14:56:01] ", "2022-03-18T14:56:01"),
+        ("\u200f[١٨\u200f/٣\u200f/٢٠٢٢\u060c ٢:٥٦:٠١\xa0م] ", "2022-03-18T14:56:01"),  # "م": afternoon
+        ("[14:56:01, 3/18/22] ", "2022-03-18T14:56:01"),
+        ("2022/3/18 下午2:56 - ", "2022-03-18T14:56:00"),
+        ("2022. 3. 18. 오후 2:56 - ", "2022-03-18T14:56:00"),
+        ("18/03/2022, 2:56 p. m. - ", "2022-03-18T14:56:00"),
+        ("18.03.22 14:56:01: ", "2022-03-18T14:56:01"),  # iOS until 2018
+        ("18.3.2022 klo 14.56 - ", "2022-03-18T14:56:00"),
+        ("18-03-2022 14:56 - ", "2022-03-18T14:56:00"),
+        ("18/3/2565 14:56 - ", "2022-03-18T14:56:00"),
+    ],
+)
+def test_whatsapps_dates_in_many_languages(log, tmp_path, head, time):
+    file = tmp_path / "chat.txt"
+    file.write_text(f"{head}Robin: Tea - or what?\n{head}Kim: Yes: tea\nplease\n{head}Robin: Fine\n")
+    import_files(log, [file], Wanted(me="Kim"))
+    assert [(turn.user_message, turn.bot_response) for turn in log.turns()] == [("Tea - or what?", "Yes: tea\nplease")]
+    assert log.turns()[0].timestamp == at(time)
+
+
+@pytest.mark.parametrize(
+    "gone", ["Данное сообщение удалено", "Tato zpráva byla odstraněna.", "Je hebt dit bericht verwijderd"]
+)
+def test_messages_that_were_deleted_are_no_text_in_many_languages(log, tmp_path, gone):
+    file = tmp_path / "chat.txt"
+    lines = ["Robin: q", f"Kim: {gone}", "Kim: a"]
+    file.write_text("".join(f"18.03.22, 14:56 - {line}\n" for line in lines))
+    import_files(log, [file], Wanted(me="Kim"))
+    assert [turn.bot_response for turn in log.turns()] == ["a"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nq: 1<|im_end|>\n"
+        "<|im_start|>assistant\na<|im_end|>\n",
+        "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|><|start_header_id|>user"
+        "<|end_header_id|>\n\nq: 1<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\na<|eot_id|>",
+        "<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nq: 1 [/INST] a </s>",
+        "Be brief.<bos><start_of_turn>user\nq: 1<end_of_turn>\n<start_of_turn>model\na<end_of_turn>",
+        "<|system|>\nBe brief.</s>\n<|user|>\nq: 1</s>\n<|assistant|>\na</s>",
+        "Be brief.\n[|Human|] q: 1\n[|AI|] a",
+        "Be brief.\n<human>: q: 1\n<bot>: a",
+        "Be brief.\n\n### Instruction:\nq: 1\n\n### Response:\na",
+        "Be brief.\n\nHuman: q: 1\n\nAssistant: a",
+        "Be brief.\nQ: q: 1\nA: a",
+    ],
+)
+def test_marks_of_chat_templates(log, tmp_path, text):
+    file = tmp_path / "set.jsonl"
+    file.write_text(json.dumps({"text": text}) + "\n")
+    import_files(log, [file])
+    (turn,) = log.turns()
+    assert (turn.user_message, turn.bot_response, turn.metadata["system"]) == ("q: 1", "a", "Be brief.")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "---\ntitle: Tea\n---\n\n# Tea\n\n## User\n\nq: 1\n\n---\n\n## Assistant\n\na\n\n---\n\n"
+        "## User\n\nq2\n\n---\n\n## Assistant\n\nb\n",
+        "## 👤 User · 2026-03-01\n\nq: 1\n\n## 🤖 Assistant · 2026-03-01\n\na\n\n"
+        "## 👤 User\n\nq2\n## 🤖 Assistant\nb\n",
+        "**User**\n\nq: 1\n\n**ChatGPT**\n\na\n\n**User**\n\nq2\n\n**ChatGPT**\n\nb",
+        "_**User**_\n\nq: 1\n\n---\n\n_**Assistant**_\n\na\n\n_**User**_\n\nq2\n\n_**Assistant**_\n\nb\n",
+        '#### You:\nq: 1\n\n#### ChatGPT:\na\n<hr class="x">\n\n#### You:\nq2\n\n#### ChatGPT:\nb\n<hr class="x">\n',
+        "# Tea\n\n## Prompt:\nq: 1\n\n## Response:\na\n\n## Prompt:\nq2\n\n## Response:\nb\n",
+        "**User:** q: 1\n\n---\n\n**Assistant:** a\n\n---\n\n**User:** q2\n\n---\n\n**Assistant:** b\n",
+    ],
+)
+def test_dialogues_under_headings(log, tmp_path, text):
+    file = tmp_path / "chat.md"
+    file.write_text(text)
+    import_files(log, [file])
+    assert [(turn.user_message, turn.bot_response) for turn in log.turns()] == [("q: 1", "a"), ("q2", "b")]
+    assert len({turn.session_id for turn in log.turns()}) == 1
+
+
+def test_a_manual_with_a_heading_user_is_no_dialogue(log, tmp_path):
+    topics = "".join(f"## Topic {number}\n\nMuch is to be said.\n\n" for number in range(10))
+    file = tmp_path / "manual.md"
+    file.write_text(f"# Manual\n\n{topics}## User\n\nSomebody.\n\n## Support\n\nNobody.\n")
+    with pytest.raises(DataError, match="in no format"):
+        import_files(log, [file])
+
+
+def test_the_time_in_a_heading_is_the_messages(log, tmp_path):
+    file = tmp_path / "chat.md"
+    file.write_text(
+        "## User (`id`) - 2026-03-01T10:00:00+00:00\n\nq\n\n## Assistant (`id`) - 2026-03-01T10:00:05Z\n\na\n"
+    )
+    import_files(log, [file])
+    assert log.turns()[0].timestamp == at("2026-03-01T10:00:05")
+
+
+@pytest.mark.parametrize(
+    ("written", "time"),
+    [
+        ("Apr 12, 2026, 3:34:31 PM EDT", "2026-04-12T19:34:31"),
+        ("18 Sept 2025, 12:02:52 CET", "2025-09-18T11:02:52"),
+        ("12.04.2026, 15:34:31 MESZ", "2026-04-12T13:34:31"),
+        ("2026年6月20日 00:28:51 JST", "2026-06-19T15:28:51"),
+        ("12 mai 2026, 03:46:09 CEST", "2026-05-12T01:46:09"),
+        ("12 ma.y 2026, 03:46:09 XYZ", ""),
+    ],
+)
+def test_the_times_of_takeout(written, time):
+    from fine_tuning.data_collection.importers.gemini_html import _time
+
+    assert _time(written) == at(time)

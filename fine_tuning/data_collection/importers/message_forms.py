@@ -1,0 +1,123 @@
+"""Read one message, whatever its program calls the speaker, the text and the time.
+
+OpenAI writes {"role", "content"}, ShareGPT {"from", "value"}, others {"sender", "message"} or
+{"type", "text"}. Some wrap the message in a record of their own.
+"""
+
+import re
+from collections.abc import Sequence
+
+from fine_tuning.data_collection.importers.chats import ROLES, BadRecord, Role, Said, moment, text_of
+from fine_tuning.json_values import JsonObject, JsonValue
+
+_WRAPPERS = ("message", "response", "payload", "data")
+_SPEAKERS = ("role", "from", "sender", "author", "speaker", "type")
+_IS_USER = ("isCreatedByUser", "is_user", "isUser")
+_CONTENTS = ("content", "value", "text", "message", "parts")
+_CALLS = ("tool_calls", "function_call", "audio", "refusal")
+_TIMES = ("timestamp", "created_at", "create_time", "createdAt", "inserted_at", "date", "time")
+_TEXTS = frozenset(("text", "input_text", "output_text"))
+_THOUGHTS = frozenset(("thinking", "reasoning", "thought"))
+_RESULTS = frozenset(("tool_result", "tool_response", "function_call_output"))
+# what an agent's program writes in the name of its user: "<command-name>/status</command-name>"
+_INSERTED = re.compile(r"\s*(?:<([a-z]+(?:[-_][a-z]+)+)[^>]*>.*?</\1>\s*)+", re.DOTALL)
+
+
+def is_message(value: object) -> bool:
+    """Return whether a value is an object that says who spoke, and what."""
+    if not isinstance(value, dict):
+        return False
+    message = unwrapped(value)
+    return role_of(message) is not None and any(key in message for key in (*_CONTENTS, *_CALLS))
+
+
+def said_of(message: JsonObject) -> Said:
+    """Return a message. Raises BadRecord if its role is unknown."""
+    wrapper, message = message, unwrapped(message)
+    role = role_of(message)
+    if role is None:
+        raise BadRecord(f"a role (user, assistant, system, tool), found {_speaker(message)[:40]!r}")
+    text, parts, thoughts = content_of(next((message[key] for key in _CONTENTS if message.get(key)), None))
+    parts += [{key: message[key]} for key in _CALLS if message.get(key)]
+    if message.get("isThought"):
+        text, thoughts = "", text
+    if wrapper is not message and role == "user" and _INSERTED.fullmatch(text):
+        text, parts = "", [*parts, text]
+    if is_result(role, text, parts):
+        role = "tool"
+    if role == "tool" and not text and not parts:
+        parts = [message]
+    thoughts = thoughts or text_of(message.get("reasoning_content") or message.get("reasoning"), "reasoning")
+    return Said(role, text, time_of(message), thoughts, text_of(message.get("model"), "a model"), parts)
+
+
+def role_of(message: JsonObject) -> Role | None:
+    """Return the role of a message's speaker; None if it is unknown."""
+    for key in _SPEAKERS:
+        role = ROLES.get(_name(message.get(key)).strip().lower())
+        if role and not (key == "type" and role == "system"):  # of programs' notes, the type may be "system"
+            return role
+    is_user = next((message[key] for key in _IS_USER if isinstance(message.get(key), bool)), None)
+    return None if is_user is None else "user" if is_user else "assistant"
+
+
+def is_result(role: Role, text: str, parts: Sequence[object]) -> bool:
+    """Return whether a message of the user is only the result of a tool, as Claude writes it."""
+    return (
+        role == "user"
+        and not text.strip()
+        and bool(parts)
+        and all(isinstance(part, dict) and part.get("type") in _RESULTS for part in parts)
+    )
+
+
+def time_of(message: JsonObject) -> str:
+    """Return the time of a message, as `moment` writes it."""
+    time: object = next((message[key] for key in _TIMES if message.get(key)), None)
+    while isinstance(time, dict) and len(time) == 1:  # MongoDB: {"$date": {"$numberLong": "1700000000000"}}
+        time = next(iter(time.values()))
+    return moment(time)
+
+
+def content_of(content: object) -> tuple[str, list[object], str]:
+    """Return the text of a message's content, its parts that are not text, and its thoughts."""
+    if isinstance(content, dict):
+        content = next((content[key] for key in _CONTENTS if key in content), [content])
+    if not isinstance(content, list):
+        return text_of(content, "content"), [], ""
+    texts, parts, thoughts = list[str](), list[object](), list[str]()
+    for part in content:
+        if isinstance(part, str):
+            texts.append(part)
+            continue
+        kind = str(part.get("type", "text")).lower() if isinstance(part, dict) else ""
+        names = (kind, "text", "value", "content")
+        text = next((part[name] for name in names if isinstance(part.get(name), str)), None) if kind else None
+        if text is not None and (kind in _THOUGHTS or part.get("thought") is True):
+            thoughts.append(text)
+        elif text is not None and kind in _TEXTS:
+            texts.append(text)
+        else:
+            parts.append(part)
+    return "\n\n".join(texts), parts, "\n\n".join(thoughts)
+
+
+def unwrapped(message: JsonObject) -> JsonObject:
+    """Return a message with what its wrapper says of it, such as the time."""
+    if any(message.get(key) for key in ("content", "value", "text", "parts")):
+        return message
+    for key in _WRAPPERS:
+        inner = message.get(key)
+        if isinstance(inner, dict) and any(name in inner for name in (*_SPEAKERS, *_CONTENTS)):
+            return {**message, "message": None, **inner}
+    return message
+
+
+def _name(speaker: JsonValue) -> str:
+    if isinstance(speaker, dict):  # ChatGPT: {"author": {"role": "user"}}
+        speaker = speaker.get("role")
+    return speaker if isinstance(speaker, str) else ""
+
+
+def _speaker(message: JsonObject) -> str:
+    return next((name for key in _SPEAKERS if (name := _name(message.get(key)))), "None")
