@@ -49,7 +49,8 @@ class Times:
 
     def __str__(self) -> str:
         word = "up to" if self.up_to else "about"
-        return f"{word} {about(self.total)}, of which training {about(self.training)}"
+        whole, training = about(self.total), about(self.training)
+        return f"{word} {whole}" + (f", of which training {training}" if training != whole else "")
 
     def record(self) -> dict[str, object]:
         """Return it as JSON has it, with the sentence that people read."""
