@@ -51,7 +51,8 @@ class Times:
 
     def __str__(self) -> str:
         word = "up to" if self.up_to else "about"
-        return f"{word} {about(self.total)}, of which training {about(self.training)}"
+        whole, training = about(self.total), about(self.training)
+        return f"{word} {whole}" + (f", of which training {training}" if training != whole else "")
 
     def record(self) -> dict[str, object]:
         """Return the forecast as a JSON-able dictionary, with the sentence to show to the user (`told`)."""

@@ -34,6 +34,11 @@ def test_all_of_it_is_told_and_how_much_of_it_is_the_training() -> None:
     assert str(Times({TRAINING: 20.0, EVALUATING: 7000.0}, up_to=True)) == "up to 1 h 57 min, of which training 20 s"
 
 
+@pytest.mark.parametrize(("training", "rest", "told"), [(100.0, 10.0, "about 2 min"), (0.2, 0.3, "about 1 s")])
+def test_a_training_that_reads_as_long_as_the_whole_is_not_named(training: float, rest: float, told: str) -> None:
+    assert str(Times({TRAINING: training, EVALUATING: rest})) == told
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -278,9 +278,8 @@ def actions(version: Version, seen: Seen) -> None:
             st.link_button(
                 "Report", f"/api/versions/{version.name}/{version.number}/report", icon=":material/description:"
             )
-        version_more.menu(version)
         delete(version, seen)
-    version_more.panel(version)
+    version_more.draw(version)
     details(version)
 
 

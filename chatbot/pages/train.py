@@ -7,7 +7,7 @@ import streamlit as st
 from chatbot.markdown import presentable
 from chatbot.parts import first_model, train_data, train_place, train_settings
 from chatbot.parts.doing import attempt
-from chatbot.parts.train_place import DATA, MODEL, SETTINGS, STEPS, WATCH
+from chatbot.parts.train_place import DATA, FINISH, MODEL, SETTINGS, STEPS, WATCH
 from chatbot.parts.words import meaning
 from chatbot.resources import connect_again, engine, models
 from chatbot.server import config, service
@@ -51,6 +51,8 @@ def open_page() -> Situation:
         _clone(job, turns, documents)
     if state.pop("job_begun", None):
         state.train_step = WATCH
+    if state.train_step == WATCH and now.known and not now.running:  # it ended: its result is the next step
+        state.train_step = FINISH
     bases = tuple(choice.tag for choice in found.found if choice.kind == "base")
     return Situation(turns, bases, now.running, found.trouble or trouble, documents)
 
@@ -246,16 +248,12 @@ def _start(draft: Draft, settings: FineTuningConfig) -> None:
 
 
 def watch_it() -> None:
-    now = learning.look()
-    if now.running and now.job:
-        state.train_watched = now.job.id
-        watch(now.job.id, presentable)
-        return
-    if now.job is None:
+    job = learning.look().job
+    if job is None:
         st.info("Nothing was trained yet: choose model, data and settings first.", title="Nothing to watch")
         st.button("Settings", on_click=go, args=(SETTINGS,))
         return
-    finish(now.job)
+    watch(job.id, presentable)  # draws the page anew when the job is over
 
 
 def finish(job: Job | None) -> None:

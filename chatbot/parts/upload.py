@@ -127,10 +127,6 @@ def _shown(upload: Upload, offer: Callable[[Incoming], None]) -> None:
         _faults(seen, needs_me)
         if seen.planted:
             planted(seen.planted)
-        if questions:
-            _asked(questions)
-        else:
-            _rows(seen)
         me = (
             st.text_input(
                 "Whose messages are the answers?",
@@ -144,6 +140,10 @@ def _shown(upload: Upload, offer: Callable[[Incoming], None]) -> None:
             st.button(
                 "Put it away", on_click=_put_away, args=(upload.id,), help="The file is removed from here; yours stays"
             )
+        if questions:  # below the buttons, which a long table would push off the screen
+            _asked(questions)
+        else:
+            _rows(seen)
 
 
 def _faults(seen: Peek, needs_me: bool) -> None:

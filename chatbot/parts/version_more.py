@@ -1,4 +1,4 @@
-"""Draw the menu *More* under a version: make it smaller, or merge it with another one of the same base."""
+"""Draw what can be made of a version: a smaller one, or one merged with others of the same base."""
 
 from collections.abc import Sequence
 
@@ -18,48 +18,35 @@ from fine_tuning.model_management.model_registry import Version
 
 ORIGIN = "the models page"
 _CHOICES = {
-    "smaller": ":material/compress: Make it smaller",
-    "combine": ":material/merge: Combine with another",
+    "smaller": ":material/compress: Smaller",
+    "combine": ":material/merge: Combined",
 }
 _SIGNS = {"live": st.success, "registered": st.info, "refused": st.warning}
 
 state = st.session_state
 
 
-def menu(version: Version) -> None:
-    """Draw the button *More*, unless nothing can be made from the version."""
-    if making.can_be_made_smaller(version):
-        key = f"more-{version.tag}"
-        st.menu_button(
-            "More",
+def draw(version: Version) -> None:
+    """Draw the expander with what can be made of a version; nothing if that is nothing.
+
+    It is an expander, since the keyboard's focus stays on it: a menu that closes loses the focus.
+    """
+    if not making.can_be_made_smaller(version):
+        return
+    more = st.expander("Make it smaller, or combine it with another", key=f"more-{version.tag}", on_change="rerun")
+    if not more.open:
+        return
+    with more:
+        what = st.segmented_control(
+            "What to make",
             list(_CHOICES),
-            key=key,
-            icon=":material/more_horiz:",
-            help="Make it smaller, or combine it with another",
+            default="smaller",
+            required=True,
             format_func=_CHOICES.__getitem__,
-            on_click=_choose,
-            args=(key, version.tag),
+            key=f"making-{version.tag}",
+            label_visibility="collapsed",
         )
-
-
-def _choose(key: str, tag: str) -> None:
-    if what := state[key]:
-        state.making = (tag, what)
-
-
-def panel(version: Version) -> None:
-    """Draw what was chosen in the menu of a version, if it is this one."""
-    tag, what = state.get("making") or ("", "")
-    if tag == version.tag:
-        with st.container(border=True):
-            with st.container(horizontal=True, vertical_alignment="center"):
-                st.markdown(f"**{_CHOICES[what]}**", help=meaning("quantisation" if what == "smaller" else "combined"))
-                st.button("Close", key=f"close-{tag}", icon=":material/close:", type="tertiary", on_click=_close)
-            _smaller(version) if what == "smaller" else _combine(version)
-
-
-def _close() -> None:
-    state.making = None
+        _smaller(version) if what == "smaller" else _combine(version)
 
 
 def _measure(version: Version) -> None:
@@ -99,9 +86,7 @@ def _smaller(version: Version) -> None:
         return
     if found := making.forms(measured):
         _table(found)
-        st.selectbox("Make a version of", found.choices, key=f"form-{version.tag}")
-        st.button("Make it", key=f"make-{version.tag}", type="primary", on_click=_make, args=(version,))
-        st.caption("The new version is judged by the gate as any other; this one stays.")
+        _choose_form(version, found)
     else:
         waiting.failure(measured)
         st.markdown("How large, how fast and how good would it be in fewer bits? Each form is made, and measured.")
@@ -116,6 +101,21 @@ def _smaller(version: Version) -> None:
     )
 
 
+def _choose_form(version: Version, found: Forms) -> None:
+    """Offer the forms that are smaller; the button stands out only if one of them is recommended."""
+    if not found.smaller:
+        return
+    st.selectbox("Form of the new version", found.smaller, key=f"form-{version.tag}")
+    st.button(
+        "Make it",
+        key=f"make-{version.tag}",
+        type="primary" if found.recommended in found.smaller else "secondary",
+        on_click=_make,
+        args=(version,),
+    )
+    st.caption("The new version is judged by the gate as any other; this one stays.")
+
+
 def _table(found: Forms) -> None:
     head = "| Form | Size | Speed | Quality lost |\n|---|---|---|---|\n"
     rows = (
@@ -123,7 +123,9 @@ def _table(found: Forms) -> None:
         for form in found.table
         for cells in [(form.name, form.size.replace(" ", "\u00a0"), form.speed, form.quality)]
     )
-    st.markdown(head + "\n".join(f"| {row} |" for row in rows), help=meaning("quality lost"))
+    st.markdown(
+        head + "\n".join(f"| {row} |" for row in rows), help=f"{meaning('quantisation')} {meaning('quality lost')}"
+    )
     st.markdown(presentable(found.why))
 
 

@@ -55,6 +55,7 @@ class Form:
     size: str
     speed: str  # relative to the current form
     quality: str  # how much worse it predicts texts that it never learned
+    is_smaller: bool  # than the current form
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,9 @@ class Forms:
     why: str
 
     @property
-    def choices(self) -> list[str]:
-        """The names of the quantisations in which a version can be made, the recommended one first."""
-        return sorted((form.name for form in self.table if form.name != NOW), key=lambda name: name != self.recommended)
+    def smaller(self) -> list[str]:
+        """Return the names of the forms that are smaller than the current one, the recommended one first."""
+        return sorted((form.name for form in self.table if form.is_smaller), key=lambda name: name != self.recommended)
 
 
 def measure(service: Service, version: Version, origin: str) -> Job:
@@ -112,10 +113,12 @@ def forms(job: Job | None) -> Forms | None:
     if job is None or job.state != State.COMPLETED or not job.result.exists():
         return None
     found = paths.read_json(job.result)
-    return Forms(tuple(_form(each) for each in found["table"]), found["recommended"], found["why"])
+    now = next(each["size"] for each in found["table"] if each["name"] == NOW)
+    return Forms(tuple(_form(each, now) for each in found["table"]), found["recommended"], found["why"])
 
 
-def _form(measured: Mapping[str, Any]) -> Form:
+def _form(measured: Mapping[str, Any], now: int) -> Form:
+    """Return a measured form; `now`: bytes of the current one."""
     worse = 100 * (measured["worse"]["value"] - 1)
     is_now = measured["name"] == NOW
     return Form(
@@ -123,6 +126,7 @@ def _form(measured: Mapping[str, Any]) -> Form:
         size(measured["size"]),
         "as it is" if is_now else f"{measured['faster']:.2f} times as fast",
         "as it is" if is_now else "none" if worse < 0.05 else f"{worse:.1f} %",
+        measured["size"] < now,
     )
 
 

@@ -353,7 +353,7 @@ def summary(draft: Draft, forecast: Forecast, settings: FineTuningConfig) -> tup
     told = dict(forecast.found.get("facts", ()))
     found = forecast.at(settings)
     data = {
-        "chats": "Your chats",
+        "chats": "Your chats, and what you imported",
         "sample": "The shipped sample",
         "dataset": draft.dataset.name if draft.dataset else "",
     }

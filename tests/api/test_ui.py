@@ -351,13 +351,13 @@ def test_presets_fill_the_fields_and_say_what_they_take(page: Page, serve: Serve
     page.goto(f"{serve()}/api/ui")
     level, takes = page.get_by_label("How thorough"), page.locator("#level-help")
     epochs = page.get_by_label("Passes over the data (epochs)")
-    expect(takes).to_contain_text("of which training", timeout=TRAINED)  # a job has found it out
+    expect(takes).to_contain_text("of memory", timeout=TRAINED)  # a job has found it out
     usual = epochs.input_value()
     level.select_option(label="Thorough")
     expect(epochs).not_to_have_value(usual)
     more = epochs.input_value()
     assert int(more) > int(usual)
-    expect(takes).to_contain_text("of which training")
+    expect(takes).to_contain_text("of memory")
     epochs.fill("1000")
     expect(level.locator("option:checked")).to_have_text("As set below")
     epochs.fill(more)

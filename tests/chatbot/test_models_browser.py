@@ -1,7 +1,5 @@
 """A person's path through models and settings, in a browser."""
 
-from pathlib import Path
-
 import pytest
 from browsing import BASE, GENERATED, Serve
 from playwright.sync_api import Page, expect
@@ -52,21 +50,3 @@ def test_versions_are_used_and_compared_and_a_setting_stays(page: Page, serve: S
     page.reload()
     expect(page.get_by_role("spinbutton", name="New questions needed")).to_have_value("250")
     assert load_config().schedule.new_turns == 250
-
-
-def test_more_under_a_version_offers_what_can_be_made_of_it(
-    page: Page, serve: Serve, embedded: Engine, home: Path
-) -> None:
-    for number in (1, 2):
-        folder = home / "runs" / f"r{number}" / "adapter"
-        folder.mkdir(parents=True)
-        (folder / "adapter_config.json").write_text("{}")
-        embedded.create(f"{NAME}:v{number}", ModelSpec(from_=BASE, parameters={"seed": number}))
-        Registry().add(NAME, number, run=f"runs/r{number}", base_digest="b1")
-    page.goto(f"{serve(BYOAI_ENGINE='embedded')}/models")
-    page.get_by_role("button", name="More").first.click()  # of v2
-    page.get_by_text("Combine with another").click()
-    expect(page.get_by_text("Weight of fine-tuned v1")).to_be_visible()
-    expect(page.get_by_role("button", name="Combine", exact=True)).to_be_enabled()
-    page.get_by_role("button", name="Close").click()
-    expect(page.get_by_text("Weight of fine-tuned v1")).to_have_count(0)

@@ -238,7 +238,8 @@ def with_adapters(home: Path) -> None:
 
 
 def more(app: AppTest, number: int, what: str) -> AppTest:
-    app.session_state["making"] = (f"{NAME}:v{number}", what)
+    app.session_state[f"more-{NAME}:v{number}"] = True
+    app.session_state[f"making-{NAME}:v{number}"] = what
     return checked(app.run())
 
 
@@ -253,14 +254,19 @@ def test_more_makes_a_version_smaller_by_what_each_form_costs(
     done = store.add("quantise", {"version": 2, "name": NAME}, here=this_process())
     done.folder.mkdir(parents=True, exist_ok=True)
     table = [
-        {"name": name, "size": 10**8, "faster": 1.2, "worse": {"value": worse}}
-        for name, worse in (("now", 1.0), ("q8_0", 1.001), ("q4_0", 1.02))
+        {"name": name, "size": size, "faster": 1.2, "worse": {"value": worse}}
+        for name, size, worse in (
+            ("now", 2 * 10**8, 1.0),
+            ("f16", 3 * 10**8, 1.0),
+            ("q4_0", 9 * 10**7, 1.02),
+            ("q8_0", 10**8, 1.001),
+        )
     ]
     done.result.write_text(json.dumps({"table": table, "recommended": "q8_0", "why": "q8_0 is the smallest"}))
     store.finish(done, State.COMPLETED, "done", 0)
     app = more(open_page(), 2, "smaller")
     assert any("| **q8_0** | **100.0\u00a0MB**" in text.value for text in app.markdown)
-    assert app.selectbox(key=f"form-{NAME}:v2").options == ["q8_0", "q4_0"]
+    assert app.selectbox(key=f"form-{NAME}:v2").options == ["q8_0", "q4_0"]  # f16 would be larger
     press(app, "Make it")
     (asked,) = [job for job in store.find(kinds=["quantise"]) if job.request.get("use")]
     assert (asked.request["version"], asked.request["use"]) == (2, "q8_0")

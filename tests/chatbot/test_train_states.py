@@ -3,6 +3,7 @@ the way of a start.
 """
 
 import io
+import re
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qs
@@ -79,7 +80,7 @@ def test_the_sample_is_planned_and_the_estimate_moves_with_the_settings() -> Non
     assert Queue().wait(plan.id, 120).state == State.COMPLETED
     app.run()
     assert not app.exception and not start_button(app).disabled  # type: ignore[attr-defined]
-    assert "of which training" in said(app)
+    assert re.search(r"^(About|Up to) \d+ ", said(app), re.MULTILINE)
     before = {metric.label: metric.value for metric in app.metric}
     next(each for each in app.number_input if "epochs" in each.label).set_value(12).run()
     after = {metric.label: metric.value for metric in app.metric}
@@ -99,6 +100,11 @@ def test_a_running_training_is_shown_at_once_and_nothing_else_can_begin() -> Non
         app = opened("train")
         assert "Training" in said(app) and any(button.label == "Stop learning" for button in app.button)
         assert "Another training runs" in said(at(app, "3 Settings"))
+        at(app, "4 Watch")
+        told.tell(Finished("refused", "it is no better"))
+    app.run()
+    assert not app.exception and "it is no better" in said(app)
+    assert app.session_state["train_step"] == "5 Finish"
 
 
 def test_an_interrupted_one_offers_to_resume() -> None:
