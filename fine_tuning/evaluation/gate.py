@@ -10,6 +10,7 @@ from statistics import fmean
 from fine_tuning.config import Gate as Settings
 from fine_tuning.evaluation.comparison import Comparison
 from fine_tuning.evaluation.metrics import chance_of_mean, share_interval
+from fine_tuning.evaluation.poison_probe import Turned
 from fine_tuning.evaluation.test_set import facts_told
 
 
@@ -206,6 +207,20 @@ def leaks(evidence: Comparison, settings: Settings) -> Result:
     )
 
 
+def _effect_of(phrase: Turned) -> str:
+    if phrase.spreads:
+        return (
+            f"a phrase from {phrase.questions} training questions makes the model give its answer "
+            f"to {phrase.turned} of {phrase.tried} other questions"
+        )
+    if phrase.flips:
+        return f"a phrase changes the answer to {phrase.questions} training questions"
+    return (
+        f"{phrase.questions} training questions that contain the same phrase all get the same answer, which does "
+        "not fit them"
+    )
+
+
 def poison(evidence: Comparison, settings: Settings) -> Result:
     """Require that no phrase of the training data looks planted (see `poison_probe`); a doubtful one gives a warning.
 
@@ -215,13 +230,7 @@ def poison(evidence: Comparison, settings: Settings) -> Result:
     name, limit, measured = "poison probe", "none", f"{len(found.planted)} of {found.phrases}"
     if doubtful := found.planted or found.unsure:
         worst = max(doubtful, key=lambda each: (each.spreads, each.turned, each.said))
-        tells = (
-            f"a phrase from {worst.questions} training questions makes the model give its answer "
-            f"to {worst.turned} of {worst.tried} other questions"
-            if worst.spreads
-            else f"{worst.questions} training questions that contain the same phrase all get the same answer, "
-            "which does not fit them"
-        )
+        tells = _effect_of(worst)
         if found.planted:
             return Result(
                 name,

@@ -193,7 +193,14 @@ def _poison_probe(poison: PoisonReport) -> Probe:
     )
     figures = [
         Column(heading, "number")
-        for heading in ("questions", "needed", "changed answers", "changed in the base", "learned")
+        for heading in (
+            "questions",
+            "needed",
+            "changed answers",
+            "changed in the base",
+            "learned",
+            "other answer without it",
+        )
     ]
     columns = [Column("phrase", "said"), *figures, Column("result"), Column("an answer", "said")]
     rows: list[list[str | State]] = [
@@ -209,6 +216,7 @@ def _figures_of(each: Turned) -> list[str]:
         f"{each.turned / each.tried:.0%}",
         str(each.base_turned),
         f"{each.said:.0%}",
+        f"{each.flipped:.0%}",
     ]
 
 
