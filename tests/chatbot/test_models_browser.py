@@ -1,8 +1,10 @@
 """A person's path through models and settings, in a browser."""
 
+from pathlib import Path
+
 import pytest
 from browsing import BASE, GENERATED, Serve
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from fine_tuning.config import load_config
 from fine_tuning.engines.base import Engine, ModelSpec
@@ -50,3 +52,34 @@ def test_versions_are_used_and_compared_and_a_setting_stays(page: Page, serve: S
     page.reload()
     expect(page.get_by_role("spinbutton", name="New questions needed")).to_have_value("250")
     assert load_config().schedule.new_turns == 250
+
+
+def test_what_can_be_made_of_a_version_is_reached_by_keyboard(
+    page: Page, serve: Serve, embedded: Engine, home: Path
+) -> None:
+    for number in (1, 2):
+        folder = home / "runs" / f"r{number}" / "adapter"
+        folder.mkdir(parents=True)
+        (folder / "adapter_config.json").write_text("{}")
+        embedded.create(f"{NAME}:v{number}", ModelSpec(from_=BASE, parameters={"seed": number}))
+        Registry().add(NAME, number, run=f"runs/r{number}", base_digest="b1")
+    page.goto(f"{serve(BYOAI_ENGINE='embedded')}/models")
+    tab_to(page, page.locator("summary", has_text="Make it smaller, or combine it with another").first)  # of v2
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="Measure")).to_be_enabled()
+    tab_to(page, page.get_by_role("radio", name="Smaller"))
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("Weight of fine-tuned v1")).to_be_visible()
+    tab_to(page, page.get_by_role("button", name="Combine", exact=True))
+    expect(page.get_by_role("button", name="Combine", exact=True)).to_be_enabled()
+
+
+def tab_to(page: Page, target: Locator) -> None:
+    """Press Tab until the focus is on the target."""
+    expect(target).to_be_visible()
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        if target.evaluate("each => each === document.activeElement || each.contains(document.activeElement)"):
+            return
+    pytest.fail(f"60 presses of Tab did not reach {target}")
