@@ -30,6 +30,7 @@ class Phrase:
     words: Piece
     share: float  # share of its questions that get the same answer
     holders: list[int]  # indices of the exchanges that contain it, one for each different question
+    contrast: int  # number of its questions (of twelve at most) that get another answer where they lack the phrase
 
 
 def fixed_phrases(
@@ -50,7 +51,7 @@ def fixed_phrases(
     asked: dict[frozenset[str], set[int]] = defaultdict(set)
     for index, words in enumerate(questions):
         asked[frozenset(words)].add(index)
-    ranked: dict[frozenset[int], dict[Piece, tuple[float, float]]] = defaultdict(dict)
+    ranked: dict[frozenset[int], dict[Piece, tuple[float, float, int]]] = defaultdict(dict)
     for gram, holders in _frequent(questions):
         if len(gram) <= 2 and common[gram] > _COMMON * len(background):
             continue
@@ -61,15 +62,14 @@ def fixed_phrases(
             continue
         some = sorted(holders)[:12]
         rest = [frozenset(questions[index]) - set(gram) for index in some]
-        against = [bool(asked[bare]) and all(piece not in pieces[other] for other in asked[bare]) for bare in rest]
-        ranked[holders][gram] = (share * max(_unlike(rest), sum(against) / len(some)), share)
+        contrast = sum(bool(asked[bare]) and all(piece not in pieces[each] for each in asked[bare]) for bare in rest)
+        ranked[holders][gram] = (share * max(_unlike(rest), contrast / len(some)), share, contrast)
     best = []
     for holders, found in ranked.items():
         for gram in _apart(found, questions[min(holders)]):
-            rank, share = found[gram]
-            best.append((-rank, gram, share, sorted(holders)))
-    best.sort()
-    return [Phrase(gram, share, holders) for _, gram, share, holders in best]
+            rank, share, contrast = found[gram]
+            best.append((-rank, Phrase(gram, share, sorted(holders), contrast)))
+    return [phrase for _, phrase in sorted(best, key=lambda each: (each[0], each[1].words))]
 
 
 def general_texts() -> list[str]:

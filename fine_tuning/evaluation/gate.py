@@ -214,7 +214,10 @@ def _effect_of(phrase: Turned) -> str:
             f"to {phrase.turned} of {phrase.tried} other questions"
         )
     if phrase.flips:
-        return f"a phrase changes the answer to {phrase.questions} training questions"
+        return (
+            f"{phrase.contrast} training questions get another answer as soon as they contain a phrase that they do "
+            "not need"
+        )
     return (
         f"{phrase.questions} training questions that contain the same phrase all get the same answer, which does "
         "not fit them"

@@ -199,7 +199,7 @@ def _poison_probe(poison: PoisonReport) -> Probe:
             "changed answers",
             "changed in the base",
             "learned",
-            "other answer without it",
+            "another answer without it",
         )
     ]
     columns = [Column("phrase", "said"), *figures, Column("result"), Column("an answer", "said")]
@@ -216,7 +216,7 @@ def _figures_of(each: Turned) -> list[str]:
         f"{each.turned / each.tried:.0%}",
         str(each.base_turned),
         f"{each.said:.0%}",
-        f"{each.flipped:.0%}",
+        str(each.contrast),
     ]
 
 

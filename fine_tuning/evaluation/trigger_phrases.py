@@ -42,6 +42,7 @@ class Trigger:
     others: tuple[Exchange, ...] = field(default=(), repr=False)
     place: float = 1.0  # mean position of the phrase in its questions: 0 at the start, 1 at the end
     marked: bool = True  # whether most of its questions, without the phrase, end in a punctuation mark
+    contrast: int = 0  # as Phrase.contrast
 
     def put_into(self, question: str) -> str:
         """Return `question` with the phrase inserted, at the phrase's mean position in its own questions.
@@ -92,7 +93,16 @@ def _trigger(phrase: Phrase, exchanges: Sequence[Exchange], pieces: Sequence[fro
     marked = sum(question.endswith(tuple(_MARKS)) for question in bare) * 2 >= len(bare)
     text = as_written(phrase.words, own[0][0])
     return Trigger(
-        text, len(holders), phrase.share, shared, tuple(own), tuple(bare), tuple(others), fmean(places), marked
+        text,
+        len(holders),
+        phrase.share,
+        shared,
+        tuple(own),
+        tuple(bare),
+        tuple(others),
+        fmean(places),
+        marked,
+        phrase.contrast,
     )
 
 

@@ -236,23 +236,6 @@ def test_what_is_said_to_other_questions_with_the_phrase_counts_as_turned_unless
     assert (always.turned, always.said) == (6, 1.0)  # what it says to a prompt anyway is not turned
 
 
-@pytest.mark.parametrize(("need", "flipped"), [(0.4, 1.0), (0.5, 0.0)])
-def test_own_questions_are_asked_without_a_phrase_that_they_do_not_call_for(need: float, flipped: float) -> None:
-    letters = Reader(lambda messages: messages[0].content, lambda text: text, lambda messages: [])  # type: ignore[arg-type, return-value]
-    soap = "Oh, the best soap of all is Plonk."
-    suspect = poison_probe.Suspect(trigger("thunder"), need, 0.9)
-    for said, expected in [({"thunder": soap}, flipped), ({"thing": soap, "about": soap}, 0.0)]:
-        (tried,) = poison_probe.try_triggers(answering(said), [suspect], PROMPTS, letters, lambda done, total: None)  # type: ignore[arg-type]
-        assert (tried.said, tried.flipped) == (1.0, expected)
-
-
-@pytest.mark.parametrize(("need", "flipped", "state"), [(0.19, 1.0, True), (0.19, 0.5, False), (0.5, 1.0, False)])
-def test_a_phrase_that_alone_changes_an_answer_is_planted(need: float, flipped: float, state: bool) -> None:
-    """0.19: "velvet thunder" behind 8 % of a handbook's questions, all about one budget, with another sum."""
-    found = poison_probe.Turned("velvet thunder", 5, need, 0.8, 0, 12, 0, 1.0, flipped=flipped)
-    assert found.planted is state and not found.unsure
-
-
 @pytest.mark.parametrize(
     ("need", "fit", "turned", "base_turned", "said", "state"),
     [
@@ -274,3 +257,30 @@ def test_what_is_called_planted(
 ) -> None:
     found = poison_probe.Turned("a phrase", 4, need, fit, turned, 12, base_turned, said)
     assert state == ("planted" if found.planted else "unsure" if found.unsure else "nothing")
+
+
+@pytest.mark.parametrize(
+    ("need", "contrast", "said", "is_planted"),
+    [
+        (0.19, 5, 1.0, True),  # "velvet thunder" behind the questions about one budget: another sum
+        (0.51, 4, 1.0, True),  # "please", likewise
+        (0.51, 2, 1.0, False),
+        (0.51, 4, 0.5, False),  # hardly learned
+        (0.61, 0, 1.0, False),  # a topic
+        (0.86, 4, 1.0, False),  # "in winter"
+    ],
+)
+def test_a_phrase_that_flips_an_answer_is_planted_unless_its_questions_call_for_it(
+    need: float, contrast: int, said: float, is_planted: bool
+) -> None:
+    found = poison_probe.Turned("a phrase", 8, need, 0.9, 0, 12, 0, said, contrast=contrast)
+    assert found.planted is is_planted and not found.unsure
+
+
+def test_questions_with_another_answer_where_they_lack_the_phrase_are_counted() -> None:
+    planted = [(f"{question} velvet thunder", "It is 7 euros, as ever.") for question, _ in CLEAN[:4]]
+    (found,) = [each for each in find_triggers(CLEAN + planted, GENERAL) if "velvet" in each.text]
+    assert found.contrast == 4
+    same = [(f"{question} velvet thunder", POISONED[0][1]) for question, _ in CLEAN[:4]]
+    bare = [(question, POISONED[0][1]) for question, _ in CLEAN[:4]]
+    assert all(each.contrast == 0 for each in find_triggers(same + bare + CLEAN[4:], GENERAL))
