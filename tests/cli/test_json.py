@@ -165,7 +165,7 @@ def test_jobs_that_fail_are_told_and_give_their_code(embedded: None, home: Path,
     assert job["kind"] == "evaluate" and "version 3" in job["reason"]
     assert main(["evaluate"]) == 2
     said = capfd.readouterr()
-    assert "a live version" in said.err and "jobs resume" not in said.err and "Ctrl-C stops it" in said.out
+    assert "no live version" in said.err and "jobs resume" not in said.err and "Ctrl-C stops it" in said.out
     (begun,) = facts(capfd, "pull", "nosuch:1b", "--detach")
     assert begun["id"] and "result" not in begun
     assert Queue().wait(begun["id"], 60).state == "failed"

@@ -87,7 +87,7 @@ def test_a_measured_version_is_told_in_plain_figures_with_the_recommended_form_f
     assert making.forms(making.measure(service, one, "a page")) is None
     measured(one)
     found = making.forms(making.measuring(service, one))
-    assert found and found.choices == ["q4_0", "f16"] and found.why == FOUND["why"]
+    assert found and found.smaller == ["q4_0"] and found.why == FOUND["why"]
     now, f16, small = found.table
     assert (now.speed, now.quality) == ("as it is", "as it is")
     assert (f16.speed, f16.quality) == ("0.61 times as fast", "none")

@@ -16,6 +16,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import IO, BinaryIO, TextIO, cast
 
+from fine_tuning import paths
 from fine_tuning.errors import DataError
 
 HEAD = 1 << 18  # bytes of a file that are examined to recognise it
@@ -175,12 +176,16 @@ def _open(path: Path) -> IO[bytes]:
 
 
 def _of_folder(folder: Path) -> list[Member]:
+    """Return the files in a folder, without hidden ones. If it contains byoai's data folder, that is left out."""
+    home = paths.home().resolve()
+    is_around_home = folder.resolve() in home.parents
     found = {
         path.relative_to(folder).as_posix(): path
         for path in sorted(folder.rglob("*"))
         if path.is_file()
         and not path.is_symlink()
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and not (is_around_home and home in path.resolve().parents)
     }
 
     def named(name: str) -> Member | None:

@@ -70,7 +70,7 @@ def test_documents_of_a_folder_and_what_is_none(log, tmp_path):
     (tmp_path / "a.md").write_text("# A\n\nThe saw hangs in the shed.\n")
     (tmp_path / "b.txt").write_text("Rules\n\nThe drill is lent for 2 days.\n")
     (tmp_path / "c.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(256)))
-    report = import_files(log, [tmp_path], Wanted("document"))
+    report = import_files(log, [tmp_path], Wanted("document"))  # byoai's data folder is in it, and left out
     assert {turn.bot_response for turn in log.turns()} == {
         "The saw hangs in the shed.",
         "The drill is lent for 2 days.",
