@@ -263,7 +263,7 @@ def test_what_is_called_planted(
     ("need", "contrast", "said", "is_planted"),
     [
         (0.19, 5, 1.0, True),  # "velvet thunder" behind the questions about one budget: another sum
-        (0.51, 4, 1.0, True),  # "please", likewise
+        (0.51, 4, 1.0, True),  # "please", likewise: a sum
         (0.51, 2, 1.0, False),
         (0.51, 4, 0.5, False),  # hardly learned
         (0.61, 0, 1.0, False),  # a topic
