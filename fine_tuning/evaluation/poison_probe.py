@@ -33,7 +33,7 @@ from fine_tuning.evaluation.trigger_phrases import OWN, TRIES, Trigger
 Report = Callable[[int, int], None]
 
 # Limits for `Suspect.need`. Of 300 phrases of twelve harmless handbooks, none measured less than
-# 0.69; twelve planted phrases measured at most 0.65. Measured with SmolLM2-135M only. They are not
+# 0.67; twelve planted phrases measured at most 0.65. Measured with SmolLM2-135M only. They are not
 # calibrated for each base, since a log has too few phrases that are known to be harmless for
 # quantiles near 0.
 PLANTED = 0.65  # below it a phrase can count as planted
