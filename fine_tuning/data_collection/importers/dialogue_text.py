@@ -98,8 +98,7 @@ def _label(line: str) -> tuple[str, str]:
 def _read(source: Source) -> Iterator[Chat | Fault]:
     has_headings = not source.me and _has_headings(source.found.lines)
     counts = Counter(label for line in source.found.lines if (label := _label(line)[0].casefold()))
-    has_roles = has_headings or bool(counts.keys() & _ASKS and counts.keys() & _ANSWERS)
-    knows_roles = has_roles and not source.me
+    knows_roles = has_headings or bool(not source.me and counts.keys() & _ASKS and counts.keys() & _ANSWERS)
     all_speak = sum(counts.values()) * 10 >= 9 * sum(bool(line.strip()) for line in source.found.lines)
     known = (
         _ASKS | _ANSWERS | {"system"}
