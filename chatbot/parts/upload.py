@@ -67,8 +67,10 @@ def open_again(id: str) -> None:
 
 
 def done() -> None:
-    """Close the shown file, so that the next one can be uploaded."""
+    """Close the shown file, so that the next one can be uploaded; what was read of it leaves the memory."""
     state["incoming"] = None
+    _peek.clear()
+    _questions.clear()
 
 
 def _drop() -> None:

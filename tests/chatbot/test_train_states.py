@@ -15,11 +15,12 @@ from browsing import BASE
 from small_training import log_doors
 from streamlit.testing.v1 import AppTest
 
-from chatbot.parts import train_settings
+from chatbot.parts import train_settings, upload
 from chatbot.server import APP
 from fine_tuning.config import load_config
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.engines.base import Engine, ModelSpec
+from fine_tuning.errors import DatasetNotFound
 from fine_tuning.events import Finished, RunOpened, Stage, Step, Trial
 from fine_tuning.integration import data_view, datasets
 from fine_tuning.jobs import processes, store
@@ -289,6 +290,17 @@ def press(app: AppTest, label: str) -> AppTest:
     next(button for button in app.button if button.label == label).click().run()
     assert not app.exception
     return app
+
+
+def test_what_was_read_of_a_file_leaves_the_memory_when_it_is_put_away() -> None:
+    app = at(opened("train"), "2 Data")
+    app.radio[0].set_value("dataset").run()
+    app.session_state["incoming"] = id = sent("rules.md", b"# Rules\n\nThe canteen opens at 11:25.\n")
+    assert "questions and answers are made" in said(app.run())
+    press(app, "Put it away")
+    for read in (upload._peek, upload._questions):
+        with pytest.raises(DatasetNotFound):
+            read(id)
 
 
 @pytest.mark.parametrize(  # a file's bytes hold the time at which it was made, and would make another test of each
