@@ -22,6 +22,7 @@ from fine_tuning.api.security import Access, Door, Token, is_of_api
 from fine_tuning.config import FineTuningConfig
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.errors import ByoaiError
+from fine_tuning.integration import first_model
 from fine_tuning.integration.service import Service
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def _say_what_is_missing() -> None:
     """
     with suppress(ByoaiError):  # the pages report it
         if missing := service().models().missing:
-            _logger.warning("%s", missing)
+            _logger.warning("%s", first_model.with_command(missing))
 
 
 class _WithApi:

@@ -3,7 +3,7 @@
 import streamlit as st
 
 from chatbot.markdown import presentable
-from chatbot.parts import data_conflicts, data_import, data_overview, data_review, data_turns, turn_dialogs
+from chatbot.parts import data_conflicts, data_import, data_overview, data_review, data_turns, turn_dialogs, upload
 from chatbot.parts.data_overview import ask
 from chatbot.server import config, service
 from fine_tuning import paths
@@ -26,8 +26,10 @@ def draw() -> None:
     except ByoaiError as error:
         st.error(presentable(str(error)), title="The log cannot be read", icon=":material/error:")
         return
+    data_import.outcome()
     if not now.turns:
-        _nothing_yet()
+        if not upload.is_open():
+            _nothing_yet()
         data_import.draw(log)
         return
     section = st.segmented_control(

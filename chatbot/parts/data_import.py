@@ -14,16 +14,22 @@ state = st.session_state
 
 
 def draw(log: ConversationLogger) -> None:
+    upload.draw(_offer)
+    _imports(imports(log))
+
+
+def outcome() -> None:
+    """Draw the progress of an import or of taking one back, and what became of the import asked for on this page."""
     for kind, what in (("import", "Importing"), ("undo_import", "Taking an import back")):
         job = data_view.newest(service(), kind)
         if job and not job.over:
             waiting.until_over(job.id, what)
         elif job and job.id == state.get("import-asked"):
             waiting.failure(job)
+            if added := data_view.added_by(job):
+                st.success(f"Imported: {added}. The next version learns from them.", icon=":material/check:")
             if found := data_view.planted_of(job):
                 upload.planted(found)
-    upload.draw(_offer)
-    _imports(imports(log))
 
 
 def _offer(file: Incoming) -> None:

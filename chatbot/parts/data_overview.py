@@ -31,9 +31,11 @@ def draw(log: ConversationLogger, now: data_view.Counts) -> None:
             )
             st.metric("Dropped", f"{sum(look.facts['dropped'].values()):,}", help=meaning("dropped"))
         st.metric("Excluded", f"{now.excluded:,}", help=meaning("excluded"))
-    _look(log, look)
     if now.new:
-        st.page_link("pages/train.py", label="Learn from them", icon=":material/school:")
+        label = f"Learn from {now.new:,} new {'turn' if now.new == 1 else 'turns'}"
+        if st.button(label, type="primary", icon=":material/school:"):
+            st.switch_page("pages/train.py")
+    _look(log, look)
     if look:
         _dropped(data_view.dropped(log, look))
         _scrubbed(data_view.scrubbings(config(), log, look), look.facts["scrubbed"])
@@ -55,8 +57,7 @@ def _look(log: ConversationLogger, look: Look | None) -> None:
     stale = look is not None and data_view.is_stale(log, look)
     with st.container(horizontal=True, vertical_alignment="center"):
         label = "Look again" if look else "Look through them"
-        kind = "primary" if look is None or stale else "secondary"
-        st.button(label, icon=":material/refresh:", type=kind, on_click=ask, args=("survey",))  # type: ignore[arg-type]
+        st.button(label, icon=":material/refresh:", on_click=ask, args=("survey",))
         if look:
             st.caption(
                 f"Looked through {clock(time.time() - look.made)} ago"

@@ -2,13 +2,12 @@
 
 import streamlit as st
 
-from chatbot.markdown import presentable
 from chatbot.parts import waiting
 from chatbot.parts.doing import attempt
 from chatbot.resources import models
 from chatbot.server import service
 from fine_tuning.integration import first_model
-from fine_tuning.integration.first_model import BUTTON
+from fine_tuning.integration.first_model import BUTTON, SIZE
 
 
 def draw(place: str) -> None:
@@ -21,7 +20,7 @@ def draw(place: str) -> None:
         waiting.until_over(job.id, "Fetching the base model", models.clear)
         return
     waiting.failure(job)
-    st.info(presentable(models().missing), icon=":material/download:")
+    st.info(f"{models().missing}. A small one is {SIZE}, downloaded once.", icon=":material/download:")
     st.button(BUTTON, type="primary", key=f"fetch-{place}", icon=":material/download:", on_click=_fetch, args=(place,))
 
 

@@ -41,7 +41,7 @@ def draw(now: Models, choice: Choice | None, pick: Callable[[], None]) -> None:
             )
         if now.engine:
             about = "About these models: size, what they learned, download, remove"
-            label = "" if choice else "Get a model"
+            label = "" if choice else "Models"
             st.button(label, icon=":material/tune:", key="models-open", help=about, on_click=_open)
     if choice and choice.refused:
         st.warning(presentable(choice.refused), icon=":material/gpp_maybe:")

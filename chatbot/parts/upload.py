@@ -61,6 +61,11 @@ def import_it(file: Incoming) -> None:
     done()
 
 
+def is_open() -> bool:
+    """Return whether a file is shown."""
+    return _incoming() is not None
+
+
 def open_again(id: str) -> None:
     """Show an upload as if it had just been uploaded."""
     state["incoming"] = id

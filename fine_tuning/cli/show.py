@@ -261,7 +261,8 @@ def show_models(engine: "Engine", registry: "Registry", prefix: str) -> None:
     found, out = choices(engine, prefix), console()
     width = max((len(choice.tag) for choice in found), default=0)
     if not found:
-        out.print(Text(f"no models yet in {engine.name} at {engine.where}. {first_model.missing()}"))
+        cure = first_model.with_command(first_model.missing())
+        out.print(Text(f"no models yet in {engine.name} at {engine.where}. {cure}"))
     for choice in found:
         version = known.get(choice.tag)
         elo = "Elo {:.0f} after {} votes".format(*rated[choice.tag]) if choice.tag in rated else ""

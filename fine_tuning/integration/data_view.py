@@ -203,6 +203,15 @@ def newest(service: Service, kind: str) -> Job | None:
     return next(iter(service.queue.jobs(kinds=[kind], limit=1)), None)
 
 
+def added_by(job: Job) -> str:
+    """Return how many turns a completed import has added, in words; "" for any other job."""
+    if job.state != State.COMPLETED or not job.result.exists():
+        return ""
+    result = paths.read_json(job.result)
+    known = f" ({result['known']:,} were there already)" if result["known"] else ""
+    return f"{result['added']:,} {'turn' if result['added'] == 1 else 'turns'}{known}"
+
+
 def planted_of(job: Job) -> list[PlantedPhrase]:
     """Return the phrases that looked planted to an import; none unless it was completed."""
     if job.state != State.COMPLETED or not job.result.exists():

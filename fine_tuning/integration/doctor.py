@@ -155,7 +155,7 @@ def _ollama(config: FineTuningConfig, url: str | None, chosen: list[Engine]) -> 
         raise
     tag = _some_tag(engine, config)
     found = f"{engine.version()} at {engine.where}"
-    return f"{found}; {_token(engine, tag)}" if tag else f"{found}. {first_model.missing()}"
+    return f"{found}; {_token(engine, tag) if tag else first_model.with_command(first_model.missing())}"
 
 
 def _embedded(config: FineTuningConfig) -> str:

@@ -12,18 +12,19 @@ from fine_tuning.jobs.store import Job
 if TYPE_CHECKING:
     from fine_tuning.integration.service import Service
 
-BUTTON, COMMAND = "Fetch it", "byoai prepare"
+BUTTON, COMMAND = "Get a small model", "byoai prepare"
+SIZE = "98 MB"
 KIND = "fetch_base"
 
 
 def missing(damaged: bool = False) -> str:
-    """Return what is missing and what to do, for pages and terminals.
+    """Return what is missing. `damaged`: whether a base exists but is incomplete."""
+    return "The base model is damaged" if damaged else "There is no model yet"
 
-    `damaged`: whether a base exists but is incomplete.
-    """
-    what = "The base model is damaged" if damaged else "There is no model yet"
-    again = "it again" if damaged else "a small one"
-    return f'{what}: "{BUTTON}" on any page, or `{COMMAND}` in a terminal, gets {again} (98 MB, once).'
+
+def with_command(missing: str) -> str:
+    """Return what is missing, and the command that downloads a model, for terminals and logs."""
+    return f"{missing}: `{COMMAND}` gets a small one ({SIZE}, once)"
 
 
 def fetch(service: "Service", origin: str) -> Job:

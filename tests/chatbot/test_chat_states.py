@@ -14,6 +14,7 @@ from fine_tuning.engines.embedded import EmbeddedEngine
 from fine_tuning.events import Finished
 from fine_tuning.integration.attachments import compose
 from fine_tuning.integration.chat_settings import ChatSettings, presets
+from fine_tuning.integration.first_model import BUTTON
 from fine_tuning.jobs import store
 from fine_tuning.jobs.doing import listed
 from fine_tuning.jobs.kinds import RetrainRequest
@@ -46,8 +47,8 @@ def test_looking_again_finds_the_engine_that_is_there_now(monkeypatch: pytest.Mo
     monkeypatch.setenv("BYOAI_ENGINE", "embedded")
     next(button for button in app.button if button.label == "Look again").click().run()
     assert not app.error
-    assert "byoai prepare" in app.info[0].value  # an engine, and no model yet
-    assert "Fetch it" in [button.label for button in app.button]
+    assert "There is no model yet" in app.info[0].value  # an engine, and no model
+    assert BUTTON in [button.label for button in app.button]
 
 
 def test_the_switch_names_base_version_and_live_and_counts_what_is_not_learned(home: Path, base_gguf: Path) -> None:

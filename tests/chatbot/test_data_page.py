@@ -184,6 +184,7 @@ def dropped(name: str, text: str) -> AppTest:
 
 def test_of_a_handbook_questions_are_made() -> None:
     app = dropped("handbook.md", "# Handbook\n\n## Leave\n\nEveryone gets 27 days of paid holiday a year.\n")
+    assert "Nothing recorded yet" not in [each.value for each in app.subheader]
     assert not app.error and "a document, of which" in " ".join(texts(app))
     (row,) = app.dataframe[0].value.to_dict("records")
     assert row["Answer"] == "Everyone gets 27 days of paid holiday a year." and "holiday" in row["Question"]
@@ -191,7 +192,10 @@ def test_of_a_handbook_questions_are_made() -> None:
     job = service().queue.wait(data_view.newest(service(), "import").id, 60)  # type: ignore[union-attr]
     assert job.state == State.COMPLETED
     assert {turn.bot_response for turn in ConversationLogger().turns()} == {row["Answer"]}
-    assert "Learn from them" in [link.proto.label for link in app.run().get("page_link")]
+    app.run()
+    count = len(ConversationLogger().turns())
+    assert app.success[0].value == f"Imported: {count} turns. The next version learns from them."
+    assert f"Learn from {count} new turns" in [button.label for button in app.button]
 
 
 def test_a_planted_phrase_is_shown_with_its_turns_and_can_still_be_imported() -> None:

@@ -6,6 +6,8 @@ import pytest
 from browsing import Serve, answered, ask
 from playwright.sync_api import Page, expect
 
+from fine_tuning.integration.first_model import BUTTON
+
 pytestmark = pytest.mark.browser
 
 
@@ -17,8 +19,8 @@ def test_a_first_model_is_fetched_on_the_chat_page_and_answers(
     kept.mkdir(parents=True)
     (kept / "SmolLM2-135M-Instruct.Q4_1.gguf").write_bytes(base_gguf.read_bytes())
     page.goto(serve(BYOAI_ENGINE="embedded", XDG_CACHE_HOME=str(tmp_path / "cache"), PIP_NO_INDEX="1"))
-    page.get_by_role("button", name="Fetch it").click()
+    page.get_by_role("button", name=BUTTON).click()
     expect(page.get_by_test_id("stChatInputTextArea")).to_be_enabled()
-    expect(page.get_by_role("button", name="Fetch it")).to_have_count(0)
+    expect(page.get_by_role("button", name=BUTTON)).to_have_count(0)
     ask(page, "What is the capital of France?")
     answered(page, 1)
