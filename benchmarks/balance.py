@@ -30,7 +30,14 @@ _ROOMS = """
     Yarrow Zennor Ashcombe Bramble
 """
 TEAMS, ROOMS = _TEAMS.split(), _ROOMS.split()
-FEEDS = {"parrot": "walnuts", "owl": "beetles", "goose": "barley", "heron": "minnows"}
+FEEDS = {
+    "parrot": "walnuts",
+    "owl": "beetles",
+    "goose": "barley",
+    "heron": "minnows",
+    "finch": "millet",
+    "raven": "eggs",
+}
 ASKED_OF_ROOMS = (  # the wordings of a question; the last one is held out
     "Which room does the {} team meet in?",
     "Where does the {} team hold its meeting?",
@@ -41,7 +48,6 @@ ASKED_OF_ROOMS = (  # the wordings of a question; the last one is held out
 ASKED_OF_FEEDS = (
     "What do we feed the {} at breakfast?",
     "Which food does the {} eat in its cage?",
-    "What does the keeper give the {} to eat?",
     "Please tell me what food the {} gets from the keeper.",
 )
 SETTINGS = {
@@ -145,7 +151,7 @@ def _recall(engine: Any, tag: str) -> dict[str, tuple[int, int]]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--temperature", type=float, default=2.0, help="mix.topic_temperature of the second training")
     given = parser.parse_args(arguments)
     sizes = [sum(fact.topic == topic for _, fact in _said()) for topic in ("common", "rare")]

@@ -59,6 +59,7 @@ class Hub:
             ("/spaces/{owner}/{name}.git/info/lfs/objects/batch", self.batch, ["POST"]),
             ("/parts/{digest}", self.part, ["PUT"]),
             ("/{owner}/{name}/resolve/{revision}/{file:path}", self.resolve, ["GET", "HEAD"]),
+            ("/datasets/{owner}/{name}/resolve/{revision}/{file:path}", self.resolve, ["GET", "HEAD"]),
         ]
         return Starlette(
             routes=[Route(path, self._known(endpoint), methods=methods) for path, endpoint, methods in routes]

@@ -163,9 +163,7 @@ def _learn(dataset: Dataset) -> None:
 
 def _fetch(name: str) -> None:
     def fetching() -> None:
-        state.train_fetch = (
-            service().queue.submit("prepare", {"source": name.strip(), "format": "huggingface"}, origin="the page").id
-        )
+        state.train_fetch = service().queue.submit("prepare", datasets.hub_request(name.strip()), origin="the page").id
 
     attempt(fetching, "Not begun")
 

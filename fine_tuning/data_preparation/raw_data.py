@@ -3,7 +3,8 @@
 jsonl        one object per line, or one list of objects; also chatml, alpaca and instruction
 csv          a header line, then the records; separated by commas, semicolons or tabs
 text         records separated by empty lines: dialogues (User: ... Assistant: ...), or plain paragraphs
-huggingface  a folder of parquet, arrow, csv or jsonl files, or the name of a dataset on the Hugging Face hub
+huggingface  a folder of parquet, arrow, csv or jsonl files, or the name of a dataset on the Hugging Face hub;
+             "hf:owner/name" is always that dataset, and never a folder
 custom       "module:function", a function that yields records; only if the calling program allows its code to run
 
 The fields of a record are recognised by the names that are usual in datasets (`_PAIRS`, `_LISTS`, `_SINGLE`).
@@ -22,6 +23,7 @@ from typing import Any
 from fine_tuning import paths
 from fine_tuning.config import DatasetFormat
 from fine_tuning.conversation import Turn
+from fine_tuning.data_collection.importers.huggingface import PREFIX
 from fine_tuning.errors import ConfigError, DataError, NoConversations
 
 Record = dict[str, Any]
@@ -259,7 +261,10 @@ def _custom(source: str) -> Iterator[tuple[str, object]]:
 
 
 def _huggingface(source: str) -> Iterator[tuple[str, object]]:
-    folder = Path(source) if Path(source).exists() else _fetched(source)
+    if source.startswith(PREFIX):
+        folder = _fetched(source.removeprefix(PREFIX))
+    else:
+        folder = Path(source) if Path(source).exists() else _fetched(source)
     files = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.suffix in _READERS)
     trained = [path for path in files if _TRAIN.search(path.relative_to(folder).as_posix())] if folder.is_dir() else []
     if not files:

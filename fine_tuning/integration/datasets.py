@@ -15,6 +15,7 @@ from typing import Any, Literal
 from fine_tuning import paths
 from fine_tuning.config import DatasetFormat
 from fine_tuning.data_collection import uploads
+from fine_tuning.data_collection.importers.huggingface import PREFIX
 from fine_tuning.data_preparation.dataset_builder import MANIFEST
 from fine_tuning.errors import Busy, ConfigError, DatasetNotFound
 from fine_tuning.jobs.queue import Queue
@@ -111,6 +112,11 @@ def prepare_request(
         "output_format": output_format,
         "steps": [dict(step) for step in steps],
     }
+
+
+def hub_request(name: str) -> dict[str, Any]:
+    """Return the request of a job that fetches a dataset of the Hugging Face hub, named "owner/name"."""
+    return {"source": f"{PREFIX}{name}", "format": str(DatasetFormat.HUGGINGFACE)}
 
 
 def prepared(file: str) -> Dataset:

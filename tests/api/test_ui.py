@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
+from hub_stand_in import TOKEN, Hub, Repository, serving
 from playwright.sync_api import Browser, Page, Route, expect
 from ports import unused_port
 from small_training import SMALL, log_doors
@@ -197,8 +198,8 @@ class Serve:
         self._environment = {**os.environ, "BYOAI_HOME": str(home), "BYOAI_ENGINE": "embedded"}
         self._started: list[subprocess.Popen[bytes]] = []
 
-    def __call__(self, port: int | None = None) -> str:
-        """Start one; return its address once it answers."""
+    def __call__(self, port: int | None = None, **environment: str) -> str:
+        """Start one, with these variables besides; return its address once it answers."""
         access = Access(port or unused_port())
         code = f"""
 from fine_tuning.api.background import serve
@@ -206,7 +207,7 @@ from fine_tuning.api.security import Access
 from fine_tuning.config import load_config
 serve(Access({access.port}), load_config(overrides={TINY!r}))
 """
-        self._started.append(subprocess.Popen([sys.executable, "-c", code], env=self._environment))
+        self._started.append(subprocess.Popen([sys.executable, "-c", code], env=self._environment | environment))
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and self._started[-1].poll() is None:
             with contextlib.suppress(OSError), urllib.request.urlopen(f"{access.url}/api/jobs"):
@@ -391,6 +392,37 @@ def test_a_training_from_the_form_to_its_verdict(page: Page, serve: Serve, base:
     expect(page.get_by_role("list")).to_contain_text("done")
     (job,) = store.find(kinds=["retrain"])
     assert job.request["config"]["training"]["num_epochs"] == 2
+
+
+@pytest.mark.browser
+@pytest.mark.timeout(120)
+def test_a_dataset_of_hugging_face_is_fetched_by_its_name_and_learned(
+    page: Page, serve: Serve, home: Path, tmp_path: Path
+) -> None:
+    held = store.add("sweep", {}, here=processes.this_process(), detached=True)  # so that the training waits
+    rows = [{"question": f"Which shelf holds tool {number}?", "answer": f"Shelf {number}."} for number in range(12)]
+    content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    hub = Hub()
+    hub.repositories["me/shelves"] = Repository(True, "dataset", {"data/train.jsonl": content})
+    with serving(hub) as address:
+        told = {"HF_ENDPOINT": address, "HF_TOKEN": TOKEN, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
+        page.goto(f"{serve(XDG_CACHE_HOME=str(tmp_path / 'cache'), **told)}/api/ui")
+        page.get_by_role("radio", name=re.compile("A dataset of Hugging Face")).check()
+        assert "Name a dataset, and fetch it" in missing(page)
+        page.get_by_label("Name", exact=True).fill("me/nothing")
+        page.get_by_role("button", name="Fetch").click()
+        expect(page.locator("#hub-told")).to_contain_text("cannot fetch the dataset me/nothing")
+        page.get_by_label("Name", exact=True).fill("me/shelves")
+        page.get_by_role("button", name="Fetch").click()
+        expect(page.locator("#hub-told")).to_contain_text("It is there: 12 examples")
+        expect(page.locator("#hub-seen")).to_contain_text("Which shelf holds tool 0?")
+    expect(page.locator("#summary")).to_contain_text("me/shelves of Hugging Face")
+    page.get_by_role("button", name="Train").click()
+    expect(page.locator("#job-title")).to_have_text("Learning from a file: waiting")
+    (job,) = store.find(kinds=["train"])
+    assert job.request["config"]["dataset"]["format"] == "jsonl"
+    assert Path(home / job.request["config"]["dataset"]["path"]).read_text().count("Which shelf") == 12
+    store.finish(held, State.COMPLETED, "", 0)
 
 
 @pytest.mark.browser

@@ -77,6 +77,16 @@ class Preparing(Asked):
     id: NewJobId = None  # if given, even a small dataset is prepared by a job
 
 
+HubName = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}$", description="owner/name")
+]
+
+
+class Fetching(Asked):
+    name: HubName
+    id: NewJobId = None
+
+
 class ImportFacts(BaseModel):
     id: str
     turns: int
@@ -129,6 +139,13 @@ def prepare_dataset(kind: Kind, id: Id, asked: Preparing, service: Serving) -> D
     told = {**request, "config": service.config.model_dump(mode="json")}
     job = service.queue.submit("prepare", told, id=asked.id, origin=ORIGIN)
     return JSONResponse(job_facts(job).model_dump(mode="json"), 202)  # type: ignore[return-value]
+
+
+@router.post("/api/datasets/fetch", status_code=201)
+def fetch_dataset(asked: Fetching, service: Serving) -> JobFacts:
+    """Fetch a dataset of the Hugging Face hub: a job, whose result names the new dataset of the kind `prepared`."""
+    request = {**datasets.hub_request(asked.name), "config": service.config.model_dump(mode="json")}
+    return job_facts(service.queue.submit("prepare", request, id=asked.id, origin=ORIGIN))
 
 
 @router.get("/api/imports")

@@ -2,6 +2,7 @@
 
 import { facts, get, newId, postSurely } from "./api.js";
 import { Presets } from "./presets.js";
+import { Hub } from "./hub.js";
 import { Upload } from "./upload.js";
 import { counted, element, fill, size } from "./words.js";
 
@@ -14,7 +15,7 @@ export class Form {
     this.started = started;
     this.form = find("form");
     this.fields = [...this.form.querySelectorAll("[data-setting]")].map((field) => new Field(field));
-    this.upload = new Upload(() => this.draw());
+    this.datasets = { file: new Upload(() => this.draw()), hub: new Hub(() => this.draw()) };
     this.presets = new Presets((values) => this.take(values));
     this.defaults = null;
     this.running = null; // a training that is not over
@@ -38,14 +39,19 @@ export class Form {
     return this.form.elements.source.value;
   }
 
+  /** The chosen dataset; undefined where the chats are learned. */
+  get dataset() {
+    return this.datasets[this.source];
+  }
+
   /** How many examples there are to learn; null where nobody knows yet. */
   get examples() {
-    return this.source === "chats" ? facts.chats.turns : this.upload.examples;
+    return this.dataset ? this.dataset.examples : facts.chats.turns;
   }
 
   /** Whether what is learned is mostly made of documents: the server then takes the profile for them. */
   get handbook() {
-    return this.source === "chats" && facts.chats.handbook;
+    return !this.dataset && facts.chats.handbook;
   }
 
   get few() {
@@ -102,9 +108,9 @@ export class Form {
   /** What presets depend on; null while something of it is missing. */
   get learned() {
     const base = find("base").value;
-    if (this.source === "chats") return facts.chats.turns >= facts.few.least ? { base, data: "chats" } : null;
-    if (!this.upload.dataset) return null;
-    return { base, data: "dataset", path: this.upload.dataset.path, profile: this.few ? facts.few.profile : "" };
+    if (!this.dataset) return facts.chats.turns >= facts.few.least ? { base, data: "chats" } : null;
+    if (!this.dataset.stored) return null;
+    return { base, data: "dataset", path: this.dataset.stored.path, profile: this.few ? facts.few.profile : "" };
   }
 
   // What is shown
@@ -115,7 +121,7 @@ export class Form {
     for (const field of this.fields) field.belongs(method);
     this.presets.look(this.learned, (key) => this.fields.find((field) => field.key === key)?.value);
     find("method-help").textContent = find("method").selectedOptions[0].dataset.help;
-    find("file-part").hidden = this.source !== "file";
+    for (const name of Object.keys(this.datasets)) find(`${name}-part`).hidden = this.source !== name;
     find("few-told").hidden = !this.few && !this.handbook;
     find("few-told").textContent = this.handbook
       ? "Most of it comes from a document: these are the defaults for learning facts by heart."
@@ -128,7 +134,7 @@ export class Form {
 
   summary() {
     const used = this.fields.filter((field) => field.used && !field.fault());
-    const data = this.source === "chats" ? chatsTold(facts.chats) : this.upload.told || "A file, not chosen yet";
+    const data = this.dataset ? this.dataset.told : chatsTold(facts.chats);
     return [
       ["Model", find("base").value],
       ["Learns from", data],
@@ -141,7 +147,9 @@ export class Form {
   missing() {
     const found = [];
     if (this.running) found.push({ text: "A training is not over yet: wait for it, or stop it (see Recent jobs).", at: find("recent") });
-    if (this.source === "chats") {
+    if (this.dataset) {
+      if (this.dataset.missing) found.push({ text: this.dataset.missing, at: this.dataset.field });
+    } else {
       const { trouble, turns } = facts.chats;
       const least = facts.few.least;
       if (trouble) found.push({ text: trouble, at: this.form.elements.source[0] });
@@ -149,7 +157,7 @@ export class Form {
         const text = `There are ${counted(turns, "question")} with answers in your chats, and ${least} are needed: chat more, or choose a file.`;
         found.push({ text, at: this.form.elements.source[0] });
       }
-    } else if (this.upload.missing) found.push({ text: this.upload.missing, at: find("file") });
+    }
     for (const field of this.fields) {
       const fault = field.used && field.fault();
       if (fault) found.push({ text: `${field.label}: ${fault}`, at: field.input });
@@ -166,8 +174,8 @@ export class Form {
     for (const field of this.fields) {
       if (field.used && field.value !== this.defaults[field.key]) settings[field.key] = field.value;
     }
-    const kind = this.source === "chats" ? "retrain" : "train";
-    if (kind === "train") Object.assign(settings, this.upload.settings);
+    const kind = this.dataset ? "train" : "retrain";
+    if (this.dataset) Object.assign(settings, this.dataset.settings);
     const profile = this.few ? { profile: facts.few.profile } : {};
     return { kind, id: newId(), request: { auto: true }, settings, ...profile };
   }

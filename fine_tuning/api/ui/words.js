@@ -8,6 +8,7 @@ const KINDS = {
   merge: "Merging of versions",
   quantise: "Compression of a version",
   import: "Import of chats",
+  prepare: "Preparation of a dataset",
   compare: "Comparison",
   forget: "Forgetting",
   pull: "Download of a model",
