@@ -157,8 +157,12 @@ def notice(now: Models) -> None:
         first_model.draw("chat")
 
 
-def welcome(choice: Choice) -> None:
+def welcome(choice: Choice | None) -> None:
     st.space("large")
+    if not choice:
+        st.header("A chat that learns from you", anchor=False)
+        notice(state.models)
+        return
     st.header("What is on your mind?", anchor=False)
     who = state.models.title(choice.tag)
     kept = (
@@ -186,14 +190,14 @@ def refused() -> None:
 
 def foot(choice: Choice | None, answering: bool) -> None:
     with st.bottom:
-        if not choice:
+        if not choice and state.chat.turns:
             notice(state.models)
         if state.models.lost:
             st.warning(presentable(state.models.lost), icon=":material/link_off:")
         if answering:
             with st.container(horizontal=True, horizontal_alignment="center"):
                 st.button("Stop", icon=":material/stop_circle:", shortcut="Esc", on_click=state.chat.stop)
-        placeholder = f"Message {state.models.title(choice.tag)}" if choice else "Nobody answers"
+        placeholder = f"Message {state.models.title(choice.tag)}" if choice else "No model answers"
         refused()
         st.chat_input(
             placeholder,
@@ -266,7 +270,7 @@ def draw() -> None:
         history.watch()
     foot(state.choice, answering)
     top = st.empty()  # its own placeholder, so that nothing of the welcome remains below the first answer
-    if state.choice and not turns and not answer:
+    if not turns and not answer:
         with top.container():
             welcome(state.choice)
     for each in turns:

@@ -26,8 +26,8 @@ from fine_tuning.profiles import made_of_documents
 from fine_tuning.units import about, gigabytes, size
 
 TIME = (
-    "From the press of the button to the verdict: the untrained model answers general questions, which are learned "
-    "too; the training; what was learned is exported; old and new version are compared."
+    "From the press of the button to the verdict: the training; what was learned is exported; the old and the new "
+    "version are asked and compared."
 )
 PROFILES = {"sample": "the sample", "few_shot": "little data", "handbook": "documents"}
 GLANCE = 1.0  # seconds between looks at the plan in progress

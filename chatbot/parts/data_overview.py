@@ -7,7 +7,7 @@ from typing import Any
 
 import streamlit as st
 
-from chatbot.parts import waiting
+from chatbot.parts import train_place, waiting
 from chatbot.parts.doing import attempt
 from chatbot.parts.words import meaning
 from chatbot.server import config, service
@@ -34,6 +34,7 @@ def draw(log: ConversationLogger, now: data_view.Counts) -> None:
     if now.new:
         label = f"Learn from {now.new:,} new {'turn' if now.new == 1 else 'turns'}"
         if st.button(label, type="primary", icon=":material/school:"):
+            train_place.begin_with_chats()
             st.switch_page("pages/train.py")
     _look(log, look)
     if look:

@@ -37,7 +37,7 @@ def draw(now: Situation) -> None:
     least = learning.least_turns(config())
     said = f"{now.turns:,} questions with their answers"
     if now.documents:
-        said += f", {now.documents:,} of them made of documents"
+        said += f", {'all' if now.documents == now.turns else f'{now.documents:,}'} of them made of documents"
     st.radio(
         "What does it learn from?",
         sources,

@@ -44,6 +44,13 @@ def come_back(step: str) -> None:
         state.train_step = place.step or step
 
 
+def begin_with_chats() -> None:
+    """Open the page Train at its settings, with the chats and imports as the data; other choices are kept."""
+    if "train_place" in state and (draft := _place(state.train_place).draft):
+        state.train_draft = replace(draft, data="chats", dataset=None, changes={})
+    state.train_step = SETTINGS
+
+
 def leave_mark() -> None:
     """Store the step and the draft."""
     place = _place(state.train_place)

@@ -3,6 +3,7 @@
 The side bar of Chat and the pages Train and Runs use these functions.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Literal
@@ -134,6 +135,7 @@ def watch(id: str, shown: Shown, small: bool = False) -> None:
         share,
         text=f"{told.done} of {told.total}" + (f", {clock(last.eta)} left" if last else "") if told.total else " ",
     )
+    st.caption(_times(job, dict(told.facts).get("time", "")))
     if last and not small:
         facts = f"{last.tokens_per_second:.0f} tokens/s", f"{size(last.memory)} of memory", f"pass {last.epoch:.1f}"
         st.caption(" · ".join(facts), help=_FACTS)
@@ -144,6 +146,13 @@ def watch(id: str, shown: Shown, small: bool = False) -> None:
     if not small:
         log_tail(job)
     st.caption(shown(f"Begun by {job.origin}" if job.origin else ""))
+
+
+def _times(job: Job, planned: str) -> str:
+    """Return how long a job has been running, and how long it was planned to take in all."""
+    if not job.begun:
+        return ""
+    return f"{clock(time.time() - job.begun)} so far" + (f" of {planned}" if planned else "")
 
 
 def _stop_buttons(job: Job, small: bool) -> None:

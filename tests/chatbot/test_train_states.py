@@ -262,6 +262,16 @@ def test_what_was_thrown_away_is_not_offered_again() -> None:
     ]
 
 
+def test_the_button_of_the_data_page_leads_to_the_settings_for_the_chats() -> None:
+    log_doors(8)
+    app = at(opened("train"), "2 Data")
+    app.radio(key="train-data-chats").set_value("sample").run()
+    app.switch_page("pages/data.py").run()
+    next(button for button in app.button if button.label == "Learn from 8 new turns").click().run()
+    assert not app.exception
+    assert app.session_state["train_step"] == "3 Settings" and app.session_state["train_draft"].data == "chats"
+
+
 def test_what_was_imported_meanwhile_is_offered_until_another_is_chosen() -> None:
     app = at(opened("train"), "2 Data")
     assert app.radio[0].value == "sample"
