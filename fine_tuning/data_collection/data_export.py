@@ -51,8 +51,8 @@ class DataExporter:
     ) -> dict[str, Path]:
         """Write the conversations in these formats, and replace older exports; return the paths by format.
 
-        Raises DataError for an unknown format, and DataError, which names every record that is not a
-        conversation.
+        Raises DataError for an unknown format, or for records that are not conversations; the message names
+        each such record.
         """
         parsed = parse_conversations(conversations)
         return {format: write_export(parsed, format, self.folder / _known(format).file) for format in map(str, formats)}
@@ -71,7 +71,7 @@ class DataExporter:
         return True
 
     def exported(self) -> list[str]:
-        """Return the formats of which the folder has an export."""
+        """Return the formats in which the folder has an export."""
         return [format for format, known in _FORMATS.items() if (self.folder / known.file).exists()]
 
     def remove(self) -> list[Path]:
