@@ -1,4 +1,7 @@
-"""Find paths in trees of messages that name their parent, as in exports of ChatGPT and Open WebUI."""
+"""Find paths in trees of messages, in which each message has the id of its parent.
+
+Exports of ChatGPT and Open WebUI have such trees.
+"""
 
 from collections.abc import Iterator, Mapping
 

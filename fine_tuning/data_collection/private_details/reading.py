@@ -55,7 +55,7 @@ class Reading:
         return self.plain[max(0, position - length) : position].rpartition("\n")[2]
 
     def in_code(self, position: int) -> bool:
-        """Return whether the text at `position` is code: fenced, by its look, or in backticks."""
+        """Return whether the text at `position` is code: between fences, in backticks, or with the look of code."""
         number = bisect_right(self._code, (position, len(self.text)))
         return number > 0 and position < self._code[number - 1][1]
 
