@@ -59,7 +59,7 @@ class Index:
 
 
 class EarlierRows:
-    """The token rows of an earlier dataset, found by the records that they were made from.
+    """The token rows of an earlier dataset. `get` finds those that were made from a given record.
 
     Use it in a `with` statement, which closes the files.
     """

@@ -43,12 +43,15 @@ def source_shares(sizes: Mapping[str, int], mix: Mix) -> dict[str, float]:
 
 
 def largest_import(sources: Mapping[str, Mapping[str, int]], mix: Mix) -> str:
-    """Return a warning if one import is more than half of what is learned beside something else; "" if none is.
+    """Return a warning if more than half of the training data comes from one of several sources, an import.
 
-    Sources that the configuration names were chosen by the user, so nothing is said about them.
+    Return "" if none does. There is no warning about sources that the configuration names, since the user
+    chose them.
 
     Args:
-        sources: Those of a dataset's manifest: for each its conversations `in_an_epoch`.
+        sources: The entry "sources" of a dataset's manifest: counts of conversations by source. The count
+            "in_an_epoch" is used.
+        mix: The shares and limits of the configuration.
     """
     counts = {source: found["in_an_epoch"] for source, found in sources.items() if found["in_an_epoch"]}
     chosen = {CHATS, *mix.shares, *(Path(name).name for name in mix.also)}

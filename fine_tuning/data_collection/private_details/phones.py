@@ -84,7 +84,7 @@ def phones(reading: Reading) -> Iterator[Span]:
 
 
 def _called(before: str) -> str | None:
-    """Return "noun" or "verb" if a word just before a number marks it as a phone number ("phone", "call"); else None."""
+    """Return "noun" or "verb" if a word just before a number marks it as one of a phone ("fax", "call"); else None."""
     said = list(_CALL.finditer(before))
     return (
         said[-1].lastgroup
