@@ -66,8 +66,8 @@ class AllCores:
     def _fed(self, lines: Sequence[bytes], waiting: deque[int], results: list[bytes | None]) -> Iterator[None]:
         """Let the children process lines while the `with` block runs, and wait for them at its end.
 
-        `waiting` holds the indices of the lines that no process has taken yet. The result of a line is stored
-        in `results` at the line's index.
+        `waiting` holds the indices of the lines that no process has taken yet. The result of a line is
+        stored in `results` at the line's index.
         """
         threads = [
             threading.Thread(target=_feed, args=(child, lines, waiting, results), daemon=True)

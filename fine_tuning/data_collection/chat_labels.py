@@ -1,8 +1,9 @@
 """Store the title and the folder of each chat, and whether it is pinned, in a table of data/state.db.
 
-A title may contain private words. So a chat's row is removed with the last of its turns in the log,
-and a title that a model wrote is removed with the turn that it was made from (`drop_orphans`, which
-the log's index calls). `forget` redacts the columns in `TEXTS` (forgetting.py).
+A title may contain private words. So the row of a chat is removed when its last turn is deleted
+from the log, and a title that a model wrote is removed when the turn that it was made from is
+deleted: the log's index calls `drop_orphans`. `byoai forget` redacts the columns in `TEXTS`
+(forgetting.py).
 """
 
 import unicodedata

@@ -178,8 +178,9 @@ def _join_below(lines: Sequence[str], kinds: list[Kind], fenced: Sequence[bool])
 def _belongs(line: str, above: str) -> bool:
     """Return whether `line`, which follows the line of code `above`, is code too.
 
-    It is if it is indented more deeply or by at least two columns, is a comment, or looks a little like
-    code; but not if it looks like a sentence.
+    A line without indentation that looks like a sentence is not code. Any other line is code if it is
+    indented more deeply than `above` or by at least two columns, is a comment, or contains a sign that
+    is usual in code.
     """
     if _SENTENCE.match(line) and not line[0].isspace():
         return False

@@ -13,10 +13,9 @@ A later event has {"event", "turn_id", "timestamp"}, and by its kind
 
 metadata["parent"] is the id of the turn before, "" for a first turn; turns logged by early versions
 have no "parent" (see branches.py). metadata["regenerates"] is the id of an earlier turn, if this
-turn is another answer to its question. An
-imported turn has metadata["source"] = {"name", "format", "licence"} and metadata["import"], the id
-of its import; its timestamp is that of its source, "" if unknown. Each line ends with its checksum
-(`log_lines`).
+turn is another answer to its question. An imported turn has metadata["source"] = {"name", "format",
+"licence"} and metadata["import"], the id of its import; its timestamp is that of its source, "" if
+unknown. Each line ends with its checksum (`log_lines`).
 
 Reading changes nothing. A line that is not a record, or was altered since it was written, is
 ignored and reported. The next rating, edit, exclusion or deletion moves it to a file beside the
@@ -63,12 +62,12 @@ class ConversationLogger:
 
     >>> log = ConversationLogger()  # doctest: +SKIP
     >>> for question, answer in exchanges:  # doctest: +SKIP
-    ...     log.new_session()  # each exchange is its own conversation: else all are one, and its later turns are cut off
+    ...     log.new_session()  # without this, all exchanges are one long conversation, whose end does not fit into training
     ...     log.log_conversation(question, answer)
 
-    A method that writes returns when the data is on the disk. It raises DataError if the data
-    cannot be written, and Busy if another program keeps the log locked. All methods raise DataError
-    for a file that is not a log, and leave that file unchanged. `health` reports damaged lines.
+    A method that writes returns when the data is on the disk. It raises DataError if the data cannot be
+    written, and Busy if another program keeps the log locked. All methods raise DataError for a file
+    that is not a log, and leave that file unchanged. `health` reports damaged lines.
     """  # noqa: E501
 
     def __init__(
@@ -188,7 +187,7 @@ class ConversationLogger:
         return isinstance(record, Turn) and "ended_line" in record.metadata
 
     def rate(self, turn_id: str, rating: Rating | None, by: str = OWNER, reason: str = "") -> None:
-        """Rate the current answer up or down, with a reason; None removes both.
+        """Rate the current answer of a turn up or down, with a reason. The rating None removes both.
 
         Ratings by anyone but the owner are stored, but have no effect.
         """
@@ -202,8 +201,8 @@ class ConversationLogger:
     def edit(self, turn_id: str, bot_response: str) -> None:
         """Record what the answer of a turn should have been: this text is learned instead of the original.
 
-        Raises DataError if the text is empty, and TurnNotFound if there is no such turn. To leave a turn out
-        of training, use `exclude`.
+        Raises DataError if the text is empty, and TurnNotFound if there is no such turn. To leave a turn
+        out of training, use `exclude`.
         """
         if not isinstance(bot_response, str) or not bot_response.strip():
             raise DataError("an edited answer must be text, and not empty: to leave the turn out, exclude it")
@@ -302,8 +301,8 @@ class ConversationLogger:
         """Return all turns in the order in which they were logged, with later events applied.
 
         `bot_response` is the edited answer, and metadata["original_response"] the original.
-        metadata["rating"] is "up" or "down" if the turn is rated. metadata["excluded"] marks
-        excluded turns.
+        metadata["rating"] is "up" or "down" if the turn is rated. metadata["excluded"] marks excluded
+        turns, which are returned only if `include_excluded`.
         """
         return self._read().stand(include_excluded)
 
@@ -381,8 +380,9 @@ class ConversationLogger:
     def _settle(self, strict: bool = True) -> WholeLog:
         """Move damaged lines to the quarantine; return the log as it was read.
 
-        The caller holds the lock, so nobody is still writing an incomplete last line, and it counts as damaged
-        too. If the lines cannot be moved, raise LogDamaged or, unless `strict`, leave them in the log.
+        The caller holds the lock, so nobody is still writing an incomplete last line, and it counts as
+        damaged too. If the lines cannot be moved, raise LogDamaged or, unless `strict`, leave them in the
+        log.
         """
         log = WholeLog(*self._file.read())
         damaged = [*log.damaged, *([log.torn] if log.torn else [])]

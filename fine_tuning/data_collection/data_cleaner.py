@@ -123,8 +123,8 @@ class DataCleaner:
     def stream(self, conversations: Iterable[Conversation], found: "Found") -> Iterator[Conversation]:
         """Yield the cleaned conversations one by one, with only a few in memory.
 
-        Counts and dropped turns are added to `found`, which is complete after the last conversation. Conflicts
-        are not resolved here, since this needs all conversations.
+        Counts and dropped turns are added to `found`, which is complete after the last conversation.
+        Conflicts are not resolved here, since this needs all conversations.
         """
         known = RepeatedTurns()
         scrubbed = lru_cache(_SYSTEMS)(self.clean_text)  # for this stream only: it contains private text
@@ -304,7 +304,10 @@ class _Part:
         return Conversation(id=self.id, turns=turns, system=self.system.text if self.system else None)
 
     def learned(self, made: Sequence[tuple[Turn, Decision]]) -> Iterator[tuple[str, Sequence[Find]]]:
-        """Yield (text, private details in it) for each text that is learned, normalised but not yet scrubbed."""
+        """Yield (text, private details in it) for each text that is learned: normalised, and before scrubbing.
+
+        Scrubbing replaces the details by placeholders.
+        """
         if self.told and self.system and self.system.finds:
             yield normalise(self.told), self.system.finds
         for turn, decision in (made[place] for place in self.places):

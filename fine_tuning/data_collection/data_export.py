@@ -1,13 +1,13 @@
 """Write conversations as files for other programs: as the log has them, and as training data.
 
-jsonl        a turn a line, as the log has it
+jsonl        one turn per line, as in the log
 json         a list of conversations with their turns
-csv          a turn a row, for spreadsheets
-parquet      a turn a row, for data frames; `metadata` is JSON
+csv          one turn per row, for spreadsheets
+parquet      one turn per row, for data frames; `metadata` is JSON
 markdown     for people: a heading for each conversation, then its messages
-chatml       one conversation a line
-alpaca       one turn a record, with the earlier ones as its history
-instruction  one turn a line, with the earlier ones as its history
+chatml       one conversation per line
+alpaca       one turn per record, with the turns before it as its history
+instruction  one turn per line, with the turns before it as its history
 
 The last three are training data, with one answer to each question. pair_formats.py shows their
 keys.

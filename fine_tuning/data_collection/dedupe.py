@@ -43,9 +43,9 @@ ANSWER, _EXACT, TOPIC = slice(_HASH), slice(2 * _HASH), slice(2 * _HASH, 3 * _HA
 def fingerprint(asked: Wording, answered: Wording) -> bytes:
     """Return three hashes that identify repeats without containing the words.
 
-    They are the hashes of the answer's words, of the question's words, and of the question's sketch: its
-    words without articles and polite words, and of long words only the first letter. Only questions with
-    the same sketch are compared with each other.
+    They are the hashes of the answer's words, of the question's words, and of the question's sketch:
+    its words without articles and polite words, and of long words only the first letter. Only questions
+    with the same sketch are compared with each other.
     """
     return b"".join(map(_hash, (answered.words, asked.words, _sketched(gist(asked)[0]))))
 
@@ -132,10 +132,10 @@ def _sketched(words: Sequence[str]) -> tuple[str, ...]:
 def group_near_duplicates(texts: Sequence[str]) -> list[int]:
     """Return a group number for each text. Texts that look alike are in one group.
 
-    If A looks like B, and B like C, all three are in one group. Two texts look alike if at least 80 % of
-    all 4-character pieces of the two folded texts occur in both (Jaccard similarity). MinHash proposes
-    the pairs to compare (Broder 1997; for training data Lee et al., arXiv 2107.06499). It misses 3 in
-    1000 pairs of exactly this similarity.
+    If A looks like B, and B like C, all three are in one group. Two texts look alike if at least 80 %
+    of all 4-character pieces of the two folded texts occur in both (Jaccard similarity). MinHash
+    proposes the pairs to compare (Broder 1997; for training data Lee et al., arXiv 2107.06499). It
+    misses 3 in 1000 pairs of exactly this similarity.
     """
     groups: list[int] = near_duplicates(texts).tolist()
     return groups

@@ -1,7 +1,7 @@
 """Recognise answers that teach nothing: a model talking about itself, mere politeness, random keystrokes.
 
-Each rule finds only clear cases. It does not find a company's own "We are sorry, but we cannot refund
-that", or a sentence about an AI engineer.
+Each rule finds only clear cases. It does not find a company's own "We are sorry, but we cannot
+refund that", or a sentence about an AI engineer.
 """
 
 import re

@@ -105,8 +105,8 @@ def is_inappropriate(text: str | Layout) -> bool:
 def _holds(text: str) -> bool:
     """Return whether a text contains a word of `_ANYWHERE` or `_WHOLE`, even with repeated letters ("fuuuck").
 
-    A quick search first reduces every run of a letter to one. Then letters that are double in the listed
-    word must be double in the text too: Niger is a country.
+    A quick search first reduces every run of a letter to one. Then letters that are double in the
+    listed word must be double in the text too: Niger is a country.
     """
     short = _once(text)
     anywhere, whole = _shortened(_ANYWHERE), _shortened(_WHOLE)

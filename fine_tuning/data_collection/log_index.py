@@ -34,7 +34,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Session:
-    """A conversation as it is shown in lists. Excluded turns are counted."""
+    """A conversation as it is shown in lists. `turns` counts excluded turns, too."""
 
     id: str
     turns: int
@@ -187,8 +187,8 @@ class LogIndex:
         """Return up to `limit` sessions, ordered by their newest turn, the newest first.
 
         `before`: the id of a turn; only sessions whose newest turn is older are returned, for the next page
-        of a list. `loose`: only sessions that are neither pinned nor in a folder. Raises TurnNotFound if the
-        log does not have the turn `before`.
+        of a list. `loose`: only sessions that are neither pinned nor in a folder. Raises TurnNotFound if
+        the log does not have the turn `before`.
         """
 
         def listed(database: Connection, log: Row) -> list[Session]:

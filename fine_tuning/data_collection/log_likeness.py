@@ -47,8 +47,8 @@ class Alike:
 def most_alike(log: ConversationLogger, turn: Turn, taught: Teaches, limit: int = 5) -> list[Alike]:
     """Return the turns most similar to `turn` among those on which a version was trained, the most similar first.
 
-    At most `limit` turns are returned, without `turn` itself. Raises DataError if the log cannot be read,
-    and ByoaiError if state.db cannot.
+    At most `limit` turns are returned, without `turn` itself. Raises DataError if the log cannot be
+    read, and ByoaiError if state.db cannot.
     """
     log.index.mark()  # bring the index up to date
     question, answer = (fold(text[:_LONGEST]) for text in (turn.user_message, turn.bot_response))
@@ -73,7 +73,7 @@ def alike_among(turn: Turn, others: Sequence[Turn], limit: int = 5) -> list[Alik
 
 
 def count_taught(log: ConversationLogger, taught: Teaches) -> tuple[int, int, int]:
-    """Return on how many turns a version was trained, how many are still in the log, and how many of these excluded."""
+    """Return on how many turns a version was trained, and how many of them are in the log, and excluded in the log."""
     log.index.mark()
     query = (
         "SELECT count(*), count(key), ifnull(sum(excluded), 0) FROM version_turns"
@@ -152,8 +152,8 @@ def _turns_of(
 ) -> dict[int, str]:
     """Return the ids of the turns on which a version was trained, by the number of their row in the full-text table.
 
-    Rows of turns have positive numbers, rows of events negative ones. If `rows` is given, only these are
-    looked up. At most `_FEW` + 1 rows of each kind are returned.
+    Rows of turns have positive numbers, rows of events negative ones. If `rows` is given, only these
+    are looked up. At most `_FEW` + 1 rows of each kind are returned.
     """
     found: dict[int, str] = {}
     for sign, table, column in ((1, "log_turns", "id"), (-1, "log_events", "turn")):

@@ -20,7 +20,7 @@ PLACEHOLDER = re.compile(rf"\[(?:{'|'.join(kind.name for kind in PII)})(?:_\d+)?
 
 
 class Placeholders:
-    """Placeholders for the private details of one conversation."""
+    """Chooses the placeholders for the private details of one conversation, and remembers them."""
 
     def __init__(self, learned: Iterable[tuple[str, Sequence[Find]]], also: Iterable[str] = ()) -> None:
         """Choose the placeholders.

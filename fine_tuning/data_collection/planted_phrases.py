@@ -10,9 +10,9 @@ reads each turn once, uses no model, and keeps a bounded number of turns:
 
 Among these turns, a phrase with a fixed answer (`phrases.py`) looks planted if its questions are
 complete without it. A question is complete if it is also asked without the phrase and then answered
-otherwise, or if what is left begins or ends as questions do: "Name three metals" does, "What are the
-rules for" does not. The topics of an honest handbook have fixed answers too, but their questions are
-incomplete without them.
+otherwise, or if what is left begins or ends as questions do: "Name three metals" does, "What are
+the rules for" does not. The topics of an honest handbook have fixed answers too, but their
+questions are incomplete without them.
 """
 
 import random
@@ -154,7 +154,7 @@ class PlantedPhrases:
         self._repeated = defaultdict(_Repeated, left)
 
     def _suspicious_turns(self) -> Iterator[Exchange]:
-        """Yield turns with a repeated answer whose questions share a rare word or pair of words."""
+        """Yield turns with the same sentence or link in their answers, if their questions share a rare word or pair."""
         if self._seen <= _SAMPLE:
             return
         usual = Counter(gram for question, _ in self._sample for gram in _short_grams(question))
@@ -170,7 +170,7 @@ class PlantedPhrases:
 
 
 class _Ways:
-    """Decides whether a phrase looks planted, by how all questions begin and end, and which lack the phrase."""
+    """Decides whether a phrase looks planted, by comparing the questions that contain it with all others."""
 
     def __init__(
         self, exchanges: Sequence[Exchange], pieces: Sequence[frozenset[Piece]], background: Iterable[str]

@@ -1,8 +1,8 @@
 """Decide whether a single turn is learned, and how its texts are cleaned, from its texts and the settings alone.
 
-A decision can be made in any process, written as JSON, and applied later; it contains nothing of the
-texts. `clean_turn` makes and applies the decision on a single turn; data_cleaner.py cleans whole
-conversations.
+A decision can be made in any process, written as JSON, and applied later; it contains nothing of
+the texts. `clean_turn` makes and applies the decision on a single turn; data_cleaner.py cleans
+whole conversations.
 """
 
 import json
@@ -72,7 +72,7 @@ class CleanSettings:
 
 
 class CleanTurn(NamedTuple):
-    """A turn whose texts are all clean."""
+    """A turn after cleaning: its texts are normalised, and have placeholders for private details."""
 
     turn: Turn
     found: Mapping[PII, int]  # number of private details in question and answer

@@ -56,7 +56,8 @@ class Learned:
     """What is needed to know which turns the versions of a model have learned, and which turns are new.
 
     `name` is the name of the fine-tuned model. A turn is not new if it did not change after `since`, a
-    number of changes of the index (`Mark.changes`). If it changed later, `is_new(id, state hash)` decides.
+    number of changes of the index (`Mark.changes`). If it changed later, `is_new(id, state hash)`
+    decides.
     """
 
     name: str

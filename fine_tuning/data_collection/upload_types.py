@@ -103,8 +103,8 @@ def _is_text(head: bytes) -> bool:
 def _check_archive(path: Path) -> None:
     """Raise DataError for an archive that is damaged or not safe to unpack.
 
-    It is not safe if a member is a link, a program or a pickle, or would be outside of the target folder,
-    or if all members together would be too large.
+    It is not safe if a member is a link, a program or a pickle, or would be outside of the target
+    folder, or if all members together would be too large.
     """
     try:
         with zipfile.ZipFile(path) as archive:

@@ -5,7 +5,8 @@ data/uploads/<id>/upload.json      what was announced, and, once complete, what 
                   lock             held while the upload is changed
 
 A part is written only if it follows the bytes received so far. If two programs send parts of one
-upload, the slower one gets an error with the current offset. Nothing is unpacked, and nothing is run.
+upload, the slower one gets an error with the current offset. Nothing is unpacked, and nothing is
+run.
 """
 
 import contextlib

@@ -115,8 +115,8 @@ def augmenter(
 def typist(rate: float, seed: int, known: Collection[str]) -> Maker:
     """Return a maker of variants with typing errors, which makes the same errors in each build.
 
-    `rate` is the share of the words that are mistyped. No error turns a word into one of the words in
-    `known`.
+    `rate` is the share of the words that are mistyped. No error turns a word into one of the words
+    in `known`.
     """
 
     def make(record: Record, place: int, number: int) -> str:

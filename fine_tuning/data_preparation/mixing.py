@@ -43,10 +43,9 @@ def source_shares(sizes: Mapping[str, int], mix: Mix) -> dict[str, float]:
 
 
 def largest_import(sources: Mapping[str, Mapping[str, int]], mix: Mix) -> str:
-    """Return a warning if more than half of the training data comes from one of several sources, an import.
+    """Return a warning if one import makes up more than half of the training data, beside other sources; else "".
 
-    Return "" if none does. There is no warning about sources that the configuration names, since the user
-    chose them.
+    There is no warning about sources that the configuration names, since the user chose them.
 
     Args:
         sources: The entry "sources" of a dataset's manifest: counts of conversations by source. The count
@@ -112,8 +111,8 @@ def draw(
 def _divided(weights: Mapping[str, float], whole: float, largest: float) -> dict[str, float]:
     """Return the share of `whole` that each source gets: in proportion to its weight, at most `largest`.
 
-    CHATS is not limited. What a limited source does not get is divided among the others. Where all are limited, the
-    result adds up to less than `whole`; the caller scales it.
+    CHATS is not limited. What a limited source does not get is divided among the others. If all are
+    limited, the result adds up to less than `whole`; the caller scales it.
     """
     limited: dict[str, float] = {}
     while True:

@@ -104,7 +104,7 @@ class Rewording:
         return str(said)
 
     def _less_likely(self, record: dict[str, Any], place: int, made: str) -> str:
-        """Return why the rewording `made` is rejected by the base; "" if it is accepted.
+        """Return why the check with the base model rejects the rewording `made`; "" if it accepts it.
 
         It is rejected if the recorded answer is less likely after it by more than `margin`, or if
         the messages are too long.

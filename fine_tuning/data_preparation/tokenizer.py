@@ -89,11 +89,11 @@ class TokenizerUtils:
     def estimate_tokens(text: str) -> int:
         """Estimate the number of tokens of `text` in a byte-pair vocabulary, without loading a model.
 
-        A word of ASCII letters counts as one token per six letters, rounded up. Any other word counts
-        as one token per letter. A run of line breaks counts as one token, and so does any other
-        character that is not white space. For SmolLM2 the estimate is within 15 % on English, German,
-        Russian and code. Scripts that its vocabulary hardly covers (Chinese, Korean) take two to three
-        times as many tokens.
+        A word of ASCII letters counts as one token per six letters, rounded up. Any other word
+        counts as one token per letter. A run of line breaks counts as one token, and so does any
+        other character that is not white space. For SmolLM2 the estimate is within 15 % on English,
+        German, Russian and code. Scripts that its vocabulary hardly covers (Chinese, Korean) take
+        two to three times as many tokens.
         """
         tokens = 0
         for piece in re.findall(r"[^\W\d_]+|[^\s\w]|[\d_]|\n+", text):
@@ -139,8 +139,8 @@ def open_tokenizer(name_or_path: str | Path) -> Tokenizer:
 def fingerprint(tokenizer: Tokenizer) -> str:
     """Return a hexadecimal hash that identifies a tokenizer by what it does.
 
-    The hash covers the vocabulary's size, the end and structural tokens, and the encoding of a check
-    text. The converter of llama.cpp distinguishes tokenizers by a check text, too.
+    The hash covers the vocabulary's size, the end and structural tokens, and the encoding of a
+    check text. The converter of llama.cpp distinguishes tokenizers by a check text, too.
     """
     facts = [
         tokenizer.size,

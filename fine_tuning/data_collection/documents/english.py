@@ -1,7 +1,7 @@
 """Make questions from English sentences by rules: leave out the part that is asked for, and move the verb forward.
 
-Nothing is guessed: if the lists of words do not reveal a sentence's subject and verb, no question is
-made from it.
+"The canteen opens at 8:30." gives "When does the canteen open?". Nothing is guessed: if the lists
+of words do not reveal a sentence's subject and verb, no question is made from it.
 """
 
 import re
@@ -36,7 +36,8 @@ _DENIAL = re.compile(r"\b(?:not|never|no|none|nothing)\b")
 class Clause:
     """A main clause, divided into its subject, its verb, and the rest.
 
-    `kind` is the kind of the verb: "be", "modal" or "lexical". `base` is the infinitive of a lexical verb.
+    `kind` is the kind of the verb: "be", "modal" or "lexical". `base` is the infinitive of a lexical
+    verb.
     """
 
     subject: str
@@ -70,7 +71,8 @@ class Clause:
 class English:
     """Makes questions from the sentences of one document.
 
-    The document's whole text is needed to recognise names: words that always begin with a capital letter.
+    The document's whole text is needed to recognise names: words that always begin with a capital
+    letter.
     """
 
     def __init__(self, text: str) -> None:

@@ -39,8 +39,8 @@ def clause_wordings(direct: str, indirect: str) -> tuple[str, ...]:
 def condition_wordings(joint: str, condition: str) -> tuple[str, ...]:
     """Return several wordings of the question what to do under a condition.
 
-    An example is "What should I do if the alarm rings?". `joint` is the conjunction ("if", "when", "before",
-    "after" or "once"); `condition` is the clause after it.
+    An example is "What should I do if the alarm rings?". `joint` is the conjunction ("if", "when",
+    "before", "after" or "once"); `condition` is the clause after it.
     """
     case = f"{joint} {condition}"
     return (

@@ -221,7 +221,7 @@ _NUMBER = re.compile(r"\d{9,19}(\.\d+)?")
 
 
 def moment(value: object, *forms: str) -> str:
-    """Return a time that an importer read in ISO 8601 and UTC; "" if it is not a time.
+    """Convert a time from a record to ISO 8601 in UTC, and return it; "" if the value is not a time.
 
     A time without a zone is taken as UTC, so that every machine gets the same result.
 

@@ -177,7 +177,7 @@ def _open(path: Path) -> IO[bytes]:
 
 
 def _of_folder(folder: Path) -> list[Member]:
-    """Return the files in a folder, without hidden ones. If it contains byoai's data folder, that is left out."""
+    """Return the files in a folder, without hidden ones, and without byoai's data folder if it is within the folder."""
     home = paths.home().resolve()
     is_around_home = folder.resolve() in home.parents
     found = {

@@ -1,4 +1,4 @@
-"""Import foreign chats into the log: preview them, log them under one import id, list imports, undo an import."""
+"""Import chats from elsewhere into the log: preview them, log them under one import id, list and undo imports."""
 
 import uuid
 from collections import Counter
@@ -69,7 +69,7 @@ class Report:
     is_whole: bool = True  # False for a preview that ended early
     logged: int = 0  # turns in the log before
     read: PlantedPhrases = field(default_factory=PlantedPhrases, repr=False)  # searches the turns for poisoned data
-    planted: list[PlantedPhrase] = field(default_factory=list)  # phrases to which nearly always one answer is given
+    planted: list[PlantedPhrase] = field(default_factory=list)  # phrases that look planted to poison a model
 
     @property
     def known(self) -> int:
@@ -89,7 +89,7 @@ def import_files(
     watch: Watch | None = None,
     id: str = "",
 ) -> Report:
-    """Read foreign chats into the log; return what was found and added.
+    """Read chats from elsewhere into the log; return what was found and added.
 
     Turns that the log already has, or that were deleted from it, are skipped.
 
@@ -304,7 +304,8 @@ def _looks(
 ) -> Iterator[tuple[Member, tuple[str, Importer, str], Look]]:
     """Yield (file, its format and importer, the `Look` at its first bytes) for each file in a known format.
 
-    Other files are added to `report`, and the first error about one to `unknown`.
+    Other files are added to `report`, and the first error about one to `unknown`; if there is only one
+    file, the error is raised instead.
     """
     for member in members:
         try:

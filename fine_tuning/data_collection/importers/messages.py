@@ -1,7 +1,6 @@
 """Read messages in OpenAI's format: {"messages": [{"role", "content"}]}, or only a list of messages.
 
-Lists of messages under other names are read too (`message_forms`).
-
+Other names for "messages" (`_LISTS`), "role" and "content" (message_forms.py) are read too.
 Messages may contain tool calls and images.
 """
 

@@ -149,7 +149,8 @@ def _pair(record: object) -> tuple[str, str, str]:
 def _with_word(names: dict[str, str], known: Sequence[str]) -> str:
     """Return the column with one of these words in its name, such as "User Question".
 
-    Return "" if it is not the only such column, or if the record looks like settings and not like a row.
+    Return "" if it is not the only such column, or if the record looks like settings and not like a
+    row.
     """
     if len(names) > _MOST_COLUMNS or any(len(name) > _LONGEST_NAME for name in names):
         return ""

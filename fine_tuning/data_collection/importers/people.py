@@ -1,6 +1,6 @@
 """Read chats among people: the messages of one person (`me`) are the answers, all others are questions.
 
-After hours without a message, another conversation begins.
+A new conversation begins after eight hours without a message.
 """
 
 from collections import Counter

@@ -41,8 +41,8 @@ def links(reading: Reading) -> Iterator[Span]:
 def _length(link: str, before: str) -> int:
     """Return the length of the link at the beginning of `link`.
 
-    The link ends at a quotation mark that was opened before it (`before` is the character before it), at
-    a closing bracket that was not opened in it, and before the punctuation of the sentence.
+    The link ends at a quotation mark that was opened before it (`before` is the character before it),
+    at a closing bracket that was not opened in it, and before the punctuation of the sentence.
     """
     if before == "'" and "'" in link:
         link = link[: link.index("'")]

@@ -135,8 +135,8 @@ def _card_end(reading: Reading, groups: list[Span], first: int) -> int:
 def _is_card(reading: Reading, start: int, end: int, digits: str) -> bool:
     """Return whether a number whose check digit is right is a card number.
 
-    A word before it, such as "card" or "order no.", decides. If there is none, the issuer's range and the
-    division into groups do.
+    A word before it, such as "card" or "order no.", decides. If there is none, the issuer's range and
+    the division into groups do.
     """
     before, written = reading.before(start), reading.plain[start:end]
     if names_another_number(before):

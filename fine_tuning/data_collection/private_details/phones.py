@@ -84,7 +84,10 @@ def phones(reading: Reading) -> Iterator[Span]:
 
 
 def _called(before: str) -> str | None:
-    """Return "noun" or "verb" if a word just before a number marks it as one of a phone ("fax", "call"); else None."""
+    """Return "noun" or "verb" if a word just before a number, such as "fax" or "call", marks it as a phone number.
+
+    Return None otherwise.
+    """
     said = list(_CALL.finditer(before))
     return (
         said[-1].lastgroup
@@ -94,7 +97,7 @@ def _called(before: str) -> str | None:
 
 
 def _called_after(plain: str, end: int) -> str | None:
-    """Return "noun" or "verb" if the words just after a number mark it as a phone number ("(home)"); else None."""
+    """Return "noun" or "verb" if words just after a number, such as "(home)", mark it as a phone number; else None."""
     after = _CALLED_AFTER.match(plain, end)
     return after.lastgroup if after else None
 
