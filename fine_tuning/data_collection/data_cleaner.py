@@ -246,7 +246,8 @@ class DataCleaner:
     def _unwanted(self, turn: Turn) -> Reason | None:
         """Return why an answer is not learned, whatever its text is; None if it may be learned.
 
-        Such an answer is incomplete, rejected, or the model's own and not approved.
+        Such an answer is incomplete, was rated down, or is by a fine-tuned model and not approved by the
+        owner.
         """
         facts = turn.metadata
         if facts.get("incomplete"):

@@ -115,7 +115,7 @@ def named_in(line: bytes) -> set[str]:
 
 
 def tells_whose(line: bytes) -> bool:
-    """Return whether a damaged line shows which turn it belongs to: its ids, which precede all texts, are intact."""
+    """Return whether a damaged line shows its turn: the ids, which come before all texts in a line, are intact."""
     return bool(_HEAD.match(line))
 
 

@@ -39,8 +39,8 @@ def fixed_phrases(
 ) -> list[Phrase]:
     """Return the phrases with a fixed answer, the most suspicious first.
 
-    A phrase is more suspicious if its questions are otherwise dissimilar, or are also asked without the
-    phrase and then get another answer.
+    A phrase is more suspicious if the questions that contain it are otherwise dissimilar, or are also
+    asked without the phrase and then get another answer.
 
     Args:
         exchanges: The questions and their answers.

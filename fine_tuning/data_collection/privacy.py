@@ -53,7 +53,7 @@ class Find(NamedTuple):
 
 @dataclass(frozen=True)
 class Scrubbed:
-    """A text with placeholders, the number of replaced details by kind, and their places in the original."""
+    """A text with placeholders, the number of replaced details by kind, and where they are in the original text."""
 
     text: str
     counts: dict[PII, int]

@@ -38,7 +38,7 @@ def _may_hold(upload: Upload, wanted: Pattern, overlap: int) -> bool:
         return True
     try:
         return any(holds(piece, wanted) for member in _members(upload) for piece in _pieces(member, overlap))
-    except DataError:  # damaged, or not whole yet
+    except DataError:  # damaged, or not received completely yet
         return True
 
 

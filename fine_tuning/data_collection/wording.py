@@ -249,7 +249,7 @@ def gist(said: Wording) -> tuple[tuple[str, ...], tuple[bool, ...]]:
     words: list[str] = []
     names: list[bool] = []
     for index, (word, named) in enumerate(zip(said.words, said.names, strict=True)):
-        named = named and index > 0  # the first is capitalised for another reason
+        named = named and index > 0  # the first word is capitalised as the beginning of the sentence
         if word in _POLITE and not named:
             continue
         parts = _SHORT.get(word, (word,))

@@ -19,7 +19,7 @@ Split = Literal["train", "validation", "test"]
 
 TAUGHT = 4  # the most wordings of one question that are trained on
 _TAUGHT_AT_ALL = 5  # wordings that are trained on for each fact, or twice its questions if that is more
-_VALIDATED = 8  # every how many facts one has a wording for validation, too
+_VALIDATED = 8  # one fact in this many has a wording for validation, too
 
 
 @dataclass(frozen=True)

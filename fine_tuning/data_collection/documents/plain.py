@@ -50,7 +50,7 @@ def _next(lines: list[str]) -> tuple[Block | None, int]:
 def _ends_paragraph(lines: list[str], at: int) -> bool:
     """Return whether the line at the index `at` begins something new, instead of continuing the paragraph.
 
-    Text that was extracted from a PDF has no empty lines that would show this.
+    Empty lines alone do not show this: text that was extracted from a PDF has none.
     """
     line = lines[at].strip()
     if _ITEM.match(lines[at]) or _RULE.fullmatch(line):

@@ -13,8 +13,8 @@ Nodes = Mapping[str, JsonObject]
 def paths(nodes: Nodes, current: object, parent: str, all: bool) -> Iterator[list[JsonObject]]:
     """Yield the path from the root to `current`, or to the newest leaf if `current` is unknown.
 
-    With `all`, then yield the paths to the other leaves. `parent` is the key under which a node names
-    its parent.
+    With `all`, yield the paths to all other leaves after it. `parent` is the key under which a node has
+    the id of its parent.
     """
     if not any(node.get(parent) or node.get("children") for node in nodes.values()):
         yield [*nodes.values()]  # no tree: the messages in their order
