@@ -82,7 +82,7 @@ class PlantedPhrase:
 
 
 def title_of(found: Sequence[PlantedPhrase]) -> str:
-    """Return a title for these phrases, such as "2 phrases look planted"."""
+    """Return a title for a list of these phrases, which says how many there are."""
     return "1 phrase looks planted" if len(found) == 1 else f"{len(found)} phrases look planted"
 
 
