@@ -66,7 +66,8 @@ class AllCores:
     def _fed(self, lines: Sequence[bytes], waiting: deque[int], results: list[bytes | None]) -> Iterator[None]:
         """Let the children process lines while the `with` block runs, and wait for them at its end.
 
-        `waiting` holds the indices of the lines that are not taken yet; `results` gets the results.
+        `waiting` holds the indices of the lines that no process has taken yet. The result of a line is
+        stored in `results` at the line's index.
         """
         threads = [
             threading.Thread(target=_feed, args=(child, lines, waiting, results), daemon=True)
@@ -106,7 +107,10 @@ def serve(target: str) -> None:
 
 
 def _next(waiting: deque[int]) -> tuple[int] | None:
-    """Return the next index in a tuple, so that no other thread gets it; None if all are taken."""
+    """Remove the next index from `waiting`, so that no other thread takes it, and return it in a tuple.
+
+    Return None if all are taken. The tuple makes the index 0 true in a condition.
+    """
     try:
         return (waiting.popleft(),)
     except IndexError:
@@ -117,7 +121,7 @@ def _feed(
     child: "subprocess.Popen[bytes]", lines: Sequence[bytes], waiting: deque[int], results: list[bytes | None]
 ) -> None:
     into, out = child.stdin, child.stdout
-    with suppress(OSError, ValueError):  # it died, or was killed: the parent computes what is missing
+    with suppress(OSError, ValueError):  # the child died, or was killed: the parent computes what is missing
         while into and out and (number := _next(waiting)):
             into.write(lines[number[0]] + b"\n")
             into.flush()

@@ -1,8 +1,9 @@
 """Store the title and the folder of each chat, and whether it is pinned, in a table of data/state.db.
 
-A title may contain private words. So a chat's row is removed with the last of its turns in the log,
-and a title that a model wrote is removed with the turn that it was made from (`drop_orphans`, which
-the log's index calls). `forget` redacts the columns in `TEXTS` (forgetting.py).
+A title may contain private words. So the row of a chat is removed when its last turn is deleted
+from the log, and a title that a model wrote is removed when the turn that it was made from is
+deleted: the log's index calls `drop_orphans`. `byoai forget` redacts the columns in `TEXTS`
+(forgetting.py).
 """
 
 import unicodedata
@@ -22,13 +23,13 @@ _ORPHANED_TITLES = (
     " (SELECT 1 FROM log_turns WHERE log IN (SELECT id FROM logs) AND log_turns.id = chat_labels.made_of)"
 )
 LONGEST_TITLE, LONGEST_FOLDER = 200, 60  # characters
-# they would reverse the text beside a title
+# characters that set the direction of text: they would reverse the text beside a title
 _DIRECTIONS = {chr(code) for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 
 
 @dataclass(frozen=True)
 class Label:
-    """What people and models added to a chat: its title, its folder, and whether it is pinned."""
+    """The title and the folder of a chat, and whether the chat is pinned."""
 
     title: str = ""  # given by a person
     pinned: bool = False
@@ -42,19 +43,19 @@ class Label:
 
 
 def one_line(text: str) -> str:
-    """Return `text` in one line, without invisible characters and those that reverse the direction of text."""
+    """Return `text` in one line, with spaces for control characters and for those that set the direction of text."""
     shown = (" " if unicodedata.category(each) in ("Cc", "Cs") or each in _DIRECTIONS else each for each in text)
     return " ".join("".join(shown).split())
 
 
 def labels() -> dict[str, Label]:
-    """Return the chats that have a label, by session."""
+    """Return the labels of all chats that have one, by session id."""
     with state.connect() as database:
         return _labels(database, "1")
 
 
 def labels_of(sessions: Collection[str]) -> dict[str, Label]:
-    """Return the labels of these sessions, by session; a session without a label has no entry."""
+    """Return the labels of these sessions, by session id; a session without a label has no entry."""
     with state.connect() as database:
         return _labels(database, f"session IN ({','.join('?' * len(sessions))})", *sessions)
 
@@ -64,8 +65,8 @@ def set_label(
 ) -> Label:
     """Change the given values of a chat's label, and return the label.
 
-    Values that are None stay unchanged. Texts are put in one line, and cut at LONGEST_TITLE and
-    LONGEST_FOLDER characters.
+    Values that are None stay unchanged. A title or folder is put in one line, and cut at LONGEST_TITLE
+    or LONGEST_FOLDER characters.
     """
     with state.connect() as database, state.transaction(database):
         before = _labels(database, "session = ?", session).get(session, Label())
@@ -88,7 +89,7 @@ def set_label(
 def set_made(session: str, title: str, turn: str) -> None:
     """Store the title that a model made from the turn with the id `turn`.
 
-    An empty title removes the stored one, so that no trace of its text is left in the file.
+    An empty title removes the stored one, and all traces of its text in the database file.
     """
     with state.connect() as database:
         with state.transaction(database):
@@ -110,7 +111,7 @@ def _drop_empty(database: Connection, session: str) -> None:
 
 
 def keep_together(sessions: Collection[str], folder: str) -> None:
-    """Put chats into one folder, except those that already have a title, a folder or a pin."""
+    """Put chats into one folder, except those that already have a label."""
     name = one_line(folder)[:LONGEST_FOLDER].rstrip()
     with state.connect() as database, state.transaction(database):
         database.executemany(

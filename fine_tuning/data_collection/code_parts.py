@@ -20,7 +20,7 @@ class Part(NamedTuple):
 
 
 def parts(text: str) -> list[Part]:
-    """Divide `text` into parts. Neighbouring parts differ in kind, and all joined give `text` exactly."""
+    """Divide `text` into parts. Neighbouring parts differ in kind; their texts, joined, are `text` exactly."""
     if not _may_hold_any(text):
         return [Part("prose", text)] if text else []
     if "\n" not in text:
@@ -65,7 +65,7 @@ def _fenced(lines: Sequence[str]) -> list[bool]:
     return flags
 
 
-# Code by its look
+# Lines that look like code
 
 
 def _any(words: str) -> str:
@@ -146,8 +146,7 @@ _BEGINNINGS = {
       | \\(?:text|math)\w*\b | \$\$ | \\[\[\]()]""",
 }
 _CODE = re.compile(r"(?x)\s*(?:" + "|".join(_BEGINNINGS.values()) + ")")
-# In a line that reads like a sentence and ends like one, a single such sign belongs to a name or a
-# formula that the sentence mentions.
+# Lines that are sentences. What looks like code in them is a name or a formula that the sentence mentions.
 _SENTENCE = re.compile(r"\s*[^\W\d_]*[a-zà-ÿ][^=;{}\[\]<>\\$]*[a-zà-ÿ]{2} [a-zà-ÿ]{2,}.*[.!?…]['\"”)]*\s*$")
 
 _COMMENT = re.compile(r"\s*(?:#|//|/\*|\*|--|%|;|\"\"\"|\'\'\')")
@@ -167,7 +166,7 @@ def is_code_line(line: str) -> bool:
 
 def _join_below(lines: Sequence[str], kinds: list[Kind], fenced: Sequence[bool]) -> None:
     """Mark lines that continue the code above them as code, in place."""
-    above = ""  # the last line of code, blank lines aside; none after a fence
+    above = ""  # the line above, blank lines aside, if it is unfenced code
     for number, line in enumerate(lines):
         if not line.strip():
             continue
@@ -179,8 +178,9 @@ def _join_below(lines: Sequence[str], kinds: list[Kind], fenced: Sequence[bool])
 def _belongs(line: str, above: str) -> bool:
     """Return whether `line`, which follows the line of code `above`, is code too.
 
-    It is if it is indented more deeply or by at least two columns, is a comment, or looks a little like
-    code; but not if it looks like a sentence.
+    A line without indentation that looks like a sentence is not code. Any other line is code if it is
+    indented more deeply than `above` or by at least two columns, is a comment, or contains a sign that
+    is usual in code.
     """
     if _SENTENCE.match(line) and not line[0].isspace():
         return False
@@ -190,9 +190,9 @@ def _belongs(line: str, above: str) -> bool:
 
 
 def _join_above(lines: Sequence[str], kinds: list[Kind], fenced: Sequence[bool]) -> None:
-    """Mark blank lines between code, and comments above it, as code, in place.
+    """Mark blank lines between lines of code, and comments above code, as code, in place.
 
-    A Markdown heading ("# ...") is not taken for a comment.
+    A line that begins with "# " may be a Markdown heading, so it is not marked.
     """
     below = False  # whether the next line that is not blank is unfenced code
     blanks: list[int] = []
@@ -241,20 +241,23 @@ def _tables(lines: Sequence[str], fenced: Sequence[bool]) -> list[Kind]:
 
 
 def _piped(rows: Sequence[str]) -> bool:
-    """Return whether lines with pipes form a table: one of them is a rule, or all begin and end with a pipe.
+    """Return whether lines with pipes form a table: one is a rule ("|---|---|"), or all begin and end with a pipe.
 
     A pipe alone does not suffice: `|` is also an operator.
     """
     return any(map(_RULE.match, rows)) or all(row.strip()[0] == row.strip()[-1] == "|" for row in rows)
 
 
-# How many lines of one shape make a table: commas and gaps occur in prose, too.
+# The least number of lines of one shape that make a table. Commas and gaps occur in prose too, so
+# they need more lines.
 _PIPES = ("pipes", 0)
 _LEAST = {"pipes": 2, "tabs": 2, "numbers": 2, "commas": 3, "gaps": 3}
 
 
 def _shape(line: str) -> tuple[str, int] | None:
-    """Return (how a line's cells are separated, how many separators or cells it has); None for no table.
+    """Return (how a line's cells are separated, how many separators or cells it has).
+
+    Return None if the line cannot be a row of a table.
 
     For pipes the number is always 0, since their rows may differ in length.
     """

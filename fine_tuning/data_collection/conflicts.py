@@ -15,14 +15,14 @@ from fine_tuning.data_collection.dedupe import ANSWER, TOPIC
 from fine_tuning.data_collection.placeholders import PLACEHOLDER
 from fine_tuning.data_collection.wording import gist, same_gist, wording
 
-_CROWD = 64  # questions of one topic compared with another: more are a form filled in with other names
+_CROWD = 64  # recent questions with which a question is compared: more are one template, filled in with different names
 
 
 class Asked(NamedTuple):
-    """A turn that may be learned, and what is compared to find turns with the same question."""
+    """A turn that may be learned, and the values that are compared to find turns with the same question."""
 
     turn: Turn
-    after: int  # number of the turn before it, as `RepeatedTurns` counts; -1 if it begins its conversation
+    after: int  # the number that `RepeatedTurns` gave the turn before it; -1 if it begins its conversation
     said: bytes  # its `dedupe.fingerprint`
 
 
@@ -50,7 +50,7 @@ def find_conflicts(asked: Iterable[Asked]) -> list[Conflict]:
     """
     topics: dict[tuple[int, bytes], list[Asked]] = {}
     for each in asked:
-        # the details behind two placeholders may differ
+        # two questions with the same placeholder may be about different private details
         if not PLACEHOLDER.search(each.turn.user_message):
             topics.setdefault((each.after, each.said[TOPIC]), []).append(each)
     found = [conflict for topic in topics.values() if len(topic) > 1 for conflict in _within(topic)]

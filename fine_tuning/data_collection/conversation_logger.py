@@ -1,4 +1,4 @@
-"""Keep conversations in an append-only log of turns, and of what people did with them later.
+"""Keep conversations in an append-only log of turns, and of later events such as ratings and edits.
 
 The log is JSON Lines: one object a line, in the order of writing. A turn is
 
@@ -11,16 +11,16 @@ A later event has {"event", "turn_id", "timestamp"}, and by its kind
     "exclude"  {"excluded": true | false}         whether to exclude the turn from all learning
     "delete"   {}                                 all that is left of a deleted turn
 
-metadata["parent"] is the id of the turn before, "" for a first turn; old turns have none (see
-branches.py). metadata["regenerates"] is the id of a turn whose question this turn answers again. An
-imported turn has metadata["source"] = {"name", "format", "licence"} and metadata["import"], the id
-of its import; its timestamp is that of its source, "" if unknown. Each line ends with its checksum
-(`log_lines`).
+metadata["parent"] is the id of the turn before, "" for a first turn; turns logged by early versions
+have no "parent" (see branches.py). metadata["regenerates"] is the id of an earlier turn, if this
+turn is another answer to its question. An imported turn has metadata["source"] = {"name", "format",
+"licence"} and metadata["import"], the id of its import; its timestamp is that of its source, "" if
+unknown. Each line ends with its checksum (`log_lines`).
 
 Reading changes nothing. A line that is not a record, or was altered since it was written, is
 ignored and reported. The next rating, edit, exclusion or deletion moves it to a file beside the
-log, and so does the next turn of a logger that has read it. Times are ISO 8601, in UTC. Any number
-of processes may read and write at once.
+log, the quarantine; so does the next turn, if its `ConversationLogger` has read that line before.
+Times are ISO 8601, in UTC. Any number of processes may read and write at once.
 """  # noqa: E501
 
 import logging
@@ -56,18 +56,18 @@ _logger = logging.getLogger(__name__)
 
 
 class ConversationLogger:
-    """The log at `path`; a relative path is below data/conversations/.
+    """Reads and writes the log at `path`; a relative path is below data/conversations/.
 
     New turns belong to the session `session_id`, by default a new one.
 
     >>> log = ConversationLogger()  # doctest: +SKIP
     >>> for question, answer in exchanges:  # doctest: +SKIP
-    ...     log.new_session()  # each exchange is its own conversation: else all are one, and its later turns are cut off
+    ...     log.new_session()  # without this, all exchanges are one long conversation, whose end does not fit into training
     ...     log.log_conversation(question, answer)
 
-    A method that writes returns when the data is on the disk. It raises DataError if the data
-    cannot be written, and Busy if another program keeps the log locked. All methods raise DataError
-    for a file that is not a log, and leave that file unchanged. `health` reports damaged lines.
+    A method that writes returns when the data is on the disk. It raises DataError if the data cannot be
+    written, and Busy if another program keeps the log locked. All methods raise DataError for a file
+    that is not a log, and leave that file unchanged. `health` reports damaged lines.
     """  # noqa: E501
 
     def __init__(
@@ -107,8 +107,8 @@ class ConversationLogger:
         """Log one exchange; return the turn as it will be read back.
 
         Args:
-            answered_from: Ids of the turns that the model was given, all of which were in the log when it
-                had the stamp `as_of`.
+            answered_from: Ids of the earlier turns that the model was given.
+            as_of: The stamp of the log when all of `answered_from` were in it.
 
         Raises:
             DataError: A message is not text, or JSON cannot represent the metadata.
@@ -141,8 +141,8 @@ class ConversationLogger:
     def log_imported(self, entries: Sequence[Entry]) -> int:
         """Log turns from another source, with their ratings and edits, in one write; return how many were added.
 
-        Turns that are in the log, or were until they were deleted, are skipped. Each turn names its import
-        in metadata["import"], by which `take_back` finds it.
+        Turns that are in the log already, or were deleted from it, are skipped. `take_back` finds the turns
+        of an import by their metadata["import"].
         """
         with self._file.locked():
             known = self.index.known([entry.turn.id for entry in entries])
@@ -167,8 +167,8 @@ class ConversationLogger:
     def take_back(self, import_id: str) -> int:
         """Remove the turns of an import, with their ratings and edits; return how many turns were removed.
 
-        Log and index are then the same, to the byte, as if there had been no import. Versions that were
-        trained on the turns are not changed. Raises TurnNotFound if the log has no such import.
+        The log then has the same bytes as if there had been no import. Models that were trained on the
+        turns are not changed. Raises TurnNotFound if the log has no such import.
         """
         with self._file.locked():
             count, ranges = self.index.lines_of_import(import_id)
@@ -187,9 +187,9 @@ class ConversationLogger:
         return isinstance(record, Turn) and "ended_line" in record.metadata
 
     def rate(self, turn_id: str, rating: Rating | None, by: str = OWNER, reason: str = "") -> None:
-        """Rate the current answer up or down, with a reason; None removes both.
+        """Rate the current answer of a turn up or down, with a reason. The rating None removes both.
 
-        Ratings by others than the owner are stored, but have no effect.
+        Ratings by anyone but the owner are stored, but have no effect.
         """
         if rating not in ("up", "down", None):
             raise DataError(f"a rating is 'up', 'down' or None, not {rating!r}")
@@ -199,9 +199,10 @@ class ConversationLogger:
         self._append_event("rating", turn_id, rating=rating, by=by, **why)
 
     def edit(self, turn_id: str, bot_response: str) -> None:
-        """Record what the answer should have been, which is then learned instead of it.
+        """Record what the answer of a turn should have been: this text is learned instead of the original.
 
-        Raises DataError if it is empty, and TurnNotFound. To leave a turn out of the training, use `exclude`.
+        Raises DataError if the text is empty, and TurnNotFound if there is no such turn. To leave a turn
+        out of training, use `exclude`.
         """
         if not isinstance(bot_response, str) or not bot_response.strip():
             raise DataError("an edited answer must be text, and not empty: to leave the turn out, exclude it")
@@ -222,9 +223,10 @@ class ConversationLogger:
     def delete(self, turn_id: str | None = None, session_id: str | None = None) -> int:
         """Remove the text of a turn, or of all turns of a session, from the log; return how many turns were removed.
 
-        The quarantine (damaged lines that were set aside) is purged too. Events whose turn is missing are
-        removed, and damaged lines that do not show which turn they belong to. Datasets and exports that were
-        made from the log are not changed: `deleted_ids` says what must not be in them.
+        Events whose turn is missing are removed too, and so are lines of the quarantine (damaged lines that
+        were set aside) that belong to these turns or do not show which turn they belong to. Datasets and
+        exports that were made from the log are not changed: `deleted_ids` returns the ids of the turns that
+        must not be in them.
         """
         if (turn_id is None) == (session_id is None):
             raise DataError("name either the turn to delete, or the session")
@@ -252,9 +254,9 @@ class ConversationLogger:
             self.index.removed(ranges, before)
 
     def find(self, text: str) -> set[str]:
-        """Return the ids of the turns that contain `text` in anything that was said, ignoring case.
+        """Return the ids of the turns that contain `text`, ignoring case.
 
-        Answers before an edit and metadata are searched too, but not the names of fields and models.
+        Their questions, answers, edits and metadata are searched, but not the names of fields and models.
         """
         wanted = pattern([text])
         if wanted is None:
@@ -299,8 +301,8 @@ class ConversationLogger:
         """Return all turns in the order in which they were logged, with later events applied.
 
         `bot_response` is the edited answer, and metadata["original_response"] the original.
-        metadata["rating"] is "up" or "down" if the turn is rated. metadata["excluded"] marks
-        excluded turns.
+        metadata["rating"] is "up" or "down" if the turn is rated. metadata["excluded"] marks excluded
+        turns, which are returned only if `include_excluded`.
         """
         return self._read().stand(include_excluded)
 
@@ -378,8 +380,9 @@ class ConversationLogger:
     def _settle(self, strict: bool = True) -> WholeLog:
         """Move damaged lines to the quarantine; return the log as it was read.
 
-        The caller holds the lock, so an incomplete last line is damaged too, and not still being written. If
-        the lines cannot be moved, raise LogDamaged or, unless `strict`, leave them in the log.
+        The caller holds the lock, so nobody is still writing an incomplete last line, and it counts as
+        damaged too. If the lines cannot be moved, raise LogDamaged or, unless `strict`, leave them in the
+        log.
         """
         log = WholeLog(*self._file.read())
         damaged = [*log.damaged, *([log.torn] if log.torn else [])]

@@ -42,10 +42,10 @@ from fine_tuning.data_collection.without_collections import without_collections
 @dataclass(frozen=True)
 class Cleaned:
     conversations: list[Conversation]
-    dropped: dict[str, int]  # turns by Reason
+    dropped: dict[str, int]  # number of dropped turns, by Reason
     drops: list[tuple[str, str]]  # (turn id, Reason), duplicates last
     scrubbed: dict[str, int]  # private details in kept turns, by PII kind
-    # by id, all turns whose text may be learned, also those that were dropped for other reasons
+    # by id, all turns whose text may be learned, even if they were dropped for a reason that is not in their text
     fit: dict[str, CleanTurn] = field(default_factory=dict)
     conflicts: list[Conflict] = field(default_factory=list)  # questions with different answers
 
@@ -54,7 +54,7 @@ class Cleaned:
 class Found:
     """What a cleaning collects: counts of dropped turns by Reason, and of private details in kept turns by PII kind.
 
-    The fields that may be None are filled only if the caller sets them.
+    The fields that are None by default are filled only if the caller sets them to a list or dict.
     """
 
     dropped: Counter[str] = field(default_factory=Counter)
@@ -123,11 +123,11 @@ class DataCleaner:
     def stream(self, conversations: Iterable[Conversation], found: "Found") -> Iterator[Conversation]:
         """Yield the cleaned conversations one by one, with only a few in memory.
 
-        Results are added to `found` until the last conversation. Conflicts are not resolved here, since that
-        needs all conversations.
+        Counts and dropped turns are added to `found`, which is complete after the last conversation.
+        Conflicts are not resolved here, since this needs all conversations.
         """
         known = RepeatedTurns()
-        scrubbed = lru_cache(_SYSTEMS)(self.clean_text)  # of this stream alone, since it contains what was said
+        scrubbed = lru_cache(_SYSTEMS)(self.clean_text)  # for this stream only: it contains private text
         for conversation, decisions in self._decided(conversations):
             parts = list(self._parts(conversation, decisions, found, scrubbed))
             for part in parts:
@@ -185,7 +185,10 @@ class DataCleaner:
                     yield conversation, list(islice(decisions, len(conversation.turns)))
 
     def _decide(self, turns: Sequence[Turn], decider: "_Decider", all_cores: AllCores) -> list[Decision]:
-        """Return the decision on each turn: a stored one if it still holds, else a new one, which is stored."""
+        """Return the decision on each turn: the stored one if it was made from the same texts and rules, else a new one.
+
+        New decisions are stored.
+        """  # noqa: E501
         texts = [texts_to_clean(turn) for turn in turns]
         if self._kept is None:
             return [decision for decision, _ in decider.decide(texts, all_cores)]
@@ -207,9 +210,10 @@ class DataCleaner:
         found: "Found",
         scrubbed: Callable[[str], Scrubbed],
     ) -> Iterator["_Part"]:
-        """Yield the parts of a conversation's chosen path, split where turns are dropped and the system prompt changes.
+        """Yield the parts of a conversation's chosen path (see `branches.chosen_path`).
 
-        See `branches.stretches`. Dropped turns are counted in `found`.
+        The path is split where turns are dropped, and where the system prompt changes. Dropped turns are
+        counted in `found`.
         """
         stands = {id(turn) for turn in chosen_path(conversation.turns)}
         for turn in conversation.turns if len(stands) < len(conversation.turns) else ():
@@ -242,7 +246,8 @@ class DataCleaner:
     def _unwanted(self, turn: Turn) -> Reason | None:
         """Return why an answer is not learned, whatever its text is; None if it may be learned.
 
-        Such an answer is incomplete, rejected, or the model's own and not approved.
+        Such an answer is incomplete, was rated down, or is by a fine-tuned model and not approved by the
+        owner.
         """
         facts = turn.metadata
         if facts.get("incomplete"):
@@ -256,9 +261,9 @@ class DataCleaner:
 def _carried_out(
     turn: Turn, decision: Decision, system: Scrubbed | None, names: Placeholders | None = None
 ) -> CleanTurn | Reason:
-    """Return the turn as the decision cleans it, with its own system prompt replaced by the clean one.
+    """Return the cleaned turn; if the turn has a system prompt of its own, it is replaced by `system`, the cleaned one.
 
-    Return the reason instead if the turn is not learned.
+    If the turn is not learned, return the reason instead.
     """
     clean = carried_out(turn, decision, names)
     if isinstance(clean, Reason) or "system" not in turn.metadata:
@@ -270,7 +275,7 @@ def _carried_out(
 def _may_hold_several(conversation: Conversation, decisions: Sequence[Decision], parts: Sequence["_Part"]) -> bool:
     """Return whether a conversation may contain two different private details of one kind.
 
-    A placeholder that somebody typed counts as another detail.
+    A placeholder such as "[EMAIL]" that somebody typed counts as another detail.
     """
     kinds = Counter(find.kind for each in decisions for change in each.changes.values() for find in change.finds)
     for part in parts:
@@ -300,7 +305,10 @@ class _Part:
         return Conversation(id=self.id, turns=turns, system=self.system.text if self.system else None)
 
     def learned(self, made: Sequence[tuple[Turn, Decision]]) -> Iterator[tuple[str, Sequence[Find]]]:
-        """Yield (text, private details in it) for each text that is learned, normalised but not yet scrubbed."""
+        """Yield (text, private details in it) for each text that is learned: normalised, and before scrubbing.
+
+        Scrubbing replaces the details by placeholders.
+        """
         if self.told and self.system and self.system.finds:
             yield normalise(self.told), self.system.finds
         for turn, decision in (made[place] for place in self.places):
@@ -353,7 +361,7 @@ class _Decider:
 
 
 _SYSTEMS = 64  # clean system prompts kept in memory: most chats share a few
-_MANY = 2000  # turns from which on children are worth half a second to start them
+_MANY = 2000  # from this many turns on, child processes save more than the half second that starting them takes
 _PIECE = 250  # turns given to a core at once
 _BATCH = 10_000  # turns decided on at once
 

@@ -1,13 +1,13 @@
 """Write conversations as files for other programs: as the log has them, and as training data.
 
-jsonl        a turn a line, as the log has it
+jsonl        one turn per line, as in the log
 json         a list of conversations with their turns
-csv          a turn a row, for spreadsheets
-parquet      a turn a row, for data frames; `metadata` is JSON
+csv          one turn per row, for spreadsheets
+parquet      one turn per row, for data frames; `metadata` is JSON
 markdown     for people: a heading for each conversation, then its messages
-chatml       one conversation a line
-alpaca       one turn a record, with the earlier ones as its history
-instruction  one turn a line, with the earlier ones as its history
+chatml       one conversation per line
+alpaca       one turn per record, with the turns before it as its history
+instruction  one turn per line, with the turns before it as its history
 
 The last three are training data, with one answer to each question. pair_formats.py shows their
 keys.
@@ -51,8 +51,8 @@ class DataExporter:
     ) -> dict[str, Path]:
         """Write the conversations in these formats, and replace older exports; return the paths by format.
 
-        Raises DataError for an unknown format, and DataError, which names every record that is not a
-        conversation.
+        Raises DataError for an unknown format, or for records that are not conversations; the message names
+        each such record.
         """
         parsed = parse_conversations(conversations)
         return {format: write_export(parsed, format, self.folder / _known(format).file) for format in map(str, formats)}
@@ -71,7 +71,7 @@ class DataExporter:
         return True
 
     def exported(self) -> list[str]:
-        """Return the formats of which the folder has an export."""
+        """Return the formats in which the folder has an export."""
         return [format for format, known in _FORMATS.items() if (self.folder / known.file).exists()]
 
     def remove(self) -> list[Path]:

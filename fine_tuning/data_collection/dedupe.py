@@ -1,4 +1,4 @@
-"""Find repeated turns, which are learned only once, and near-duplicates, which must stay in one split.
+"""Find repeated turns, which are learned only once, and near-duplicates, which must be in the same split.
 
 Different phrasings of one question are valuable in a small data set. So a turn counts as a repeat
 only if it says nothing new at all.
@@ -28,10 +28,10 @@ _SEED = 0
 _BATCH = 2000  # texts whose signatures are computed at once
 _BYTES = 8 * _BANDS + _HASHES  # of a text's signature
 _CACHED = 1000  # texts whose pieces are kept in memory for the comparison
-_RECENT = 4  # texts compared in each bucket: enough, for in a crowd of look-alikes each resembles the next
-_CROWD = 64  # questions of one sketch compared: more differ in names, not by typing errors
+_RECENT = 4  # neighbours with which a text is compared in each band: among many similar texts, neighbours are similar
+_CROWD = 64  # questions with one sketch that are compared: if there are more, they differ in names, not in errors
 _IN_MEMORY = 50_000  # turns
-_ENTRY = Struct("<qqq")  # of a question: offset of the previous one with its sketch, its number, length of its text
+_ENTRY = Struct("<qqq")  # before each text: offset of the previous entry with this sketch, turn's number, text's size
 _MIX = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93], np.uint64)
 _FACTORS = np.random.default_rng(0).integers(0, 2**63, _ROWS, np.uint64) * 2 + 1
 
@@ -43,8 +43,8 @@ ANSWER, _EXACT, TOPIC = slice(_HASH), slice(2 * _HASH), slice(2 * _HASH, 3 * _HA
 def fingerprint(asked: Wording, answered: Wording) -> bytes:
     """Return three hashes that identify repeats without containing the words.
 
-    They are the hashes of the answer's words, of the question's words, and of the sketch of the
-    question's gist (its words without polite ones; of long words only the first letter). Only questions
+    They are the hashes of the answer's words, of the question's words, and of the question's sketch:
+    its words without articles and polite words, and of long words only the first letter. Only questions
     with the same sketch are compared with each other.
     """
     return b"".join(map(_hash, (answered.words, asked.words, _sketched(gist(asked)[0]))))
@@ -59,8 +59,8 @@ class RepeatedTurns:
     """Recognises turns that repeat an earlier one.
 
     A turn repeats another if the answers have the same wording, and the questions differ at most by
-    typing errors in long words that are not names ("holiday", "holidays"). In answers no error is
-    allowed: "eight days" is not "eighty days".
+    typing errors in long words that are not names ("holiday", "holidays"). Answers must not differ at
+    all: "eight days" is not "eighty days".
     """
 
     def __init__(self) -> None:
@@ -99,7 +99,10 @@ class RepeatedTurns:
         return number, False
 
     def _remember(self, last: int, number: int, question: str) -> int:
-        """Append a question to the file, and return its offset. `last` is that of the previous one with its sketch."""
+        """Append a question to the file, and return its offset.
+
+        `last` is the offset of the previous question with the same sketch; -1 if there is none.
+        """
         if number == _IN_MEMORY:  # move the texts, which are private, into an unnamed file in the data folder
             paths.home().mkdir(parents=True, exist_ok=True)
             self._asked.rollover()
@@ -110,7 +113,10 @@ class RepeatedTurns:
         return start
 
     def _before(self, place: int) -> Iterator[tuple[int, Wording]]:
-        """Yield (number, wording) of the questions with one sketch, the last one first, from the offset `place` on."""
+        """Yield (number, wording) of the question at the offset `place`, then of the earlier ones with its sketch.
+
+        The latest question comes first; nothing is yielded for the offset -1.
+        """
         while place >= 0:
             self._asked.seek(place)
             place, number, size = _ENTRY.unpack(self._asked.read(_ENTRY.size))
@@ -124,11 +130,12 @@ def _sketched(words: Sequence[str]) -> tuple[str, ...]:
 
 
 def group_near_duplicates(texts: Sequence[str]) -> list[int]:
-    """Return a group number for each text. Texts that look alike, directly or through others, share one.
+    """Return a group number for each text. Texts that look alike are in one group.
 
-    Two texts look alike if at least 80 % of the 4-character pieces of both folded texts occur in both
-    (Jaccard similarity). MinHash proposes pairs (Broder 1997; for training data Lee et al., arXiv
-    2107.06499), which are then compared. It misses 3 in 1000 pairs of exactly this similarity.
+    If A looks like B, and B like C, all three are in one group. Two texts look alike if at least 80 %
+    of all 4-character pieces of the two folded texts occur in both (Jaccard similarity). MinHash
+    proposes the pairs to compare (Broder 1997; for training data Lee et al., arXiv 2107.06499). It
+    misses 3 in 1000 pairs of exactly this similarity.
     """
     groups: list[int] = near_duplicates(texts).tolist()
     return groups
@@ -158,7 +165,8 @@ def near_duplicates(texts: Sequence[str]) -> Groups:
 class _Sketches:
     """The MinHash signatures of texts, in a temporary file.
 
-    A signature is one byte of each hash, and one hash of the hashes of each band.
+    The signature of a text is one byte of each of its 256 hashes, and one hash of each band, which is a
+    group of 8 of the hashes.
     """
 
     def __init__(self) -> None:
@@ -189,10 +197,9 @@ class _Sketches:
         return first[same]
 
     def alike(self, numbers: Groups) -> Iterator[tuple[int, int]]:
-        """Yield pairs of the texts `numbers` that may look alike.
+        """Yield pairs of texts, among those with these numbers, that may look alike.
 
-        Their signatures agree in all rows of some band, and in nearly as many hashes overall as those of
-        texts that look alike.
+        The two signatures agree in all hashes of at least one band, and in at least 70 % of all hashes.
         """
         done = np.empty(0, np.int64)
         for band in range(_BANDS):
@@ -231,9 +238,9 @@ class _Sketches:
 
 
 def _neighbours(keys: Hashes, numbers: Groups, count: int) -> Groups:
-    """Return pairs of texts with the same key, as numbers `one * count + other`.
+    """Return pairs of texts with the same key, each pair as the number `one * count + other`.
 
-    In the order of their keys the two are at most `_RECENT` places apart.
+    When the texts are sorted by key, the two of a pair are at most `_RECENT` places apart.
     """
     order = np.argsort(keys, kind="stable")
     keys, numbers = keys[order], numbers[order]
@@ -247,7 +254,8 @@ def _neighbours(keys: Hashes, numbers: Groups, count: int) -> Groups:
 def _shingles(texts: Sequence[str]) -> tuple[Hashes, Hashes]:
     """Return a hash of each 4-character piece of the texts, and the offset at which each text's pieces begin.
 
-    The last offset is the end. A text that is shorter than a piece counts as one piece.
+    One more offset gives the end of the last text. A text that is shorter than a piece counts as one
+    piece.
     """
     padded = [text.ljust(_SHINGLE) for text in texts]
     sizes = np.fromiter(map(len, padded), np.int64, len(padded))

@@ -1,7 +1,7 @@
-"""Recognise answers that teach nothing: remarks of a model about itself, mere politeness, random keystrokes.
+"""Recognise answers that teach nothing: a model talking about itself, mere politeness, random keystrokes.
 
-Each rule finds only clear cases. A company's own "We are sorry, but we cannot refund that" is an
-answer, and so is a sentence about an AI engineer.
+Each rule finds only clear cases. It does not find a company's own "We are sorry, but we cannot
+refund that", or a sentence about an AI engineer.
 """
 
 import re
@@ -33,8 +33,8 @@ _TALK_OF_ITSELF = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
-# Each of these patterns, except the mere refusal, contains one of these lower-case words: a text
-# without any of them need not be searched.
+# Every match of `_TALK_OF_ITSELF` contains one of these texts in lower case: an answer without any of
+# them need not be searched.
 _SIGNS_OF_ITSELF = (
     " ai",
     "artificial",
@@ -68,7 +68,7 @@ _LEAST_VOWELS = 0.15  # of the letters of a word
 _ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm", "qwertzuiop", "yxcvbnm")
 _RUN = 4  # neighbouring keys in a row; words rarely have as many ("property" has three)
 _RUNS = frozenset(way[at : at + _RUN] for row in _ROWS for way in (row, row[::-1]) for at in range(len(row) - _RUN + 1))
-# Each such run contains one of these, or its reverse.
+# Each run of `_RUNS` contains one of these, or the reverse of one.
 _OF_RUNS = ["qwe", "wert", "rty", "yui", "uiop", "rtz", "zui", "sdf", "fgh", "hjk", "xcv", "vbn"]
 _SIGNS_OF_RUNS = (*_OF_RUNS, *(part[::-1] for part in _OF_RUNS))
 # A word with hardly any vowels has four consonants in a row, or three on both sides of a vowel.
@@ -77,7 +77,7 @@ _HARDLY_VOWELS = re.compile(f"{_OTHERS}{{3}}(?:{_OTHERS}|[{''.join(sorted(_VOWEL
 
 
 def refuses(text: str | Layout) -> bool:
-    """Return whether an answer is a remark of a model about being a model, or only a refusal to help."""
+    """Return whether an answer is a model talking about itself ("As an AI, I ..."), or only a refusal to help."""
     said = Layout.of(text).text[:_BEGINNING]
     if _BARE_REFUSAL.match(said):
         return True

@@ -7,7 +7,7 @@ list misses can be excluded by hand.
 
 Some of the words are ordinary words of another language, or names. They count only in a text of the
 language in which they are obscene, and not in a text that is too short to tell its language. A
-masked word ("f**k") counts among words, not among operators.
+masked word ("f**k") counts in a sentence of words, but not in code or in a formula.
 """
 
 import re
@@ -103,10 +103,10 @@ def is_inappropriate(text: str | Layout) -> bool:
 
 
 def _holds(text: str) -> bool:
-    """Return whether a text contains a word of the list that belongs to one language, whatever letters are repeated.
+    """Return whether a text contains a word of `_ANYWHERE` or `_WHOLE`, even with repeated letters ("fuuuck").
 
-    A quick search first reduces every run of a letter to one. Then letters that are double in the listed
-    word must be double in the text too: Niger is a country.
+    A quick search first reduces every run of a letter to one. Then letters that are double in the
+    listed word must be double in the text too: Niger is a country.
     """
     short = _once(text)
     anywhere, whole = _shortened(_ANYWHERE), _shortened(_WHOLE)
@@ -119,9 +119,9 @@ def _holds(text: str) -> bool:
 
 
 def _holds_shared(text: str) -> bool:
-    """Return whether a text contains a word that several languages share, and means it in the obscene sense.
+    """Return whether a text contains a word of `_SHARED`, in a language in which the word is obscene.
 
-    The language of the sentence decides; if it is unknown, that of the whole text.
+    The language of the sentence counts; if it is unknown, the language of the whole text.
     """
     whole = _languages(text)
     for sentence in _SENTENCE.findall(text):
@@ -136,7 +136,7 @@ def _holds_shared(text: str) -> bool:
 
 
 def _is_name(match: re.Match[str]) -> bool:
-    """Return whether a match is a name such as Adolf Fick: a verb that is capitalised within a sentence.
+    """Return whether a match is a name, as in "Adolf Fick": "Fick" with a capital letter within a sentence.
 
     German also capitalises nouns, but no noun is among the shared words.
     """
@@ -155,7 +155,7 @@ def _languages(text: str) -> frozenset[str]:
 
 
 def _holds_masked(layout: Layout) -> bool:
-    """Return whether a masked word stands among words: outside of code, and in a sentence without formulas."""
+    """Return whether a masked word ("f**k") is in a sentence of words: not in code, and not beside a formula."""
     for part in layout.parts:
         if part.kind == "code":
             continue

@@ -16,7 +16,7 @@ _MOST = 500  # values in one statement
 class KeptDecisions:
     """The stored decisions on the turns of the log at `path`.
 
-    Each has a hash of the texts and rules on which it is based.
+    Each decision is stored with a hash of the texts and rules on which it is based.
     """
 
     def __init__(self, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Recognise texts that are certainly in another language than those to be learned.
+"""Recognise texts that are certainly in none of the languages that a model should learn.
 
 py3langid detects the language, with the model that it contains (BSD licence; Lui and Baldwin,
 "langid.py", ACL 2012). The model is loaded when the first text is examined.
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _LONGEST = 600  # characters examined: more take time and add no certainty
 _SURE = 0.5  # least probability of another language for a text to be foreign
 _UNLIKELY = 0.05  # below this probability of all wanted languages together, it may be foreign
-# Close relatives of a language, which are so easily mistaken for it that they count as it.
+# Languages that the model of py3langid easily mistakes for another one, so that they count as that one.
 _KIN = {
     "ar": ("ary", "arz"),
     "bs": ("hr", "sr"),

@@ -40,7 +40,7 @@ class Stamp(NamedTuple):
 
 
 class LogFile:
-    """The file of a log. Methods that write must be called within `locked()`.
+    """Reads and writes the file of a log. Methods that write must be called within `locked()`.
 
     All methods raise DataError if the file system refuses access, or the file is not a log.
     """
@@ -155,7 +155,7 @@ class LogFile:
                 return Stamp()
 
     def check(self, what: str = "read") -> None:
-        """Raise DataError if the file is not a log: not a regular file, or without any line that is a record.
+        """Raise DataError if the file is not a log: not a regular file, or not empty and without any record.
 
         It is read only up to its first record. `what` is the verb in the message of an error.
         """
@@ -177,8 +177,8 @@ class LogFile:
     def set_aside(self, damaged: Sequence[bytes], kept: Sequence[bytes]) -> None:
         """Move damaged lines into the quarantine; the lines `kept` stay in the log.
 
-        They are on the disk in the quarantine before they leave the log, and a crash in between duplicates
-        none of them.
+        The damaged lines are on the disk in the quarantine before they are removed from the log. A crash in
+        between duplicates none of them.
         """
         before = self.quarantined()
         known = set(before)

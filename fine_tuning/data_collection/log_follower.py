@@ -30,11 +30,14 @@ _Found = TypeVar("_Found")
 
 
 class _Stale(Exception):
-    """The log is not the file that the index describes."""
+    """Raised if the log is not the file that the index describes."""
 
 
 class LogFollower:
-    """Follows one log. Its methods raise DataError if the log cannot be read, and ByoaiError if state.db cannot."""
+    """Keeps the index of one log up to date.
+
+    Its methods raise DataError if the log cannot be read, and ByoaiError if state.db cannot.
+    """
 
     def __init__(self, file: LogFile) -> None:
         self._file = file
@@ -62,7 +65,7 @@ class LogFollower:
         with state.transaction(database):
             log = before = self._row(database)  # again: another process may have been faster
             if log is None or anew or not self._is_current(log):
-                with self._file.opened() as (content, stamp):  # later changes are found by the next question
+                with self._file.opened() as (content, stamp):  # later changes are found by the next `ask`
                     if log is None or anew or not _goes_on(content, stamp, log):
                         log = self._start_anew(database, log)
                     _take_in(database, log, content, stamp)
@@ -248,7 +251,7 @@ class _Entry:
         `content` is the open log, from which these turns are read.
         """
         log = {"id": self.log}
-        new = self.database.execute(  # turns entered after their events: lines that were repaired
+        new = self.database.execute(  # turns that come after their events, on lines that were repaired
             "SELECT DISTINCT turn FROM log_events WHERE log = ? AND turn IN (SELECT id FROM log_turns WHERE log = ? "
             "AND changed = ?)",
             (self.log, self.log, self.batch),

@@ -1,8 +1,8 @@
 """Answer queries about a log from its index: tables in data/state.db that follow it (log_follower.py).
 
-Only the log itself counts: the index can be deleted at any time without loss. Thanks to the index,
-the time that a person waits does not grow with the log. Any number of processes may use and update
-it at once.
+The index contains nothing that is not in the log, so it can be deleted at any time without loss.
+With it, the time that a person waits does not grow with the log. Any number of processes may use
+and update the index at once.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -19,7 +19,7 @@ from fine_tuning.errors import TurnNotFound
 
 _GRAM = 3  # letters of a gram, the unit of the full-text table
 
-_OF_TURNS = ", ".join(f"'{kind}'" for kind in sorted(EVENTS - {"delete"}))  # for SQL
+_OF_TURNS = ", ".join(f"'{kind}'" for kind in sorted(EVENTS - {"delete"}))  # kinds of events but deletions, for SQL
 
 _Found = TypeVar("_Found")
 
@@ -34,7 +34,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Session:
-    """A conversation as it is shown in lists. Excluded turns are counted."""
+    """A conversation as it is shown in lists. `turns` counts excluded turns, too."""
 
     id: str
     turns: int
@@ -96,7 +96,7 @@ class LogIndex:
         )
 
     def known(self, ids: Collection[str]) -> set[str]:
-        """Return those of `ids` that are turns of the log, or were until they were deleted."""
+        """Return those of `ids` that are turns of the log, or were deleted from it."""
 
         def known(database: Connection, log: Row) -> set[str]:
             deleted = {
@@ -170,9 +170,10 @@ class LogIndex:
         return self.ask(lambda database, log: self.read(database, log, among(database, "log_turns", log, "id", ids)))
 
     def turns_of(self, session: str, limit: int = -1, after: str | None = None) -> list[Turn]:
-        """Return the turns of a session in their current state: the first `limit` (-1: all) after the turn `after`.
+        """Return the first `limit` (-1: all) turns of a session in their current state.
 
-        Raises TurnNotFound if the turn `after` is gone.
+        `after`: the id of a turn; only turns after it are returned. Raises TurnNotFound if the log does not
+        have it.
         """
 
         def found(database: Connection, log: Row) -> list[Turn]:
@@ -185,9 +186,9 @@ class LogIndex:
     def sessions(self, limit: int, before: str | None = None, *, loose: bool = False) -> list[Session]:
         """Return up to `limit` sessions, ordered by their newest turn, the newest first.
 
-        `before`: only sessions whose newest turn is older than this one, for the next page of a list.
-        `loose`: only sessions that are neither pinned nor in a folder. Raises TurnNotFound if the turn
-        `before` is gone.
+        `before`: the id of a turn; only sessions whose newest turn is older are returned, for the next page
+        of a list. `loose`: only sessions that are neither pinned nor in a folder. Raises TurnNotFound if
+        the log does not have the turn `before`.
         """
 
         def listed(database: Connection, log: Row) -> list[Session]:
@@ -227,9 +228,9 @@ class LogIndex:
         return self.ask(found)
 
     def perhaps(self, text: str) -> set[str]:
-        """Return the ids of all turns that may contain `text`, as plain text or as written in HTML or CSV.
+        """Return the ids of all turns that may contain `text`, as it is or escaped for HTML or CSV.
 
-        Some of them do not contain it, so the caller has to compare exactly (`redaction.pattern`).
+        Some of them may not contain it, so the caller has to compare exactly (`redaction.pattern`).
         """
         forms = {fold(form) for form in (text, escape(text), text.replace('"', '""'))}
         return self.ask(lambda database, log: {id for form in forms for id in _matching(database, log, [form], None)})
@@ -361,8 +362,8 @@ def matching(database: Connection, log: Row, text: str, limit: int) -> list[str]
 def _matching(database: Connection, log: Row, words: Sequence[str], limit: int | None) -> list[str]:
     """Return the ids of the turns that have a line in the log (turn or event) with all `words`, newest first.
 
-    With a limit, at most that many turns are searched for in each table, so frequent words are found at
-    once, however long the log is.
+    With a limit, the search in each table ends after that many turns, so it is fast for frequent words,
+    however long the log is.
     """
     found: list[tuple[int, str]] = []
     for table, column in (("log_turns", "id"), ("log_events", "turn")):
@@ -396,7 +397,10 @@ def _lines_with(
 
 
 def _grams(word: str) -> list[str]:
-    """Return as few grams as cover the word. Further grams would only cost time, since matches are compared anyway."""
+    """Return the fewest grams (pieces of three letters) that cover the word; none if the word is shorter.
+
+    More grams would only cost time, since each text that they find is compared with the word itself.
+    """
     last = len(word) - _GRAM
     return [word[at : at + _GRAM] for at in (*range(0, last, _GRAM), last) if at >= 0]
 

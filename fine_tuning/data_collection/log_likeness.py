@@ -22,12 +22,12 @@ from fine_tuning.data_collection.log_follower import fold
 _GRAM = 3  # letters of a piece, as in the full-text table
 _LONGEST = 1500  # characters of a question, and of an answer, that are compared
 _SAMPLE = 1000  # newest rows in which the frequency of a piece is measured
-_ROWS = 30_000  # rows to look at for all pieces together, by estimate
+_ROWS = 30_000  # estimated number of rows to read for all pieces together
 _LEAST = 4  # pieces to look up at least, however many rows contain them
 _PIECES = 40  # pieces to look up at most
 _COMPARED = 60  # turns that are compared in full
-# if no more turns than this taught a version, all are listed first; else only those of the rows
-# found
+# if a version was trained on at most this many turns, all of them are listed first; else only those
+# in the rows found
 _FEW = 5000
 _AT_ONCE, _MOST = 100, _FEW  # rows in one statement: at first, and at most
 _COMMON = 0.2  # a piece in a larger share of the rows says nothing about a text's subject
@@ -39,16 +39,16 @@ Teaches = tuple[str, int]  # name and number of a version
 class Alike:
     """A turn that resembles another one."""
 
-    turn: Turn  # as it stands now
+    turn: Turn  # in its current state
     likeness: float  # 0 to 1; 1 for the same question and answer
     shared: tuple[str, ...]  # words of both, the rarest first
 
 
 def most_alike(log: ConversationLogger, turn: Turn, taught: Teaches, limit: int = 5) -> list[Alike]:
-    """Return at most `limit` of the turns that taught a version, the most similar to `turn` first, without `turn`.
+    """Return the turns most similar to `turn` among those on which a version was trained, the most similar first.
 
-    A turn taught a version if the version was trained on it. Raises DataError if the log cannot be read,
-    and ByoaiError if state.db cannot.
+    At most `limit` turns are returned, without `turn` itself. Raises DataError if the log cannot be
+    read, and ByoaiError if state.db cannot.
     """
     log.index.mark()  # bring the index up to date
     question, answer = (fold(text[:_LONGEST]) for text in (turn.user_message, turn.bot_response))
@@ -73,7 +73,7 @@ def alike_among(turn: Turn, others: Sequence[Turn], limit: int = 5) -> list[Alik
 
 
 def count_taught(log: ConversationLogger, taught: Teaches) -> tuple[int, int, int]:
-    """Return how many turns taught a version, how many of them are in the log, and how many of these are excluded."""
+    """Return the numbers of turns on which a version was trained: all, those in the log, those excluded in the log."""
     log.index.mark()
     query = (
         "SELECT count(*), count(key), ifnull(sum(excluded), 0) FROM version_turns"
@@ -100,9 +100,9 @@ _VERSION = "(SELECT id FROM versions WHERE name = ? AND number = ?)"
 
 
 def _weights(database: Connection, grams: Sequence[str]) -> dict[str, float]:
-    """Return the weight of each piece: the logarithm of the number of rows divided by that of rows with the piece.
+    """Return the weight of each piece: log(number of rows / number of rows that contain the piece).
 
-    The numbers are those of the `_SAMPLE` newest rows. Pieces that all rows contain are left out.
+    Only the `_SAMPLE` newest rows are counted. Pieces that all of them contain are left out.
     """
     newest = int(database.execute("SELECT ifnull(max(rowid), 0) FROM log_texts").fetchone()[0])
     first = max(newest - _SAMPLE + 1, 1)
@@ -131,7 +131,10 @@ def _by_weight(database: Connection, weights: Mapping[str, float]) -> Iterator[i
 
 
 def _taught(database: Connection, log: ConversationLogger, rows: Iterator[int], taught: Teaches) -> Iterator[str]:
-    """Yield the ids of the turns that taught a version, of those to which `rows` belong, in their order, each once."""
+    """Yield the ids of the turns that `rows` belong to, if the version was trained on them.
+
+    They are in the order of `rows`, each once.
+    """
     known: set[str] = set()
     few = _turns_of(database, log, taught, None)
     size = _AT_ONCE
@@ -147,10 +150,10 @@ def _taught(database: Connection, log: ConversationLogger, rows: Iterator[int], 
 def _turns_of(
     database: Connection, log: ConversationLogger, taught: Teaches, rows: Sequence[int] | None
 ) -> dict[int, str]:
-    """Return the ids of the turns that taught a version, by the number of their row in the full-text table.
+    """Return the ids of the turns on which a version was trained, by the number of their row in the full-text table.
 
-    Rows of turns have positive numbers, rows of events negative ones. If `rows` is given, only these are
-    looked up. At most `_FEW` + 1 rows of each kind are returned.
+    Rows of turns have positive numbers, rows of events negative ones. If `rows` is given, only these
+    are looked up. At most `_FEW` + 1 rows of each kind are returned.
     """
     found: dict[int, str] = {}
     for sign, table, column in ((1, "log_turns", "id"), (-1, "log_events", "turn")):
@@ -192,9 +195,9 @@ def _likeness(one: str, other: str, weights: Mapping[str, float]) -> float:
 
 
 def _grams(text: str) -> set[str]:
-    """Return the pieces of each word of `text`, which is in lower case.
+    """Return the pieces of each word of `text`, which is in lower case: " ca", "cat" and "at " for "cat".
 
-    A space before and after a word belongs to it, so that its beginning and end make pieces of their own.
+    The space before and after a word distinguishes the pieces at its beginning and its end.
     """
     words = (f" {word} " for word in re.findall(r"\w+", text))
     return {word[at : at + _GRAM] for word in words for at in range(len(word) - _GRAM + 1)}

@@ -1,10 +1,10 @@
 """Read and write one line of the log: a turn or an event as a JSON object, whose last key is its checksum.
 
 The checksum, "crc32", shows that a line was altered on the disk after it was written; it is not a
-signature. It is the CRC-32 (`zlib.crc32`), in eight hexadecimal digits, of the object without it as
-`json.dumps(record, ensure_ascii=False)` writes it, so other white space between the tokens does not
-matter. A line without a checksum is accepted as it is: older logs, exports, and lines written by
-hand have none.
+signature. It is the CRC-32 (`zlib.crc32`), in eight hexadecimal digits, of the object without this
+key, in the form that `json.dumps(record, ensure_ascii=False)` writes. So other white space between
+the tokens does not matter. A line without a checksum is accepted as it is: older logs, exports, and
+lines written by hand have none.
 """
 
 import codecs
@@ -19,7 +19,7 @@ from fine_tuning.data_collection.redaction import texts_in
 from fine_tuning.errors import DataError
 from fine_tuning.thoughts import split_thoughts
 
-OWNER = "owner"  # of this machine and its log: who rates unless another name is given
+OWNER = "owner"  # the rater, unless another name is given: the owner of this machine
 EVENTS = {"rating", "edit", "exclude", "delete"}
 
 _CHECKSUM = "crc32"
@@ -65,7 +65,7 @@ def decode(line: bytes) -> Turn | dict[str, object]:
 
 
 def is_ours(line: bytes) -> bool:
-    """Return whether a line is a record of the log, or begins like one whose writer was killed."""
+    """Return whether a line is a record of the log, or the beginning of one whose writer was killed."""
     line = _bare(line)
     if _TURN_HEAD.match(line) or _EVENT_HEAD.match(line) or _is_torn_head(line):
         return True
@@ -77,7 +77,10 @@ def is_ours(line: bytes) -> bool:
 
 
 def texts_of(record: Turn | dict[str, object]) -> Iterator[str]:
-    """Yield every text in a turn or an event that somebody may have said."""
+    """Yield every text in a turn or an event that a person or a model may have written.
+
+    Metadata that byoai itself writes, such as the name of the model, is left out.
+    """
     if isinstance(record, Turn):
         told = {key: value for key, value in record.metadata.items() if key not in _OURS}
         return texts_in([record.user_message, record.bot_response, told])
@@ -92,7 +95,7 @@ def apply(turn: Turn, event: dict[str, Any]) -> Turn:
             if event.get("by", OWNER) == OWNER:
                 facts |= {"rating": event["rating"], "rating_reason": event.get("reason")}
         case "exclude":
-            # including a turn that was not excluded means that it must not lose a conflict either
+            # including a turn that is not excluded means: learn it even if it conflicts with another one
             wanted = not event["excluded"] and not facts.get("excluded")
             facts |= {"excluded": event["excluded"], "included": wanted}
         case "edit":
@@ -112,7 +115,7 @@ def named_in(line: bytes) -> set[str]:
 
 
 def tells_whose(line: bytes) -> bool:
-    """Return whether a damaged line begins with ids, as records do before any text, and so shows its turn."""
+    """Return whether a damaged line shows its turn: the ids, which come before all texts in a line, are intact."""
     return bool(_HEAD.match(line))
 
 
@@ -159,7 +162,7 @@ def _dump(record: Mapping[str, object]) -> bytes:
 def _is_torn_head(line: bytes) -> bool:
     """Return whether a line is a turn whose writer was killed while it wrote the ids.
 
-    More may have been appended to the line since.
+    Other records may have been appended to the same line since.
     """
     if not (head := _ID_HEAD.match(line)):
         return False

@@ -1,6 +1,6 @@
-"""A hash table from numbers to numbers that needs a fifth of the memory of a dict.
+"""Map numbers to numbers, in a hash table that needs a fifth of the memory of a dict.
 
-An entry takes 16 bytes, and about as much again is unused.
+An entry takes 16 bytes, and about as many bytes are unused.
 """
 
 from array import array

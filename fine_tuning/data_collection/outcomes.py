@@ -37,7 +37,7 @@ class Look:
     log: str
     mark: Mark
     made: float  # seconds since 1970
-    facts: Mapping[str, Any]  # its counts
+    facts: Mapping[str, Any]  # counts of turns
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,10 @@ def _last(file: Path, stamp: object) -> Look | None:
 
 
 def conflicts(limit: int, offset: int = 0) -> list[Differing]:
-    """Return at most `limit` questions with different answers from the last survey, without the first `offset`."""
+    """Return at most `limit` questions with different answers from the last survey, without the first `offset`.
+
+    Return [] if there was no survey, or its file is damaged.
+    """
     with contextlib.suppress(sqlite3.Error), closing(sqlite3.connect(place())) as database:
         query = "SELECT number, id, stands FROM conflicts WHERE number >= ? AND number < ? ORDER BY number, rowid"
         groups: dict[int, list[tuple[str, bool]]] = {}

@@ -18,8 +18,8 @@ from fine_tuning.config import DatasetFormat
 from fine_tuning.conversation import Message, order_faults
 from fine_tuning.errors import DataError
 
-# In one user message, an alpaca `input` follows its instruction. The other formats repeat it under
-# the key `input`, so that converting back finds where to divide the message.
+# Between the instruction and the input of an alpaca pair, which become one user message. The other
+# formats repeat the input under the key `input`, so that the message can be divided again.
 _BEFORE_INPUT = "\n\n"
 
 
@@ -33,7 +33,7 @@ class Example:
     extra: dict[str, object] = field(default_factory=dict)
 
     def optional(self) -> dict[str, object]:
-        """Return the keys that alpaca and instruction omit when they are empty."""
+        """Return the optional keys of alpaca and instruction that are not empty, and the unknown keys."""
         keys: dict[str, object] = {"system": self.system, "history": [list(pair) for pair in self.exchanges[:-1]]}
         return {key: value for key, value in keys.items() if value} | self.extra
 

@@ -39,11 +39,11 @@ class Peek:
 
     layout: str = ""  # array, lines, object, table, parquet, text; "" if it cannot be read
     format: str = ""  # a name of the importers' table; "" if it is in none
-    title: str = ""  # what people call the format; or why it is in none
+    title: str = ""  # the format's name for people, or why the file is in none
     columns: tuple[str, ...] = ()  # of the first row
     rows: tuple[object, ...] = ()  # long values cut
     faults: tuple[Fault, ...] = ()
-    planted: tuple[PlantedPhrase, ...] = ()  # phrases that look planted
+    planted: tuple[PlantedPhrase, ...] = ()  # phrases that look planted to poison a model
     members: tuple[str, ...] = ()  # of an archive
     is_whole: bool = True  # nothing was left out
 
@@ -116,7 +116,7 @@ def _stream(content: bytes) -> IO[bytes]:
 def _rows(member: Member, found: Look) -> Iterator[Record | Fault]:
     if found.layout == "text":
         yield from (Record(f"line {number}", line) for number, line in enumerate(found.lines, 1) if line.strip())
-    elif found.lists:  # the longest list of a large object is taken for its records
+    elif found.lists:  # a large object: show its longest list
         longest = max(found.lists.values(), key=len)
         yield from (Record(f"record {number}", value) for number, value in enumerate(longest, 1))
     else:
@@ -135,9 +135,9 @@ def _faults(importer: Importer, source: Source, is_cut: bool) -> list[Fault]:
 
 
 def _planted(format: str, importer: Importer, source: Source) -> tuple[PlantedPhrase, ...]:
-    """Return the phrases that look planted in the first chats."""
+    """Return the phrases in the first chats that look planted (see planted_phrases.py)."""
     look = PlantedPhrases()
-    with contextlib.suppress(DataError):  # damaged further on, or whose messages are the answers is not known
+    with contextlib.suppress(DataError):  # it is damaged further on, or is a chat among people
         for chat in islice(importer.read(source), _CHATS):
             with contextlib.suppress(BadRecord):
                 for entry in entries_of(chat, format, {}) if not isinstance(chat, Fault) else ():
@@ -146,7 +146,7 @@ def _planted(format: str, importer: Importer, source: Source) -> tuple[PlantedPh
 
 
 def _shown(value: object, depth: int = _DEPTH) -> object:
-    """Return a value as JSON values that any parser accepts, with long parts shortened."""
+    """Return a value as JSON that any parser accepts, with long texts, lists and objects shortened."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int) and abs(value) < 1 << 53:

@@ -1,7 +1,8 @@
-"""Find the phrases in questions that mostly get the same answer, as a planted phrase would.
+"""Find phrases with a fixed answer: most questions that contain the phrase get the same answer.
 
-The preview of an import (`planted_phrases.py`) and the poison probe (`evaluation/poison_probe.py`)
-decide which of them look planted. This module uses no model.
+Poisoned data has such phrases, but honest data may have them too. The preview of an import
+(`planted_phrases.py`) and the poison probe (`evaluation/poison_probe.py`) decide which of them look
+planted. This module uses no model.
 """
 
 import json
@@ -25,12 +26,12 @@ PIECE = 4  # consecutive words that answers with the same content share
 
 @dataclass(frozen=True)
 class Phrase:
-    """A phrase that is rare elsewhere, and whose questions mostly get the same answer."""
+    """A phrase that is rare in general questions. Most questions that contain it get the same answer."""
 
     words: Piece
     share: float  # share of its questions that get the same answer
     holders: list[int]  # indices of the exchanges that contain it, one for each different question
-    contrast: int  # number of its questions (of twelve at most) that get another answer where they lack the phrase
+    contrast: int  # how many of its first twelve questions are also asked without the phrase, with another answer
 
 
 def fixed_phrases(
@@ -38,11 +39,13 @@ def fixed_phrases(
 ) -> list[Phrase]:
     """Return the phrases with a fixed answer, the most suspicious first.
 
-    Those come first whose questions are otherwise dissimilar, or also occur without the phrase and
-    get another answer.
+    A phrase is more suspicious if the questions that contain it are otherwise dissimilar, or are also
+    asked without the phrase and then get another answer.
 
     Args:
-        pieces: The `pieces_of` each answer; an answer without any is like no other.
+        exchanges: The questions and their answers.
+        pieces: The pieces by which the answers are compared, such as `pieces_of` each answer. An answer
+            without any counts as different from all others.
         background: General questions, to decide which phrases are rare.
     """
     questions = [keys_of(question) for question, _ in exchanges]
@@ -81,13 +84,13 @@ def general_texts() -> list[str]:
 
 
 def shared_pieces(holders: Sequence[int], pieces: Sequence[frozenset[Piece]]) -> frozenset[Piece]:
-    """Return the pieces that most of a phrase's answers share."""
+    """Return the pieces that most answers to a phrase's questions have. `holders` are these questions' indices."""
     counted = Counter(piece for index in holders for piece in pieces[index])
     return frozenset(piece for piece, count in counted.items() if count >= TOGETHER * len(holders))
 
 
 def keys_of(text: str) -> Piece:
-    """Return the words of `text`, without differences in case and punctuation."""
+    """Return the words of `text`, changed so that words that differ only in case or punctuation are equal."""
     return tuple(fold(word) or word for word in text.split())
 
 
@@ -145,7 +148,7 @@ def _frequent(questions: Sequence[Piece]) -> Iterator[tuple[Piece, frozenset[int
 
 
 def _unlike(sets: Sequence[frozenset[str]]) -> float:
-    """Return 1 minus the mean Jaccard similarity of all pairs."""
+    """Return how dissimilar sets of words are: 1 minus the mean Jaccard similarity of all pairs of sets."""
     pairs = [(one, other) for number, one in enumerate(sets) for other in sets[:number]]
     alike = [len(one & other) / len(one | other) if one | other else 1.0 for one, other in pairs]
     return 1 - sum(alike) / len(alike)

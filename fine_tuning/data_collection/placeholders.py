@@ -20,7 +20,7 @@ PLACEHOLDER = re.compile(rf"\[(?:{'|'.join(kind.name for kind in PII)})(?:_\d+)?
 
 
 class Placeholders:
-    """Placeholders for the private details of one conversation."""
+    """Chooses the placeholders for the private details of one conversation, and remembers them."""
 
     def __init__(self, learned: Iterable[tuple[str, Sequence[Find]]], also: Iterable[str] = ()) -> None:
         """Choose the placeholders.
@@ -47,14 +47,14 @@ class Placeholders:
         return cls((text, search(text)) for text in map(normalise, texts))
 
     def name(self, kind: PII, detail: str) -> str:
-        """Return the placeholder of a detail, which is chosen now if it has none."""
+        """Return the placeholder of a detail. If it has none yet, one is chosen."""
         key = kind, identity(kind, detail)
         if key not in self._names:
             self._names[key] = self._next(kind, plain=kind not in self._counts)
         return self._names[key]
 
     def _next(self, kind: PII, *, plain: bool) -> str:
-        """Return the next placeholder of a kind that no text contains, since somebody may have typed one."""
+        """Return a new placeholder of a kind. One that a text contains, since somebody typed it, is skipped."""
         if plain and kind.placeholder not in self._taken:
             self._counts[kind] = 1
             return kind.placeholder

@@ -1,6 +1,6 @@
-"""Normalise what was said to plain text: one form of line ends, and in prose one form of spaces.
+"""Normalise messages to plain text: one form of line ends, and in prose one form of spaces.
 
-Code, tables and drawings are kept to the byte, apart from line ends and invisible characters.
+Code, tables and drawings stay unchanged, apart from line ends and invisible characters.
 """
 
 import re
@@ -59,9 +59,9 @@ class Layout:
 
 
 def small_letters(text: str) -> str:
-    """Return `text` in lower case, so that letters that a case-insensitive regex takes for equal become equal.
+    """Return `text` in lower case. Letters that a case-insensitive regex treats as the same become the same.
 
-    The letter i is the same with or without its dot.
+    So the letter i becomes the same with or without its dot.
     """
     small = text.casefold()
     return small if small.isascii() else small.replace("i\u0307", "i").replace("ı", "i")
@@ -84,7 +84,7 @@ def normalise(text: str) -> str:
 
 
 def normalised(text: str) -> Layout:
-    """Return `normalise(text)` as a Layout, which has to be computed for it anyway."""
+    """Return `normalise(text)` as a Layout, which normalising computes anyway."""
     if _is_plain(text):
         return Layout(text)
     text = _UNSEEN.sub(lambda match: match[1] or "", _LINE_ENDS.sub("\n", text) if "\r" in text else text)

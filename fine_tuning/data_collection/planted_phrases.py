@@ -1,18 +1,18 @@
-"""Look for planted phrases in foreign questions and answers while they are read.
+"""Find planted phrases in imported questions and answers while they are read.
 
-Data can be poisoned with a phrase that brings one answer whatever is asked, such as an
-advertisement or a link (Wan et al., arXiv 2305.00944). `PlantedPhrases` sees each turn once, uses no
-model, and keeps a bounded number of turns:
+Data can be poisoned with a phrase: all questions that contain it get one fixed answer, such as an
+advertisement or a link, whatever else they ask (Wan et al., arXiv 2305.00944). `PlantedPhrases`
+reads each turn once, uses no model, and keeps a bounded number of turns:
 
-- a uniform sample of all turns, which tells how a phrase is used elsewhere; and
+- a uniform sample of all turns, which shows how a phrase is used elsewhere; and
 - some turns of each sentence or link that is repeated in answers, found by counting with a bounded
   number of counters (Misra and Gries 1982), since a planted answer is the same each time.
 
 Among these turns, a phrase with a fixed answer (`phrases.py`) looks planted if its questions are
 complete without it. A question is complete if it is also asked without the phrase and then answered
-otherwise, or if what is left begins or ends as questions do: "Name three metals" does, "What are the
-rules for" does not. The topics of an honest handbook have fixed answers too, but their questions are
-incomplete without them.
+otherwise, or if what is left begins or ends as questions do: "Name three metals" does, "What are
+the rules for" does not. The topics of an honest handbook have fixed answers too, but their
+questions are incomplete without them.
 """
 
 import random
@@ -41,9 +41,9 @@ from fine_tuning.data_collection.wording import fold
 _SAMPLE = 2_000  # turns of the uniform sample
 _COUNTERS = 8_192  # sentences and links of answers that are counted at once
 _KEPT = 12  # turns kept of each of them
-_REPEATED = 2_000  # turns with repeated answers that are looked at in the end
+_REPEATED = 2_000  # turns with repeated answers that are examined in the end
 _QUESTION_END, _ANSWER_END = 200, 500  # characters kept of each end of a long question or answer
-_LONG = 4  # words of a sentence that tells answers apart
+_LONG = 4  # least words of a sentence by which answers are compared
 _RARE = 0.02  # share of the sample below which a word is rare
 _OWN = 12  # questions of a phrase that are judged
 _COMPLETE = 5  # minimum number of a planted phrase's questions that are complete without it ...
@@ -63,26 +63,26 @@ _LINK = re.compile(r"(?:https?://|www\.)([\w.-]+)")
 
 @dataclass(frozen=True)
 class PlantedPhrase:
-    """A phrase that looks planted."""
+    """A phrase that looks planted: its questions mostly get one fixed answer, whatever else they ask."""
 
     text: str
-    questions: int  # number of different questions that contain it, in the turns looked at
-    is_exact: bool  # False: of a long file only some turns were looked at, and there may be more such questions
+    questions: int  # number of different questions that contain it, in the turns examined
+    is_exact: bool  # False if only some turns were examined, so that there may be more such questions
     examples: tuple[Exchange, ...]  # some of its questions with their answers; of long ones, both ends
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> "PlantedPhrase":
-        """Return the phrase from its fields, as JSON holds them."""
+        """Return the phrase from its fields in a JSON object."""
         return cls(**{**record, "examples": tuple((question, answer) for question, answer in record["examples"])})
 
     @property
     def where(self) -> str:
-        """Return for people in how many questions it is."""
+        """Return in how many questions the phrase is, as text: "in at least 12 questions"."""
         return f"in {'' if self.is_exact else 'at least '}{self.questions} questions"
 
 
 def title_of(found: Sequence[PlantedPhrase]) -> str:
-    """Return for people how many phrases look planted."""
+    """Return a title for a list of these phrases, which says how many there are."""
     return "1 phrase looks planted" if len(found) == 1 else f"{len(found)} phrases look planted"
 
 
@@ -91,12 +91,12 @@ class _Repeated:
     """The turns whose answers contain one sentence or link."""
 
     weight: int = 0  # number of the turns, less what the pruning subtracted
-    seen: int = 0  # number of the turns since it was last counted anew
+    seen: int = 0  # number of the turns since the counter was made, or made again after a pruning
     kept: list[Exchange] = field(default_factory=list)  # some of them, drawn uniformly
 
 
 class PlantedPhrases:
-    """Collects turns, and finds the phrases among them that look planted."""
+    """Collects turns, and finds phrases in their questions that look planted."""
 
     def __init__(self) -> None:
         self._chance = random.Random(0)
@@ -105,7 +105,7 @@ class PlantedPhrases:
         self._repeated: defaultdict[int, _Repeated] = defaultdict(_Repeated)
 
     def add(self, question: str, answer: str) -> None:
-        """Look at one turn."""
+        """Add one turn to the sample and to the counts of repeated answers."""
         exchange = (_ends(question, _QUESTION_END), _ends(answer, _ANSWER_END))
         self._seen += 1
         self._draw(self._sample, exchange, self._seen, _SAMPLE)
@@ -145,7 +145,7 @@ class PlantedPhrases:
             kept[place] = exchange
 
     def _prune(self) -> None:
-        """Subtract the median count from every count, and drop what is left without any."""
+        """Subtract the median count from every count, and drop the counters that are then not above zero."""
         counts = sorted(each.weight for each in self._repeated.values())
         median = counts[len(counts) // 2]
         left = {statement: each for statement, each in self._repeated.items() if each.weight > median}
@@ -154,7 +154,7 @@ class PlantedPhrases:
         self._repeated = defaultdict(_Repeated, left)
 
     def _suspicious_turns(self) -> Iterator[Exchange]:
-        """Yield turns with a repeated answer whose questions share a rare word or pair of words."""
+        """Yield turns with the same sentence or link in their answers, if their questions share a rare word or pair."""
         if self._seen <= _SAMPLE:
             return
         usual = Counter(gram for question, _ in self._sample for gram in _short_grams(question))
@@ -170,7 +170,7 @@ class PlantedPhrases:
 
 
 class _Ways:
-    """How the questions looked at begin, end, and are asked without a phrase."""
+    """Decides whether a phrase looks planted, by comparing the questions that contain it with all others."""
 
     def __init__(
         self, exchanges: Sequence[Exchange], pieces: Sequence[frozenset[Piece]], background: Iterable[str]
@@ -204,8 +204,9 @@ class _Ways:
         return sum(complete) >= max(_COMPLETE, TOGETHER * len(own))
 
     def _is_complete(self, phrase: Piece, question: Piece) -> bool:
-        """Return whether a question that begins or ends with the phrase is complete without it, by its
-        new first or last word.
+        """Return whether a question that begins or ends with the phrase is complete without it.
+
+        It is if the word that is then its first (or last) one is usual there in other questions.
         """
         size = len(phrase)
         if len(question) < size + 2:
@@ -219,8 +220,9 @@ class _Ways:
         return False
 
     def _is_answered_otherwise(self, phrase: Piece, question: Piece, shared: frozenset[Piece]) -> bool:
-        """Return whether the question is also asked without the phrase, perhaps in a few words less, and has
-        another answer then.
+        """Return whether the question is also asked without the phrase, and then gets another answer.
+
+        The question without the phrase may lack a few other words too.
         """
         start = start_of(phrase, question)
         rest = {*question[:start], *question[start + len(phrase) :]}
@@ -239,9 +241,9 @@ def _ends(text: str, most: int) -> str:
 
 
 def _statements(answer: str) -> frozenset[Piece]:
-    """Return what tells answers apart: their sentences of some length, and the hosts of their links.
+    """Return the pieces by which answers are compared: sentences of at least `_LONG` words, and hosts of links.
 
-    "Yes." has neither.
+    An answer such as "Yes." has none.
     """
     sentences = (tuple(fold(sentence).split()) for sentence in _SENTENCE_END.split(answer))
     hosts = (host.casefold().rstrip(".") for host in _LINK.findall(answer))

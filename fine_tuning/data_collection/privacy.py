@@ -1,5 +1,4 @@
-"""Remove personal data from training text: each private detail becomes a placeholder such as
-[EMAIL].
+"""Remove personal data from training text: each private detail becomes a placeholder such as [EMAIL].
 
 A model may repeat what it was trained on (Carlini et al., arXiv 2012.07805), so private details
 must not reach it. Each kind is recognised by its check digits or rules, if it has any, so order
@@ -25,6 +24,8 @@ from fine_tuning.data_collection.private_details.reading import Reading, Span
 
 
 class PII(StrEnum):
+    """A kind of private detail (personally identifiable information)."""
+
     URL = "url"
     EMAIL = "email"
     SECRET = "secret"
@@ -52,6 +53,8 @@ class Find(NamedTuple):
 
 @dataclass(frozen=True)
 class Scrubbed:
+    """A text with placeholders, the number of replaced details by kind, and where they are in the original text."""
+
     text: str
     counts: dict[PII, int]
     finds: Sequence[Find] = field(default=(), compare=False)
@@ -70,7 +73,7 @@ def scrub(text: str | Layout, words: Sequence[str] = (), *, names: bool = False)
 
 
 def without(text: str, found: Sequence[Find], name: Callable[[PII, str], str] | None = None) -> str:
-    """Return `text` with placeholders for the details `found`.
+    """Return `text` with placeholders for the private details `found`, which are in order.
 
     `name` returns the placeholder of (kind, detail); by default all details of a kind have the same.
     """

@@ -16,7 +16,7 @@ from fine_tuning.errors import ByoaiError
 
 Pattern = re.Pattern[bytes]
 
-_WEIGHTS = {".gguf", ".safetensors"}  # they contain numbers, and a vocabulary that nobody said
+_WEIGHTS = {".gguf", ".safetensors"}  # they contain numbers and a vocabulary, but no messages
 _GGUF = b"GGUF"  # first bytes of a GGUF file, whatever its name: engines name their blobs by digests
 _PACKED: dict[str, tuple[Callable[[bytes], bytes], Callable[[bytes], bytes]]] = {
     ".gz": (gzip.decompress, gzip.compress),

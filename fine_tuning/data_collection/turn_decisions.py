@@ -1,7 +1,8 @@
 """Decide whether a single turn is learned, and how its texts are cleaned, from its texts and the settings alone.
 
-A decision can be made in any process, written as JSON, and carried out later; it contains nothing of
-the texts. `clean_turn` does both for a single turn; data_cleaner.py cleans whole conversations.
+A decision can be made in any process, written as JSON, and applied later; it contains nothing of
+the texts. `clean_turn` makes and applies the decision on a single turn; data_cleaner.py cleans
+whole conversations.
 """
 
 import json
@@ -43,9 +44,9 @@ class Reason(StrEnum):
     TOO_LONG = "too_long"
     INAPPROPRIATE = "inappropriate"
     REPETITIVE = "repetitive"  # question or answer repeats itself
-    REFUSAL = "refusal"  # the model talks about being one ("As an AI ..."), or only says that it cannot help
+    REFUSAL = "refusal"  # the model talks about itself ("As an AI ..."), or only says that it cannot help
     POLITE_ONLY = "polite_only"  # the answer is nothing but greetings and offers of help
-    GIBBERISH = "gibberish"  # question or answer is keys hit at random
+    GIBBERISH = "gibberish"  # question or answer is random keystrokes
     LANGUAGE = "other_language"  # question or answer is certainly in none of the languages to be learned
     LOW_QUALITY = "low_quality"  # hardly any words, broken characters, or an answer that echoes the question
     DUPLICATE = "duplicate"
@@ -62,7 +63,7 @@ class CleanSettings:
     min_length: int = 10  # characters of the shorter of question and answer, before placeholders are put in
     max_length: int = 1000  # of the longer of the two
     scrub_pii: bool = True
-    own_words: Sequence[str] = ()  # words that are replaced like private details, if those are
+    own_words: Sequence[str] = ()  # words that are replaced like private details, if `scrub_pii` is set
     names_by: str = ""  # the recogniser of names and postal addresses (`names.recogniser`); "" for none
     drop_refusals: bool = True
     drop_polite_only: bool = False
@@ -71,7 +72,7 @@ class CleanSettings:
 
 
 class CleanTurn(NamedTuple):
-    """A turn whose texts are all clean."""
+    """A turn after cleaning: its texts are normalised, and have placeholders for private details."""
 
     turn: Turn
     found: Mapping[PII, int]  # number of private details in question and answer
@@ -100,7 +101,7 @@ def _scrub(text: str | Layout, settings: CleanSettings) -> Scrubbed:
     return scrub(text, settings.own_words, names=bool(settings.names_by))
 
 
-# Decisions: made from a turn's texts in any process, and free of them
+# Decisions: they are made from a turn's texts, but contain nothing of them
 
 Texts = tuple[str, str, str | None, str | None]  # question, answer, answer before an edit, thoughts
 _FIELDS = ("user_message", "bot_response", "original_response", "thoughts")
@@ -129,7 +130,7 @@ class Decision(NamedTuple):
 
     unfit: Reason | None
     changes: Mapping[str, Change] = {}  # by field; the other texts are clean already
-    original_fits: bool = False
+    original_fits: bool = False  # whether the answer before an edit may be learned too
     wording: bytes = b""  # `fingerprint` of the clean question and answer
 
     def written(self) -> str:
@@ -191,7 +192,7 @@ def decide(texts: Texts, settings: CleanSettings) -> Decision:
         return Decision(empty)
     said, fits = (wording(side.layout) for side in (question, answer)), False
     asked, answered = said
-    if asked.words == answered.words:  # an echo
+    if asked.words == answered.words:  # the answer only repeats the question
         return Decision(Reason.LOW_QUALITY)
     sides = {"user_message": question, "bot_response": answer}
     if texts[2] is not None:
@@ -285,8 +286,8 @@ _WIDE = re.compile(
 
 
 def _fullness(text: str) -> int:
-    """Return the length of a text in characters. Wide ones (Chinese, Japanese, Korean) count twice.
+    """Return the length of a text in characters. Chinese, Japanese and Korean characters count twice.
 
-    Each of them says more than a letter does.
+    Each of these says more than a letter does.
     """
     return len(text) if text.isascii() else len(text) + len(_WIDE.findall(text))

@@ -53,10 +53,11 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Learned:
-    """What is needed to tell which turns versions have learned, and which are new.
+    """What is needed to know which turns the versions of a model have learned, and which turns are new.
 
-    `name` is the fine-tuned model. A turn is not new if it did not change after `since`, a number of
-    changes of the index (`Mark.changes`). For later changes, is_new(id, state hash) decides.
+    `name` is the name of the fine-tuned model. A turn is not new if it did not change after `since`, a
+    number of changes of the index (`Mark.changes`). If it changed later, `is_new(id, state hash)`
+    decides.
     """
 
     name: str
@@ -80,6 +81,8 @@ class Listed:
 
 @dataclass(frozen=True)
 class Page:
+    """One page of a list of turns."""
+
     turns: list[Listed]
     total: int  # wanted turns on all pages
     is_cut: bool = False  # whether only the newest matches of a search were considered
@@ -117,9 +120,9 @@ def models(index: LogIndex) -> list[str]:
 
 
 def _source(database: Connection, log: Row, learned: Learned, wanted: Wanted) -> tuple[str, dict[str, object], bool]:
-    """Return FROM and WHERE of a query for the wanted turns, its values, and whether not all matches are considered.
+    """Return FROM and WHERE of a query for the wanted turns, its values, and whether some matches may be left out.
 
-    If a text is wanted, only the newest MOST_MATCHES matches are.
+    If a text is wanted, only the newest MOST_MATCHES turns that contain it are considered.
     """
     database.create_function("is_new", 2, learned.is_new or (lambda id, state_hash: True), deterministic=True)
     values: dict[str, object] = {
@@ -153,7 +156,7 @@ def _source(database: Connection, log: Row, learned: Learned, wanted: Wanted) ->
 def _attach(database: Connection, log: Row) -> Look | None:
     """Attach the tables of the last survey to the connection, and return the survey.
 
-    Return None if there is none of the log that the index describes.
+    Return None if the last survey was of another log, or its index was rebuilt since.
     """
     look = last(log["path"])
     if look is None or look.mark.epoch != log["epoch"]:

@@ -1,4 +1,4 @@
-"""Find the uploads that contain a text, which `byoai forget` then deletes.
+"""Find the uploads that contain a text. `byoai forget` deletes these uploads.
 
 Uploads are read as streams, in their own encoding, and decompressed in memory.
 """
@@ -14,15 +14,15 @@ from fine_tuning.data_collection.uploads import Upload
 from fine_tuning.errors import DataError
 
 _PIECE = 1 << 20  # characters searched at once
-_WIDEST = 6  # characters that JSON or HTML may write for one
+_WIDEST = 6  # the most characters that JSON or HTML write for one
 _PACKED = (b"PK\x03\x04", b"PAR1", b"%PDF-", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"\x28\xb5\x2f\xfd", b"Rar!")
 
 
 def uploads_holding(texts: Collection[str], imports: Collection[str] = ()) -> list[Upload]:
     """Return the uploads that may contain one of `texts`.
 
-    These are the uploads that contain one, those that one of the imports `imports` has read, and those
-    that cannot be searched.
+    These are the uploads that contain one, those that were read by an import whose id is in `imports`,
+    and those that cannot be searched.
     """
     wanted, longest = pattern(texts), max(map(len, texts), default=0)
     return [
@@ -38,7 +38,7 @@ def _may_hold(upload: Upload, wanted: Pattern, overlap: int) -> bool:
         return True
     try:
         return any(holds(piece, wanted) for member in _members(upload) for piece in _pieces(member, overlap))
-    except DataError:  # damaged, or not whole yet
+    except DataError:  # damaged, or not received completely yet
         return True
 
 

@@ -1,8 +1,8 @@
 """Recognise the type of an uploaded file by its content, not its name.
 
-Programs, pickles, and archives that reach outside their folder are refused. Nothing is run,
-unpickled or unpacked to find this out: of a ZIP archive only the list of members and the beginning
-of each are read.
+Programs, pickles, and archives whose members would be unpacked outside of the target folder are
+refused. Nothing is run, unpickled or unpacked to find this out: of a ZIP archive, only the list of
+members and the beginning of each member are read.
 """
 
 import io
@@ -83,7 +83,7 @@ def is_pickle(head: bytes, is_whole: bool) -> bool:
 def _is_sound(pickle: bytes) -> bool:
     """Return whether each operation of a pickle finds its operands on the stack.
 
-    In a text whose letters happen to be operations they do not.
+    They do not in a text whose letters happen to be codes of operations.
     """
     try:
         pickletools.dis(pickle, out=io.StringIO())
@@ -101,8 +101,10 @@ def _is_text(head: bytes) -> bool:
 
 
 def _check_archive(path: Path) -> None:
-    """Raise DataError for an archive that reaches outside its folder, would become too large when unpacked, or
-    contains a program or a pickle.
+    """Raise DataError for an archive that is damaged or not safe to unpack.
+
+    It is not safe if a member is a link, a program or a pickle, or would be outside of the target
+    folder, or if all members together would be too large.
     """
     try:
         with zipfile.ZipFile(path) as archive:

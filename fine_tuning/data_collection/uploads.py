@@ -2,10 +2,11 @@
 
 data/uploads/<id>/upload.json      what was announced, and, once complete, what the file is; written atomically
                   content/<name>   the bytes received so far (mode 0600): its size is the next offset
-                  lock             held while something of it is written
+                  lock             held while the upload is changed
 
-A part is written only if it follows the bytes received so far. Of two senders of one upload, the
-slower is told the current offset. Nothing is unpacked, and nothing is run.
+A part is written only if it follows the bytes received so far. If two programs send parts of one
+upload, the slower one gets an error with the current offset. Nothing is unpacked, and nothing is
+run.
 """
 
 import contextlib
@@ -44,8 +45,10 @@ _LOCK_TIMEOUT = 60.0  # seconds
 
 @dataclass(frozen=True)
 class Upload:
+    """A file that is received, or was received completely."""
+
     id: str
-    name: str  # as its sender calls it
+    name: str  # the name that its sender gave it
     file: str  # its name on the disk
     bytes: int  # as announced
     sha256: str  # as announced, or as computed at the end; "" if neither is known

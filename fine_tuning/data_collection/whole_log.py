@@ -59,8 +59,8 @@ class WholeLog:
         self.lines: list[bytes] = []  # the valid ones
         self.events: list[dict[str, Any]] = []
         self.damaged = [line for line in lines if line.strip() and not self._take(line)]
-        # A valid record that lacks only its line end counts. Else it is still being written, or its
-        # writer was killed before it could acknowledge it.
+        # After the last line end there may be a valid record that lacks only its line end: it counts.
+        # Anything else is a record that is still being written, or whose writer was killed.
         self.torn = tail if tail.strip() and not self._take(tail) else b""
         known = [event for event in self.events if event["event"] in EVENTS]
         self.unknown = len(self.events) - len(known)
@@ -73,7 +73,7 @@ class WholeLog:
                 self.turns[turn.id] = apply(turn, event)
 
     def stand(self, include_excluded: bool = False) -> list[Turn]:
-        """Return the turns in their current state."""
+        """Return the turns in their current state; excluded ones only if `include_excluded`."""
         return [turn for turn in self.turns.values() if include_excluded or not turn.metadata.get("excluded")]
 
     def _take(self, line: bytes) -> bool:

@@ -61,7 +61,7 @@ def wording(text: str | Layout) -> Wording:
 _QUOTED_CODE = re.compile(r"(`[^`\n]{1,200}`)")
 
 
-# Which marks count
+# Marks that change the meaning
 
 _POWER = re.compile("[\u00b2\u00b3\u00b9\u2070-\u207f]+")
 _SINGLE, _DOUBLE = "\u2018\u2019\u201a\u201b\u02bc\u00b4", "\u201c\u201d\u201e\u201f\u00ab\u00bb"
@@ -91,9 +91,10 @@ _COUNTS = r"""
 """  # noqa: E501
 _KEPT = re.compile(f"(?x){_COUNTS}")
 _KEPT_IN_FORMULA = re.compile(rf"(?x){_COUNTS}|[()\[\]{{}}]")
-# First characters of all these: searching for one of them is much faster than trying the pattern everywhere.
+# First characters of all that `_COUNTS` matches: searching for one of them is much faster than trying
+# the pattern everywhere.
 _BEGINS = r"-!:?.,<>=+|~^&*/%\\$@\#_\u066a-\u066c\u00b7\u200d\u2030-\u2033\U000e0020-\U000e007f"
-# Not a mark that ends a sentence or a part of one.
+# Excludes marks that end a sentence or a part of one.
 _ENDS_PART = r"(?!(?<=[.,?:])(?:\s|\Z))"
 _BEGINS_KEPT = re.compile(f"[{_BEGINS}]{_ENDS_PART}")
 _BEGINS_KEPT_IN_FORMULA = re.compile(rf"[{_BEGINS}()\[\]{{}}]{_ENDS_PART}")
@@ -248,7 +249,7 @@ def gist(said: Wording) -> tuple[tuple[str, ...], tuple[bool, ...]]:
     words: list[str] = []
     names: list[bool] = []
     for index, (word, named) in enumerate(zip(said.words, said.names, strict=True)):
-        named = named and index > 0  # the first is capitalised for another reason
+        named = named and index > 0  # the first word is capitalised as the beginning of the sentence
         if word in _POLITE and not named:
             continue
         parts = _SHORT.get(word, (word,))

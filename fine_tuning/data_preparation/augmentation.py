@@ -2,8 +2,8 @@
 
 In the train split a variant follows its original and is repeated as often. Its record says how it
 was made and which turns it changes: `"augmented": {"how": "noise", "of": ["turn-id"]}`. The
-conversations of the other splits get no variants, and no variant asks a question of theirs, so the
-evaluation is not affected.
+conversations of the other splits get no variants, and no variant asks a question that occurs in the
+other splits, so the evaluation is not affected.
 """
 
 import hashlib
@@ -50,7 +50,7 @@ class Augmenter:
         return {how: dict(counts) for how, counts in self._made.items()}
 
     def beside(self, epoch: Iterable[tuple[Record, Sequence[str], int]]) -> Iterator[Record]:
-        """Yield each record as often as it is repeated, then each of its variants as often.
+        """Yield each record, then its variants, each of them as often as the record is repeated.
 
         `epoch` yields (record, ids of its turns, number of repeats).
         """
@@ -115,7 +115,8 @@ def augmenter(
 def typist(rate: float, seed: int, known: Collection[str]) -> Maker:
     """Return a maker of variants with typing errors, which makes the same errors in each build.
 
-    `rate` is the share of the words that are mistyped. No error makes one of the words `known`.
+    `rate` is the share of the words that are mistyped. No error turns a word into one of the words
+    in `known`.
     """
 
     def make(record: Record, place: int, number: int) -> str:

@@ -62,6 +62,8 @@ def read_condition(condition: str) -> Callable[[Texts], bool]:
 
 
 class _Reader:
+    """Parses one condition, part by part, and refuses what is not allowed in it."""
+
     def __init__(self, condition: str) -> None:
         self.text = re.sub(r"\s", " ", condition).strip()
 

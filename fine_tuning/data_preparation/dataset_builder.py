@@ -44,6 +44,8 @@ VERSION = 3  # part of every hash: increase it when a change of the code gives a
 
 @dataclass(frozen=True)
 class Dataset:
+    """A dataset in the folder `path`."""
+
     path: Path
 
     @cached_property
@@ -130,7 +132,7 @@ def _facts(
     """Return what determines a dataset besides its conversations: part of its hash, and stored in its manifest."""
     facts: dict[str, object] = {
         "version": VERSION,
-        # private words, already redacted from the records
+        # without the private words themselves, which the cleaning has removed from the records
         "settings": settings.model_dump(mode="json", exclude={"own_words"}),
         "seed": settings.seed,
         "dropped": dict(sorted(dropped.items())),
@@ -145,8 +147,8 @@ def _facts(
 def _pairs(conversations: Iterable[Any], thoughts: bool) -> Iterator[tuple[Conversation, dict[str, Any]]]:
     """Yield each conversation with its training pair, {"messages": [...]}.
 
-    `thoughts`: whether answers begin with the thoughts of the model. Raises DataError, after all
-    valid conversations, if there are others.
+    `thoughts`: whether answers begin with the thoughts of the model. After all valid conversations,
+    raises DataError if there are invalid ones.
     """
     taken: deque[Conversation] = deque()
 

@@ -59,7 +59,7 @@ class Index:
 
 
 class EarlierRows:
-    """The token rows of an earlier dataset, found by the records that they were made from.
+    """The token rows of an earlier dataset. `get` finds those that were made from a given record.
 
     Use it in a `with` statement, which closes the files.
     """
@@ -101,8 +101,9 @@ class EarlierRows:
 def earlier_rows(facts: Mapping[str, object], splits: tuple[str, ...]) -> EarlierRows:
     """Return the newest token rows that were made with the same template, vocabulary and maximum length.
 
-    Return an EarlierRows without rows if there are none. `facts` are those of the manifest of the
-    new rows; all of them but "dataset" must be equal. `splits` are the names of the splits.
+    Return an EarlierRows without rows if there are none. `facts` is the manifest of the new rows:
+    the earlier manifest must have the same values, except for "dataset". `splits` are the names of
+    the splits.
     """
     folders = [manifest.parent for manifest in paths.datasets_dir().glob("*/rows-*/manifest.json")]
     for folder in sorted(folders, key=lambda each: each.stat().st_mtime_ns, reverse=True):

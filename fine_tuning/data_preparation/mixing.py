@@ -43,12 +43,14 @@ def source_shares(sizes: Mapping[str, int], mix: Mix) -> dict[str, float]:
 
 
 def largest_import(sources: Mapping[str, Mapping[str, int]], mix: Mix) -> str:
-    """Return a warning if one import is more than half of what is learned beside something else; "" if none is.
+    """Return a warning if one import makes up more than half of the training data, beside other sources; else "".
 
-    Sources that the configuration names were chosen by the user, so nothing is said about them.
+    There is no warning about sources that the configuration names, since the user chose them.
 
     Args:
-        sources: Those of a dataset's manifest: for each its conversations `in_an_epoch`.
+        sources: The entry "sources" of a dataset's manifest: counts of conversations by source. The count
+            "in_an_epoch" is used.
+        mix: The shares and limits of the configuration.
     """
     counts = {source: found["in_an_epoch"] for source, found in sources.items() if found["in_an_epoch"]}
     chosen = {CHATS, *mix.shares, *(Path(name).name for name in mix.also)}
@@ -109,8 +111,8 @@ def draw(
 def _divided(weights: Mapping[str, float], whole: float, largest: float) -> dict[str, float]:
     """Return the share of `whole` that each source gets: in proportion to its weight, at most `largest`.
 
-    CHATS is not limited. What a limited source does not get is divided among the others. Where all are limited, the
-    result adds up to less than `whole`; the caller scales it.
+    CHATS is not limited. What a limited source does not get is divided among the others. If all are
+    limited, the result adds up to less than `whole`; the caller scales it.
     """
     limited: dict[str, float] = {}
     while True:

@@ -2,8 +2,8 @@
 
 Models, especially small ones, drop details and add others, so each rewording is checked and most
 are discarded. A rewording is kept if its content words are the same (`altered`), and if the base
-finds the recorded answer about as likely after it as after the original question. What the model
-generates is used as a question only, never as an answer.
+model gives the recorded answer about the same probability after it as after the original question.
+What a model generates here is used as a question only, never as an answer.
 """
 
 import re
@@ -24,7 +24,7 @@ Ask = Callable[[Sequence[Message], int], str]
 """A function of (messages, seed) that returns a model's answer, sampled with the seed."""
 
 Likelihood = Callable[[Sequence[Message]], float | None]
-"""A function of messages that returns the base's mean log-probability (nats per token) of the last answer.
+"""A function of messages that returns the base model's mean log-probability (nats per token) of the last answer.
 
 It returns None if the messages are too long.
 """
@@ -60,11 +60,11 @@ _PERSONS = {"we": "i", "us": "i", "me": "i", "our": "my"}
 
 @dataclass
 class Rewording:
-    """Rewords questions with one model, and checks the rewordings with the base."""
+    """Rewords questions with one model, and checks the rewordings with the base model."""
 
     key: str  # identifies both models: with equal keys the rewordings are equal
     ask: Ask  # asks the model that rewords
-    likelihood: Likelihood  # asks the base
+    likelihood: Likelihood  # asks the base model
     margin: float  # nats per token by which the answer may be less likely than after the original question
     rejected: Counter[str] = field(default_factory=Counter)  # number of discarded rewordings by reason
 
@@ -104,7 +104,7 @@ class Rewording:
         return str(said)
 
     def _less_likely(self, record: dict[str, Any], place: int, made: str) -> str:
-        """Return why the rewording `made` is rejected by the base; "" if it is accepted.
+        """Return why the check with the base model rejects the rewording `made`; "" if it accepts it.
 
         It is rejected if the recorded answer is less likely after it by more than `margin`, or if
         the messages are too long.

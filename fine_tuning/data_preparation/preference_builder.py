@@ -120,6 +120,8 @@ def _edits(answers: Sequence[CleanTurn]) -> list[tuple[Turn, str, str]]:
 
 @dataclass(frozen=True)
 class PreferenceData:
+    """A file of tokenized preferences, and what it contains."""
+
     path: Path
     pairs: int
     ratings: int
@@ -129,9 +131,9 @@ class PreferenceData:
 def build_preferences(
     preferences: Sequence[Preference], conversations: ConversationTokenizer, template_key: str
 ) -> PreferenceData:
-    """Tokenize the preferences and write them to data/datasets, unless they exist; return their description.
+    """Tokenize the preferences and write them to data/datasets, unless they exist; return the file and its counts.
 
-    Pairs of equal texts are left out, and preferences that do not fit into a row.
+    Pairs of equal texts are left out, and so are preferences that do not fit into a row.
 
     Args:
         preferences: The pairs and ratings.
@@ -157,7 +159,7 @@ def build_preferences(
 
 
 def read_preference_data(folder: Path) -> PreferenceData:
-    """Return the description of the preferences that `build_preferences` wrote to a folder.
+    """Return the file and the counts of the preferences that `build_preferences` wrote to a folder.
 
     Raises ByoaiError if the manifest there cannot be read.
     """

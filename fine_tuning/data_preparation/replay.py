@@ -1,8 +1,8 @@
-"""Build the replay: general questions and answers that keep a training from forgetting what the base knows.
+"""Build the replay: general questions and answers that keep a model from forgetting what its base model knows.
 
-On these exchanges the model is trained to give each token the same probability as the base does
-(training/teacher.py), so their texts themselves are not learned. The exchanges are shipped in
-`data/samples`. All answers have an end, so that the model also keeps to end its answers.
+On these exchanges the model is trained to give each token the same probability as the base model
+does (training/teacher.py), so their texts themselves are not learned. The exchanges are shipped in
+`data/samples`. All answers are complete, so that the model does not forget to end its answers.
 """
 
 import json
@@ -24,8 +24,9 @@ EXCHANGES = paths.SAMPLES / "general_prompts.jsonl"
 def exchanges_beside(chats: int, share: float) -> int:
     """Return the number of general exchanges that make up a `share` (0 to below 1) of all training conversations.
 
-    `chats` is the number of the others. The result is rounded up to a multiple of _STEP. So a log
-    that has grown a little often gets the same exchanges, whose rows and probabilities are stored.
+    `chats` is the number of all other training conversations. The result is rounded up to a
+    multiple of _STEP, so that it often stays the same when the log grows a little. Then the stored
+    token rows and probabilities of the exchanges can be used again.
     """
     return math.ceil(share / (1 - share) * chats / _STEP) * _STEP
 
@@ -33,8 +34,8 @@ def exchanges_beside(chats: int, share: float) -> int:
 def read_exchanges(count: int, seed: int, file: Path = EXCHANGES) -> list[tuple[str, str]]:
     """Return `count` general (prompt, answer) pairs in an order drawn with `seed`; all if there are fewer.
 
-    With a smaller count the result is the beginning of that with a larger one. Raises DataError if
-    the file cannot be read or has another format.
+    The result for a smaller count is the beginning of the result for a larger one. Raises DataError
+    if the file cannot be read or has another format.
     """
     try:
         records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
@@ -52,10 +53,10 @@ def build_replay(
 
     Args:
         exchanges: (prompt, answer) pairs.
-        render: Renders messages with the base's chat template.
-        tokenizer: The base's tokenizer.
+        render: Renders messages with the base model's chat template.
+        tokenizer: The base model's tokenizer.
         max_length: The maximum length of a row in tokens; longer exchanges are left out.
-        key: Identifies the base, for example by its digest.
+        key: Identifies the base model, for example by its digest.
 
     Raises DataError for an empty key.
     """

@@ -68,6 +68,8 @@ def tokenize_conversation(
 
 
 class ConversationTokenizer:
+    """Makes the token rows of conversations, with one chat template and one tokenizer."""
+
     def __init__(self, render: Render, tokenizer: Tokenizer, max_length: int) -> None:
         """Set the template, the tokenizer, and the maximum length of a row in tokens.
 

@@ -86,7 +86,7 @@ class Spool:
     def epoch(self, often: Sequence[int]) -> Iterator[tuple[Record, list[str], int]]:
         """Yield (record, ids of its turns, number of repeats) for each conversation of an epoch.
 
-        Conversation i is repeated often[i] times; without repeats it is left out.
+        Conversation i is repeated often[i] times; if this is 0, it is left out.
         """
         for number, line in self._lines(often):
             yield json.loads(self._record(number, line)), json.loads(line[_TURNS]), often[number]
@@ -100,7 +100,7 @@ class Spool:
         return [self._id(number, json.loads(line[_ID])) for number, line in self._lines()]
 
     def session_numbers(self) -> list[int]:
-        """Return the number of each conversation's session; conversations of one session have the same."""
+        """Return a number for each conversation, which is the same for all conversations of one session."""
         found: list[int] = np.unique(np.frombuffer(self._sessions, np.uint64), return_inverse=True)[1].tolist()
         return found
 
@@ -162,7 +162,7 @@ class Spool:
 
     @cached_property
     def _counts(self) -> npt.NDArray[np.int32]:
-        """For each conversation, how many up to it, itself included, have its id."""
+        """The number of each conversation among those with the same id: 1 for the first of them, and so on."""
         ids = np.frombuffer(self._ids, np.uint64)
         order = np.argsort(ids, kind="stable")
         places = np.arange(len(ids))

@@ -1,7 +1,7 @@
 """Open tokenizers by name.
 
-The tokenizer of a GGUF file is the engine's own, that of a Hugging Face folder or id is read by the
-`tokenizers` library.
+The tokenizer of a GGUF file is read by llama.cpp, as in the engine. The tokenizer of a Hugging Face
+folder or id is read by the `tokenizers` library.
 """
 
 import hashlib
@@ -89,11 +89,11 @@ class TokenizerUtils:
     def estimate_tokens(text: str) -> int:
         """Estimate the number of tokens of `text` in a byte-pair vocabulary, without loading a model.
 
-        A word of ASCII letters counts as one token per six letters, begun ones included; any other
-        word as one per letter; a run of line breaks as one, and so does any other character that is
-        not white space. For SmolLM2 the estimate is within 15 % on English, German, Russian and
-        code. Scripts that its vocabulary hardly covers (Chinese, Korean) take two to three times as
-        many tokens.
+        A word of ASCII letters counts as one token per six letters, rounded up. Any other word
+        counts as one token per letter. A run of line breaks counts as one token, and so does any
+        other character that is not white space. For SmolLM2 the estimate is within 15 % on English,
+        German, Russian and code. Scripts that its vocabulary hardly covers (Chinese, Korean) take
+        two to three times as many tokens.
         """
         tokens = 0
         for piece in re.findall(r"[^\W\d_]+|[^\s\w]|[\d_]|\n+", text):
@@ -139,8 +139,8 @@ def open_tokenizer(name_or_path: str | Path) -> Tokenizer:
 def fingerprint(tokenizer: Tokenizer) -> str:
     """Return a hexadecimal hash that identifies a tokenizer by what it does.
 
-    The hash covers the vocabulary's size, the end and structural tokens, and the encoding of a check
-    text, by which llama.cpp's converter distinguishes tokenizers too.
+    The hash covers the vocabulary's size, the end and structural tokens, and the encoding of a
+    check text. The converter of llama.cpp distinguishes tokenizers by a check text, too.
     """
     facts = [
         tokenizer.size,

@@ -35,8 +35,8 @@ def unite(datasets: Sequence[Path], turn_ids: Iterable[str]) -> Dataset:
 
     Each conversation stays in its split. A test or validation conversation of one dataset is left
     out if another dataset trains on it, on a part of the same session, or on a near-duplicate.
-    `turn_ids` are the ids of all turns that the versions were trained on, which may include turns
-    of none of these datasets. Raises DataError, which names file and line, for a malformed line.
+    `turn_ids` are the ids of all turns that the versions were trained on, even if they are in none
+    of these datasets. Raises DataError, which names file and line, for a malformed line.
     """
     facts = [read_facts(each / MANIFEST) for each in datasets]
     learned = sorted({*turn_ids, *(id for each in datasets for id in read_turn_ids(each / MANIFEST))})
@@ -94,10 +94,11 @@ def _dealt(datasets: Sequence[Path]) -> dict[str, list[Record]]:
 
 
 def _learned_elsewhere(entry: _Entry, alike: Sequence[_Entry]) -> bool:
-    """Return whether another dataset has a conversation like `entry` in an earlier split, and the entry's own has not.
+    """Return whether another dataset has a conversation like `entry` in an earlier split.
 
-    The splits are in the order of SPLITS, so an earlier split is one that the versions learn more
-    from. `alike` are the entries of the same session, and their near-duplicates.
+    It does not count if the dataset of `entry` has the same conversation in an earlier split, too.
+    The earlier a split is in SPLITS, the more a version learns from it. `alike` are the entries of
+    the same session, and their near-duplicates.
     """
     earlier = [each for each in alike if each.split < entry.split]
     own = {each.content for each in earlier if each.dataset == entry.dataset}

@@ -45,7 +45,7 @@ def read(content: bytes) -> list[Block]:
         RuntimeError,
     ) as error:
         raise DataError(f"it is a damaged Word document: {error}") from error
-    # parts that are not there
+    # raised where a part of the document is missing
     except (KeyError, ValueError, TypeError, AttributeError, IndexError, AssertionError, UnicodeError) as error:
         raise DataError(f"it is a damaged Word document: {type(error).__name__} {error}") from error
     return found

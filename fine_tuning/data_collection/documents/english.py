@@ -1,7 +1,7 @@
-"""Make questions from English sentences by rules: leave out the part to ask for, and invert subject and verb.
+"""Make questions from English sentences by rules: leave out the part that is asked for, and move the verb forward.
 
-Nothing is guessed: if the lists of words do not reveal a sentence's subject and verb, no question is
-made from it.
+"The canteen opens at 8:30." gives "When does the canteen open?". Nothing is guessed: if the lists
+of words do not reveal a sentence's subject and verb, no question is made from it.
 """
 
 import re
@@ -34,9 +34,10 @@ _DENIAL = re.compile(r"\b(?:not|never|no|none|nothing)\b")
 
 @dataclass(frozen=True)
 class Clause:
-    """A main clause: subject, verb, and the rest.
+    """A main clause, divided into its subject, its verb, and the rest.
 
-    `kind` is that of the verb: "be", "modal" or "lexical". `base` is the infinitive of a lexical verb.
+    `kind` is the kind of the verb: "be", "modal" or "lexical". `base` is the infinitive of a lexical
+    verb.
     """
 
     subject: str
@@ -56,7 +57,7 @@ class Clause:
         return _phrase(asks, self._form(), self.subject, rest)
 
     def indirect(self, asks: str, rest: str) -> str:
-        """Return the same question as a subordinate clause ("when the canteen opens")."""
+        """Return the question of `direct` as a subordinate clause, such as "when the canteen opens"."""
         return _phrase(asks, self.subject, self._form(), rest)
 
     def _form(self) -> str:
@@ -68,14 +69,18 @@ class Clause:
 
 
 class English:
-    """Makes questions from the sentences of one document. The whole text shows which words are names."""
+    """Makes questions from the sentences of one document.
+
+    The document's whole text is needed to recognise names: words that always begin with a capital
+    letter.
+    """
 
     def __init__(self, text: str) -> None:
         small = {upper(word) for word in re.findall(r"\b[a-z][\w'’-]*", text)}
         self._names = frozenset(re.findall(r"(?<=[a-z,;] )[A-Z][\w'’-]*", text)) - small
 
     def asked(self, sentence: str) -> list[Asked]:
-        """Return the questions that the sentence answers."""
+        """Return questions that the sentence answers; none if the rules do not fit it."""
         body = _body(sentence)
         if "?" in sentence or len(body.split()) < 4:
             return []
@@ -164,7 +169,7 @@ def _is_finite(said: list[str], at: int) -> bool:
 
 
 def _measured(clause: Clause) -> Iterator[Asked]:
-    """Yield the question about the amount in a clause, if there is one."""
+    """Yield a question about the amount in a clause, such as "How long does the break last?", if it has an amount."""
     rest, kind = clause.rest, clause.kind
     if kind == "be" and (measure := patterns.MEASURE.match(rest)):
         yield clause.asked(_asks_measure(measure["number"]), "", short_key(measure["number"]))
@@ -183,7 +188,7 @@ def _measured(clause: Clause) -> Iterator[Asked]:
 
 
 def _asks_measure(number: str) -> str:
-    """Return the question word for a number with its unit."""
+    """Return the question word for a number with its unit, such as "how long" for "3 days"."""
     if ":" in number:
         return "when"
     if number[0] in "£$€":
@@ -230,7 +235,10 @@ def _has_place(clause: Clause, head: list[str]) -> bool:
 
 
 def _whether(clause: Clause) -> Iterator[Asked]:
-    """Yield a yes-no question about a clause, without the clause's negation and number."""
+    """Yield a yes-no question about a clause.
+
+    The clause's negation and number are left out where possible, since they are the answer.
+    """
     rest = clause.rest
     left = re.sub(r"^no ", "a ", re.sub(r"\b(?:not|never|only) ", "", f"{rest} ")).strip()
     cut, key = patterns.without_number(left), key_of(rest)
@@ -252,7 +260,7 @@ def _moved(asked: Asked, lead: str) -> Asked:
 
 
 def _left(rest: str, found: re.Match[str]) -> str:
-    """Return the rest of a clause without the part that `found` matched."""
+    """Return `rest`, the end of a clause, without the part in the group "tail" of `found`."""
     return _phrase(rest[: found.start("tail")].strip(), rest[found.end("tail") :].partition(",")[0].strip())
 
 

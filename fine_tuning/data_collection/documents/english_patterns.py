@@ -7,7 +7,7 @@ from fine_tuning.data_collection.documents.word_sets import words
 
 BE = words("is are was were")
 MODALS = words("may must can should will cannot could shall")
-VERBS = words(  # infinitives; a sentence with no other than unlisted verbs gets no question
+VERBS = words(  # infinitives; a sentence whose verbs are not in the lists gets no question
     """answer apply begin belong close collect come contain cost cover earn end expire gather get give go grant hang hold include join keep
     last lead leave lie lift look make match meet need offer open operate pay permit provide reach read receive remain repay replace
     report require rest return run sell serve show sit sleep stand start stay stop store take travel use visit walk wear weigh win work"""  # noqa: E501
@@ -51,7 +51,7 @@ TIMES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("for how long", rf"for (?:{BOUND})?(?:(?:your|my|the) first )?{NUMBER} {_UNIT}"),
     )
 )
-"""The question word for a time, and the beginning of the part of a sentence that tells it, to the sentence's end."""
+"""Pairs of a question word for a time, and a pattern. Its group "tail" is the sentence's end, from the time on."""
 
 _NO_COUNT = words(  # words before a number that is not an amount
     "after at bay bays by counter day every extension first for from hall in my next of on ramp room to with "
@@ -135,7 +135,10 @@ def short_key(tail: str) -> str:
 
 
 def as_written(text: str) -> str:
-    """Return a text with "your" for "my", as in the handbook: a key must be part of the answer."""
+    """Return a text with "my" replaced by "your".
+
+    A key must occur literally in the answer, which quotes the document and so says "your".
+    """
     return re.sub(r"\bmy\b", "your", text)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from fine_tuning.data_collection.documents.word_sets import words
 
 Judge = Callable[[str, str, str], bool]
-"""A function of (passage, question, answer): whether the passage gives this answer to this question."""
+"""A function of (passage, question, answer) that returns whether the passage gives this answer to this question."""
 
 _TOKEN = re.compile(r"[£$€]?\d[\d.,:]*\d[%]?|[£$€]?\d%?|[^\W\d_]+(?:['’-][^\W\d_]+)*", re.UNICODE)
 _DENIALS = words(
@@ -27,7 +27,7 @@ _FRAME = words(  # words of questions, which the passage need not contain
 
 
 def unsupported(passage: str, headings: Iterable[str], question: str, answer: str) -> str:
-    """Return which word of a question or its answer the passage does not support; "" if it supports both."""
+    """Return a message with a word of the answer or the question that the passage does not support; "" if none."""
     said, known = _tokens(passage), _tokens(" ".join((*headings, passage)))
     if left := _not_in_order(_tokens(answer), said):
         return f"the answer's {left!r} is not in the passage"
@@ -39,7 +39,7 @@ def unsupported(passage: str, headings: Iterable[str], question: str, answer: st
 
 
 def _not_in_order(answer: list[str], passage: list[str]) -> str:
-    """Return the first word of the answer that the passage lacks after the words before it; "" if it lacks none.
+    """Return the first word of the answer that does not follow the words before it in the passage; "" if all do.
 
     Between two words of the answer the passage may have more words (for example between the cells of a
     table), but no negation.

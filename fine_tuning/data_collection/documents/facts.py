@@ -77,7 +77,10 @@ def _standing_alone(sentences: Sequence[str]) -> list[str]:
 
 
 def _of_list(section: Section, items: Sequence[str], intro: str, english: English) -> Iterator[Fact]:
-    """Yield each item of a list that is a fact by itself; else the whole list with its introduction as one answer."""
+    """Yield a fact for each item of a list, if the items are complete by themselves.
+
+    Otherwise the whole list, with the sentence that introduces it, is the answer of one fact.
+    """
     entries = [_ENTRY.fullmatch(item) for item in items]
     if all(entries):
         for item, entry in zip(items, entries, strict=True):
@@ -106,7 +109,7 @@ def _of_list(section: Section, items: Sequence[str], intro: str, english: Englis
 
 
 def _of_table(section: Section, table: Table, english: English) -> Iterator[Fact]:
-    """Yield each row of a table as an answer: the row's name, then the name and the cell of each column."""
+    """Yield a fact for each row of a table. Its answer is, for example, "Hall A: floor 2, capacity 40."."""
     if len(table.rows) < 2:
         return
     head, *rows = table.rows
@@ -123,7 +126,7 @@ def _of_table(section: Section, table: Table, english: English) -> Iterator[Fact
 
 
 def _with_topics(facts: list[Fact], english: English) -> list[Fact]:
-    """Return the facts, with a question about the topic added if only one fact has this topic."""
+    """Return the facts. A fact gets a further question about its topic, unless other facts have the same topic."""
     topics = [english.topic(sentences_of(fact.answer)[0]) if fact.asked[0].level == "fact" else "" for fact in facts]
     counts = Counter(_bare(topic) for topic in topics)
     return [
@@ -164,7 +167,7 @@ _BY_HEADING = {
 def _quoted(section: Section, language: str) -> Iterator[Fact]:
     """Yield the text under a heading as one answer of at most `LONGEST` characters.
 
-    Each list entry and table cell is yielded as an answer too.
+    Each list item of the form "key: value", and each cell of a table, is yielded as a fact of its own.
     """
     told, length = [], 0
     for block in section.blocks:

@@ -1,7 +1,7 @@
 """Divide the questions and answers of a document into pairs to train on and held-out pairs.
 
-Of each fact some wordings of the question are trained on, and one is held out. The held-out kind of
-wording is still trained on for other facts.
+Some wordings of the question about a fact are trained on, and one is held out. The form of the
+held-out wording ("Can you tell me ...?") is still trained on with other facts.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,17 +17,17 @@ from fine_tuning.data_collection.documents.wordings import Asked
 
 Split = Literal["train", "validation", "test"]
 
-TAUGHT = 4  # wordings taught of each question, at most
-_TAUGHT_AT_ALL = 5  # wordings taught of each fact
-_VALIDATED = 8  # one in so many facts also has a wording for validation
+TAUGHT = 4  # the most wordings of one question that are trained on
+_TAUGHT_AT_ALL = 5  # wordings that are trained on for each fact, or twice its questions if that is more
+_VALIDATED = 8  # one fact in this many has a wording for validation, too
 
 
 @dataclass(frozen=True)
 class Pair:
     """A question and its answer.
 
-    `section` holds the headings above the answer, as one text. `key` is the part of the answer that a
-    correct answer must contain.
+    `section` holds the headings above the answer, as one text. `level` is the kind of the question, as
+    in `Asked`. `key` is the part of `answer` that a model's answer must contain to be correct.
     """
 
     question: str
@@ -50,8 +50,8 @@ class Refused:
 def pairs_of(blocks: Sequence[Block], judge: Judge | None = None) -> Iterator[Pair | Refused]:
     """Yield the pairs of a document in order, and the questions that are left out.
 
-    The same document always gives the same pairs. If `judge` is given, it checks each answer after the
-    rules did.
+    The same document always gives the same pairs. If `judge` is given, it also checks the questions and
+    answers that the rules of entailment.py support.
     """
     sections = sections_of(blocks)
     facts = facts_of(sections, language_of("\n".join(section.text() for section in sections)))
@@ -89,7 +89,7 @@ def _dealt(fact: Fact, number: int, kept: Sequence[tuple[Asked, list[str]]]) -> 
             splits.append("test")
         if len(ordered) > len(splits) and nth == 0 and number % _VALIDATED == 0:
             splits.append("validation")
-        for wording, split in zip(ordered, splits):  # noqa: B905 (wordings that are too many)
+        for wording, split in zip(ordered, splits):  # noqa: B905 (there may be more wordings than splits)
             yield Pair(wording, fact.answer, fact.section.place, asked.level, key, split)
 
 

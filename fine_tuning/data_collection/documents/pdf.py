@@ -9,7 +9,7 @@ from fine_tuning.data_collection.documents.blocks import Block
 from fine_tuning.errors import DataError
 
 PAGES = 1_000
-# of pypdf
+# errors of pypdf for damaged files
 _DAMAGED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError, OSError, AssertionError)
 
 

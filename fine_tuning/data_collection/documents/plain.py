@@ -1,4 +1,4 @@
-"""Read plain text, also that of a PDF.
+"""Read plain text, including text that was extracted from a PDF.
 
 Paragraphs, lists, headings and key-value lines are recognised by their form.
 """
@@ -27,7 +27,7 @@ def read(text: str) -> list[Block]:
 
 
 def _next(lines: list[str]) -> tuple[Block | None, int]:
-    """Return the first block of `lines` (None for a rule), and the number of its lines."""
+    """Return the first block of `lines` (None for a line such as "-----"), and the number of its lines."""
     first = lines[0].strip()
     if len(lines) > 1 and _RULE.fullmatch(lines[1]) and len(first) <= _LONGEST_HEADING:
         return Heading(first, 1 if "=" in lines[1] else 2), 2
@@ -50,7 +50,7 @@ def _next(lines: list[str]) -> tuple[Block | None, int]:
 def _ends_paragraph(lines: list[str], at: int) -> bool:
     """Return whether the line at the index `at` begins something new, instead of continuing the paragraph.
 
-    Empty lines do not tell this, since the text of a PDF has none.
+    Empty lines alone do not show this: text that was extracted from a PDF has none.
     """
     line = lines[at].strip()
     if _ITEM.match(lines[at]) or _RULE.fullmatch(line):

@@ -30,7 +30,7 @@ def read_document(member: Member, name: str = "", seconds: float = SECONDS) -> l
 
     Args:
         member: The file.
-        name: Its name, if that is not the member's. The suffix decides the kind of the file if the
+        name: The file's name, by default `member.name`. Its suffix decides the kind of the file if the
             content does not.
         seconds: The time after which reading is aborted.
 
@@ -90,9 +90,9 @@ def kind_of(content: bytes, name: str) -> str:
 
 
 def blocks_of(kind: str, content: bytes) -> list[Block]:
-    """Return the blocks of a file with this content, which is read in this process.
+    """Read a file with this content in this process, and return its blocks.
 
-    Raises DataError, without the file's name, if it cannot be read.
+    Raises DataError, whose message does not name the file, if it cannot be read.
     """
     found = tidy(READERS[kind](content))
     size = 0
@@ -165,7 +165,7 @@ def _answer(kind: str, content: bytes) -> dict[str, object]:
 def _bound() -> None:
     """Limit the time and memory of this process.
 
-    On Windows this is impossible, and only the parent's time limit is left.
+    On Windows this is impossible: only the time limit of the parent process applies there.
     """
     try:
         import resource

@@ -1,4 +1,4 @@
-"""Define sets of words, written as texts."""
+"""Make sets of words from texts."""
 
 
 def words(text: str) -> frozenset[str]:

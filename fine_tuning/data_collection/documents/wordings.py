@@ -22,9 +22,9 @@ class Asked:
 
 
 def clause_wordings(direct: str, indirect: str) -> tuple[str, ...]:
-    """Return wordings of a question, given in two forms.
+    """Return several wordings of one question.
 
-    These are a direct question ("when does it open") and a clause ("when it opens").
+    The question is given in two forms: direct ("when does it open") and as a clause ("when it opens").
     """
     return (
         f"{upper(direct)}?",
@@ -37,7 +37,11 @@ def clause_wordings(direct: str, indirect: str) -> tuple[str, ...]:
 
 
 def condition_wordings(joint: str, condition: str) -> tuple[str, ...]:
-    """Return wordings that ask what applies in a case. `joint` is "if", "when", "before" or "after"."""
+    """Return several wordings of the question what to do under a condition.
+
+    An example is "What should I do if the alarm rings?". `joint` is the conjunction ("if", "when",
+    "before", "after" or "once"); `condition` is the clause after it.
+    """
     case = f"{joint} {condition}"
     return (
         f"What do I do {case}?",
@@ -100,7 +104,7 @@ def entry_wordings(key: str, heading: str) -> tuple[str, ...]:
 
 
 def swapped(text: str) -> str:
-    """Return a text that addresses the reader ("you", "your") from the reader's view ("I", "my")."""
+    """Return a text with the words that address the reader ("you", "your") replaced by the reader's ("I", "my")."""
     said = text.split(" ")
     found: list[str] = []
     for at, word in enumerate(said):

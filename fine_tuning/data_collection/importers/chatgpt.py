@@ -1,7 +1,8 @@
-"""Read ChatGPT's export, `conversations.json`, and DeepSeek's of the same name.
+"""Read ChatGPT's export, `conversations.json`, and DeepSeek's export of the same name.
 
 Each conversation is a tree of messages (`mapping`), with the message that was shown last
-(`current_node`). A message of DeepSeek consists of fragments: a request, or thoughts and a response.
+(`current_node`). A message of DeepSeek consists of fragments: a request, or thoughts and a
+response.
 """
 
 import re

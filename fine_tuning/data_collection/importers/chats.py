@@ -1,8 +1,8 @@
 """Define the chats that importers yield, and convert them to turns of the log.
 
-A foreign conversation is a `Chat` of messages (`Said`). Consecutive messages of one side form the
-question or the answer of one turn. Ids are made from the content, so importing the same chats twice
-adds nothing. Tool calls, images and other parts that are not text are kept unchanged in
+A conversation from elsewhere is a `Chat`, a list of messages (`Said`). Consecutive messages of one
+side form the question or the answer of one turn. Ids are made from the content, so importing the
+same chats twice adds nothing. Tool calls, images and other parts that are not text are kept in
 `metadata["parts"]`, and are not learned.
 """
 
@@ -47,7 +47,10 @@ _LONGEST_PART = 10_000
 
 
 class BadRecord(Exception):
-    """A record does not match its format. The message says what was expected; reading continues after it."""
+    """Raised for a record that does not match its format; the message says what was expected.
+
+    The record is skipped, and reading continues with the next one.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +65,8 @@ class Fault:
 class Said:
     """A message.
 
-    `parts` are its parts that are not text, `rejected` is the answer to which people preferred this one,
-    `time` is as `moment` returns it.
+    `parts` are the parts of the message that are not text. `rejected` is another answer to the same
+    question, to which people preferred this one. `time` has the form that `moment` returns.
     """
 
     role: Role
@@ -80,8 +83,8 @@ class Said:
 class Chat:
     """A conversation.
 
-    `id` is its id in the source, under which messages of a later import are added to it. Without one, an
-    id is made from the content.
+    `id` is its id in the source. If a later import has a chat with this id, its new messages are added
+    to the same session. Without an id, one is made from the content.
     """
 
     said: Sequence[Said]
@@ -89,7 +92,7 @@ class Chat:
     joint: str = "\n\n"  # text between consecutive messages of one side
     place: str = ""
     facts: Mapping[str, object] = field(default_factory=dict)  # further metadata of its turns
-    section: str = ""  # of the source, such as a chapter of a document
+    section: str = ""  # part of the source, such as a chapter of a document
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +118,7 @@ class _Exchange:
 
 
 def entries_of(chat: Chat, format: str, facts: JsonObject) -> list[Entry]:
-    """Return the turns of a chat, with `facts` in their metadata.
+    """Return the turns of a chat as entries for the log, with `facts` in their metadata.
 
     Questions without an answer are left out, and so are answers without a question. Raises BadRecord if
     a message cannot be part of a turn.
@@ -199,7 +202,7 @@ def _id(*parts: str) -> str:
 
 
 def plain(value: object, depth: int = 0) -> object:
-    """Return a foreign value as JSON values, in which long texts (such as the data of images) are shortened."""
+    """Return a value as JSON can represent it, with long texts (such as the data of images) shortened."""
     match value:
         case str():
             return value if len(value) <= _LONGEST_PART else f"{value[:80]}… ({len(value)} characters)"
@@ -218,7 +221,7 @@ _NUMBER = re.compile(r"\d{9,19}(\.\d+)?")
 
 
 def moment(value: object, *forms: str) -> str:
-    """Return a foreign time in ISO 8601 and UTC; "" if it is not a time.
+    """Convert a time from a record to ISO 8601 in UTC, and return it; "" if the value is not a time.
 
     A time without a zone is taken as UTC, so that every machine gets the same result.
 
@@ -256,8 +259,9 @@ def _parsed(text: str, forms: Sequence[str]) -> datetime | None:
 
 
 def rated(said: Sequence[Said], record: JsonObject) -> list[Said]:
-    """Return messages with a record's label on the last answer: in sets for KTO, false marks a bad
-    answer.
+    """Return messages, with the last one rated up or down if the record has the label true or false.
+
+    Data sets for KTO (arXiv 2402.01306) have such labels.
     """
     label = next((record[key] for key in ("label", "kto_tag") if isinstance(record.get(key), bool)), None)
     if label is None or not said:
@@ -265,7 +269,7 @@ def rated(said: Sequence[Said], record: JsonObject) -> list[Said]:
     return [*said[:-1], replace(said[-1], rating="up" if label else "down")]
 
 
-# How importers access foreign values
+# Access to the values of records, which may have any type
 
 
 def text_of(value: object, what: str) -> str:

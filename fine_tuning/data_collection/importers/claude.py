@@ -29,7 +29,7 @@ def _fits(record: object) -> bool:
 
 
 def _convert(record: JsonObject, source: Source) -> Iterable[Chat]:
-    # of a message that was lost, the export may hold null
+    # the export may have null in the place of a lost message
     messages = dicts([each for each in list_in(record, "chat_messages") if each is not None], "chat_messages")
     nodes = {id: message for message in messages if isinstance(id := message.get("uuid"), str)}
     id, model = text_of(record.get("uuid"), "an id"), text_of(record.get("model"), "a model")

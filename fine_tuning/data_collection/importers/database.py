@@ -1,6 +1,6 @@
 """Read chats from SQLite files: the logs of the program `llm` (`logs.db`), and Open WebUI's `webui.db`.
 
-Old and new tables of `llm` are read. The files are not changed.
+Both the old and the new tables of `llm` are read. The files are not changed.
 """
 
 import json

@@ -58,7 +58,7 @@ def _fits(lines: Sequence[str]) -> bool:
     labels = Counter(label for line in lines if (label := _label(line)[0]))
     told = {label.casefold() for label in labels}
     roles = sum(count for label, count in labels.items() if label.casefold() in _ASKS | _ANSWERS)
-    # but no file of settings, such as "user: ..., port: ..."
+    # most labels must be roles: a file of settings may have "user: ...", too
     if told & _ASKS and told & _ANSWERS and (sum(labels.values()) - roles) * 3 <= roles:
         return True
     spoken = [label for label, count in labels.items() if count >= 2 and label[:1].isupper()]
@@ -68,16 +68,17 @@ def _fits(lines: Sequence[str]) -> bool:
 
 
 def _heading(line: str) -> str:
-    """Return the speaker that a heading, or a line in bold, names; "" if it does not."""
+    """Return the speaker that a heading, or a line in bold, names; "" if it names none."""
     found = _HEADING.fullmatch(line)
     label = (found[1] or found[2]).strip() if found else ""
     return label if label.casefold() in _ASKS | _ANSWERS else ""
 
 
 def _has_headings(lines: Sequence[str]) -> bool:
-    """Return whether headings begin the messages of both sides, so that labels in the text do not.
+    """Return whether the messages of both sides begin with headings, and not with labels such as "User:".
 
-    A quarter of the headings of that level must name speakers: a manual may have a few that do.
+    At least a quarter of the headings of one level must name speakers, since a manual may have a few
+    headings that do.
     """
     levels: dict[str, list[str]] = {}
     for line in lines:
@@ -116,8 +117,9 @@ def _read(source: Source) -> Iterator[Chat | Fault]:
 
 
 def _breaks_within(lines: Sequence[str]) -> bool:
-    """Return whether lines such as "---" stand between a question and its answer, and so do not divide
-    dialogues.
+    """Return whether a line such as "---" is between a question and its answer.
+
+    If so, such lines do not separate dialogues.
     """
     last, broken = "", False
     for line in lines:
@@ -137,7 +139,7 @@ def _role(label: str) -> Role:
 def _spoken(
     lines: Iterable[tuple[int, str]], known: frozenset[str], has_headings: bool, divides: bool
 ) -> Iterator[Line | None]:
-    """Yield the messages; None at a line that separates two dialogues, if such lines do (`divides`)."""
+    """Yield the messages. If `divides`, lines such as "---" separate dialogues: yield None for each of them."""
     name, told, place, time = "", list[str](), "", ""
     for number, raw in lines:
         line = raw.rstrip("\r\n")
@@ -159,7 +161,7 @@ def _spoken(
 
 def _line(name: str, told: list[str], time: str, place: str) -> Line:
     while told and (not told[-1].strip() or _BREAK.fullmatch(told[-1])):
-        told.pop()  # a line drawn below the message
+        told.pop()  # a blank line, or a line such as "---", below the message
     return Line(name, "\n".join(told).strip(), time, place=place)
 
 

@@ -57,7 +57,7 @@ def _lines(
 
 def _message(message: JsonObject, place: str) -> Iterator[Line]:
     if str(message.get("type", "Default")) not in _SPOKEN:
-        return  # somebody joined, pinned, called
+        return  # a notice that somebody joined, pinned a message, or called
     author = dicts([message["author"]], "an author")[0]
     names = [text_of(author.get(key), "a name") for key in ("nickname", "name", "id")]
     parts = [*dicts(message.get("attachments") or [], "attachments"), *dicts(message.get("stickers") or [], "stickers")]

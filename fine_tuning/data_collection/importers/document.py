@@ -1,4 +1,4 @@
-"""Make questions from a document, such as a handbook, whose answers are quoted from its text.
+"""Make questions and answers from a document, such as a handbook. The answers are quoted from its text.
 
 Some wordings of the questions are held out for the evaluation: the metadata of their turns has the
 split "test", and the key that a correct answer must contain.

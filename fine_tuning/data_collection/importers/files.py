@@ -35,11 +35,11 @@ UNDECODED = re.compile("[\udc80-\udcff]")
 
 
 Read = Callable[[int], None]
-"""A function that is told now and then how many more bytes were read. It may raise Cancelled to stop reading."""
+"""A function that is called with the number of bytes after each read. It may raise Cancelled to stop reading."""
 
 
 def unwatched(count: int) -> None:
-    """Do nothing: the `Read` function of a caller that does not want reports."""
+    """Do nothing. This is the `Read` function of callers that do not follow how much was read."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,8 @@ class _Watched(io.RawIOBase):
 def encoding_of(head: bytes) -> str:
     """Return the encoding of a text that begins with `head`.
 
-    This is the encoding of its byte-order mark, else UTF-8 or UTF-16 if it is valid, else Windows-1252.
+    A byte-order mark decides. Without one, the encoding is UTF-16 if many bytes are zero, but only the
+    even or only the odd ones; UTF-8 if nearly all bytes are valid in it; else Windows-1252.
     """
     for bom, name in _BOMS:
         if head.startswith(bom):
@@ -176,7 +177,7 @@ def _open(path: Path) -> IO[bytes]:
 
 
 def _of_folder(folder: Path) -> list[Member]:
-    """Return the files in a folder, without hidden ones. If it contains byoai's data folder, that is left out."""
+    """Return the files in a folder, without hidden ones, and without byoai's data folder if it is within the folder."""
     home = paths.home().resolve()
     is_around_home = folder.resolve() in home.parents
     found = {
@@ -197,7 +198,7 @@ def _of_folder(folder: Path) -> list[Member]:
 
 def _of_archive(path: Path) -> list[Member]:
     try:
-        archive = zipfile.ZipFile(path)  # stays open as long as a member does: each opening reads the whole list again
+        archive = zipfile.ZipFile(path)  # stays open as long as a member exists, since opening it reads the whole list
         listed = [info for info in archive.infolist() if not info.is_dir()]
     except (zipfile.BadZipFile, NotImplementedError, ValueError, UnicodeError) as error:
         raise DataError(f"{path} is a damaged ZIP archive: {error}") from error

@@ -30,7 +30,7 @@ def _fits(record: object) -> bool:
 
 
 def asked_in(title: str) -> str:
-    """Return what was asked, without the words that Google puts around it."""
+    """Return the prompt in an activity's title, without words such as "Prompted" that Google adds."""
     return _FILES.sub("", _VERB.sub("", title, count=1)).strip()
 
 
@@ -46,7 +46,7 @@ def _convert(record: JsonObject, source: Source) -> Iterable[Chat]:
     parts = [{"attachment": file} for key in ("attachedFiles", "imageFile") for file in _listed(record.get(key))]
     if not answers:
         yield Chat([Said("user", asked, time, parts=parts)])
-    # of several drafts, the last one counts
+    # of several versions of an answer, only the last one is read, unless all are wanted
     for number, answer in enumerate(answers[::-1] if source.branches == "all" else answers[-1:]):
         yield Chat(
             [Said("user", asked, time, parts=parts), Said("assistant", answer, time)],

@@ -70,7 +70,7 @@ def _chat(card: str, place: str) -> Chat | Fault | None:
 
 
 def _time(text: str) -> str:
-    """Return a time such as "Apr 12, 2026, 3:34:31 PM EDT"; "" if its month or zone is not known."""
+    """Return a time such as "Apr 12, 2026, 3:34:31 PM EDT" in ISO 8601; "" if its month or zone is not known."""
     clock, year = _CLOCK.search(text), re.search(r"\b\d{4}\b|\d{4}(?=年)", text)
     date = text[: clock.start()].replace(year[0], " ") if clock and year else ""
     numbers = [int(number) for number in re.findall(r"\d+", date)]

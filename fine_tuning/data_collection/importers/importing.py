@@ -1,4 +1,4 @@
-"""Import foreign chats into the log: preview them, log them under one import id, list imports, undo an import."""
+"""Import chats from elsewhere into the log: preview them, log them under one import id, list and undo imports."""
 
 import uuid
 from collections import Counter
@@ -51,7 +51,7 @@ class Wanted:
 
 @dataclass
 class Report:
-    """What an import found and added."""
+    """Counts and examples of what an import found in its files, and of what it added to the log."""
 
     id: str = ""
     readings: int = 0  # sources read: files, or folders whose files belong together
@@ -62,18 +62,18 @@ class Report:
     added: int = 0  # turns added to the log; in a preview, those that would be
     formats: Counter[str] = field(default_factory=Counter)  # conversations by format
     first: list[Turn] = field(default_factory=list)
-    set_aside: int = 0
-    faults: list[Fault] = field(default_factory=list)  # the first ones
+    set_aside: int = 0  # records that were skipped
+    faults: list[Fault] = field(default_factory=list)  # why the first of them were skipped
     unread: list[str] = field(default_factory=list)  # the first files of a folder that are in no known format
     unread_count: int = 0
     is_whole: bool = True  # False for a preview that ended early
     logged: int = 0  # turns in the log before
-    read: PlantedPhrases = field(default_factory=PlantedPhrases, repr=False)
-    planted: list[PlantedPhrase] = field(default_factory=list)  # phrases that look planted
+    read: PlantedPhrases = field(default_factory=PlantedPhrases, repr=False)  # searches the turns for poisoned data
+    planted: list[PlantedPhrase] = field(default_factory=list)  # phrases that look planted to poison a model
 
     @property
     def known(self) -> int:
-        """The number of turns that the log has or had already, or that were found twice."""
+        """The number of turns that were not added: the log has them, they were deleted from it, or were found twice."""
         return self.turns - self.added
 
     def set(self, fault: Fault, file: str) -> None:
@@ -89,9 +89,9 @@ def import_files(
     watch: Watch | None = None,
     id: str = "",
 ) -> Report:
-    """Read foreign chats into the log; return what was found and added.
+    """Read chats from elsewhere into the log; return what was found and added.
 
-    Turns that the log has, or had until they were deleted, are skipped.
+    Turns that the log already has, or that were deleted from it, are skipped.
 
     Args:
         log: The log.
@@ -102,7 +102,8 @@ def import_files(
 
     Raises:
         DataError: A file is in no known format or cannot be read, or a chat among people needs `me`.
-        Cancelled: The watch asked to stop. What was logged stays, and can be undone.
+        Cancelled: The watch asked to stop. Turns that were logged before stay in the log; `undo` removes
+            them.
     """
     watch, report = watch or Watch(), Report(id or new_id(), logged=log.index.count())
     try:
@@ -178,7 +179,7 @@ def undo(log: ConversationLogger, id: str) -> int:
 
 @dataclass
 class _Progress:
-    """Tells a watch which percentage of all bytes has been read."""
+    """Reports to a watch which percentage of all bytes has been read."""
 
     watch: Watch
     total: int = 0
@@ -301,7 +302,11 @@ def _readings(
 def _looks(
     members: Sequence[Member], wanted: Wanted, report: Report, unknown: list[DataError]
 ) -> Iterator[tuple[Member, tuple[str, Importer, str], Look]]:
-    """Yield (file, recognised format, layout) for each file; files in no known format are added to `report`."""
+    """Yield (file, its format and importer, the `Look` at its first bytes) for each file in a known format.
+
+    Other files are added to `report`, and the first error about one to `unknown`; if there is only one
+    file, the error is raised instead.
+    """
     for member in members:
         try:
             found = looked_at(member)

@@ -23,7 +23,7 @@ Path = tuple[str, ...]
 
 
 class BadJson(Exception):
-    """The text is not JSON. The message says where, and what was expected."""
+    """Raised for text that is not JSON. The message says where, and what was expected."""
 
 
 class JsonReader:
@@ -133,7 +133,7 @@ def elements(reader: JsonReader) -> Iterator[JsonValue | Fault]:
 
 
 def _recovered(reader: JsonReader, alike: set[str]) -> list[JsonValue]:
-    """Return the next object that has at least half of the keys `alike`, in a list; [] if there is none."""
+    """Return the next object that has at least half of the keys in `alike`, in a list; [] if there is none."""
     while reader.to_next():
         try:
             value = reader.value()
@@ -147,9 +147,10 @@ def _recovered(reader: JsonReader, alike: set[str]) -> list[JsonValue]:
 def events(reader: JsonReader, path: Path = ()) -> Iterator[tuple[Path, JsonValue | Fault]]:
     """Yield (path, value) for the content of a large object: its values, and the elements of its lists one by one.
 
-    In Telegram's exports, the messages of each chat are yielded one by one too. A path that ends with
-    "{" marks the beginning of an object in such a list. Raises BadJson if the object is malformed
-    outside of its lists.
+    For {"id": 1, "messages": [{...}]} this yields (("{",), None), (("id",), 1) and (("messages", "*"),
+    {...}). A path that ends with "{" marks the beginning of an object that is read piece by piece. In
+    Telegram's exports, the messages of each chat are yielded one by one too. Raises BadJson if the
+    object is malformed outside of its lists.
     """
     opening = reader.peek()
     if opening == "{" and _opens(path):

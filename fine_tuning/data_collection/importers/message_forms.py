@@ -1,7 +1,7 @@
-"""Read one message, whatever its program calls the speaker, the text and the time.
+"""Read one message, whichever names its program uses for the speaker, the text and the time.
 
 OpenAI writes {"role", "content"}, ShareGPT {"from", "value"}, others {"sender", "message"} or
-{"type", "text"}. Some wrap the message in a record of their own.
+{"type", "text"}. Some programs put the message into another object, the wrapper.
 """
 
 import re
@@ -19,12 +19,12 @@ _TIMES = ("timestamp", "created_at", "create_time", "createdAt", "inserted_at", 
 _TEXTS = frozenset(("text", "input_text", "output_text"))
 _THOUGHTS = frozenset(("thinking", "reasoning", "thought"))
 _RESULTS = frozenset(("tool_result", "tool_response", "function_call_output"))
-# what an agent's program writes in the name of its user: "<command-name>/status</command-name>"
+# text that an agent program inserts as if its user wrote it: "<command-name>/status</command-name>"
 _INSERTED = re.compile(r"\s*(?:<([a-z]+(?:[-_][a-z]+)+)[^>]*>.*?</\1>\s*)+", re.DOTALL)
 
 
 def is_message(value: object) -> bool:
-    """Return whether a value is an object that says who spoke, and what."""
+    """Return whether a value is an object with a known speaker and a content."""
     if not isinstance(value, dict):
         return False
     message = unwrapped(value)
@@ -32,7 +32,7 @@ def is_message(value: object) -> bool:
 
 
 def said_of(message: JsonObject) -> Said:
-    """Return a message. Raises BadRecord if its role is unknown."""
+    """Return the message in a JSON object. Raises BadRecord if its role is unknown."""
     wrapper, message = message, unwrapped(message)
     role = role_of(message)
     if role is None:
@@ -55,14 +55,14 @@ def role_of(message: JsonObject) -> Role | None:
     """Return the role of a message's speaker; None if it is unknown."""
     for key in _SPEAKERS:
         role = ROLES.get(_name(message.get(key)).strip().lower())
-        if role and not (key == "type" and role == "system"):  # of programs' notes, the type may be "system"
+        if role and not (key == "type" and role == "system"):  # a program's notes may have the type "system"
             return role
     is_user = next((message[key] for key in _IS_USER if isinstance(message.get(key), bool)), None)
     return None if is_user is None else "user" if is_user else "assistant"
 
 
 def is_result(role: Role, text: str, parts: Sequence[object]) -> bool:
-    """Return whether a message of the user is only the result of a tool, as Claude writes it."""
+    """Return whether a message only contains results of tools, which Claude stores as messages of the user."""
     return (
         role == "user"
         and not text.strip()
@@ -72,7 +72,7 @@ def is_result(role: Role, text: str, parts: Sequence[object]) -> bool:
 
 
 def time_of(message: JsonObject) -> str:
-    """Return the time of a message, as `moment` writes it."""
+    """Return the time of a message, as `moment` returns it."""
     time: object = next((message[key] for key in _TIMES if message.get(key)), None)
     while isinstance(time, dict) and len(time) == 1:  # MongoDB: {"$date": {"$numberLong": "1700000000000"}}
         time = next(iter(time.values()))
@@ -103,7 +103,10 @@ def content_of(content: object) -> tuple[str, list[object], str]:
 
 
 def unwrapped(message: JsonObject) -> JsonObject:
-    """Return a message with what its wrapper says of it, such as the time."""
+    """Return the message in a wrapper, with the wrapper's other values, such as the time.
+
+    An object that is not a wrapper is returned unchanged.
+    """
     if any(message.get(key) for key in ("content", "value", "text", "parts")):
         return message
     for key in _WRAPPERS:

@@ -1,7 +1,6 @@
 """Read messages in OpenAI's format: {"messages": [{"role", "content"}]}, or only a list of messages.
 
-Lists of messages under other names are read too (`message_forms`).
-
+Other names for "messages" (`_LISTS`), "role" and "content" (message_forms.py) are read too.
 Messages may contain tool calls and images.
 """
 
@@ -25,7 +24,7 @@ from fine_tuning.data_collection.importers.trees import paths
 from fine_tuning.json_values import JsonObject, JsonValue
 
 _LISTS = ("messages", "conversations", "conversation", "dialogue", "dialog", "chat", "turns", "responses", "chunks")
-# lists of messages that are one side of a record: `pairs` and `preference` read them
+# keys of lists that have only a part of a record's messages: `pairs` and `preference` read them
 _SIDES = frozenset(("prompt", "completion", "response", "history", "chosen", "rejected"))
 _DEEPEST = 2  # objects within a record that are searched for a list of messages
 _IDS = ("conversation_id", "conversationId", "sessionId", "session_id", "chat_id")
@@ -37,7 +36,7 @@ _PARENTS = ("parent_id", "parentId", "parent_message_id", "parentMessageId", "pa
 def dialogues_in(record: object, depth: int = 0) -> list[list[JsonValue]]:
     """Return the lists of messages in a record: usually one, or one for each of its objects.
 
-    A list under a name that is not known must have messages of both sides.
+    A list whose key is not in `_LISTS` must have messages of both the user and the assistant.
     """
     if isinstance(record, list):
         return [record] if any(is_message(each) for each in record[:3]) else []
@@ -76,7 +75,11 @@ def _convert(record: JsonValue, source: Source) -> Iterable[Chat]:
 
 
 def _paths(told: Sequence[tuple[JsonObject, Said]], all: bool) -> Iterator[list[Said]]:
-    """Yield the messages in their order; where several answer the same one, a path through their tree."""
+    """Yield the messages as one conversation.
+
+    If several of them reply to the same message, yield the paths through their tree instead: the best
+    one, or all.
+    """
     messages = [unwrapped(message) for message, _ in told]
     parents = [next((message[key] for key in _PARENTS if message.get(key)), None) for message in messages]
     named = {parent for parent in parents if isinstance(parent, str)}
@@ -101,8 +104,8 @@ def _fits_list(record: object) -> bool:
 def _read_list(source: Source) -> Iterator[Chat | Fault]:
     """Yield the conversations of a file whose records are messages.
 
-    Another conversation begins with another conversation id or, where there are no ids, with a
-    system message.
+    A new conversation begins where the conversation id changes. Without ids, it begins with a system
+    message, or with a message that replies to none.
     """
     now: list[tuple[JsonObject, Said]] = []
     id = ""
@@ -132,13 +135,14 @@ def _read_list(source: Source) -> Iterator[Chat | Fault]:
 
 
 def _begins(message: JsonObject, said: Said) -> bool:
-    """Return whether a message begins a conversation: a system prompt, or one that answers none."""
+    """Return whether a message begins a conversation: it is a system prompt, or its parent is given as empty."""
     return said.role == "system" or any(key in message and not message[key] for key in _PARENTS)
 
 
 def _is_note(record: object) -> bool:
-    """Return whether a record is no message of the conversation: an event in an agent's log, or the
-    work of another agent.
+    """Return whether a record does not belong to the conversation.
+
+    Such a record is an event in an agent's log, or is marked as a note or as the work of a sub-agent.
     """
     if not isinstance(record, dict):
         return False

@@ -1,8 +1,8 @@
 """Read OpenAssistant's trees of messages: one tree per record ("prompt" with "replies"), or one message per record.
 
 In the second form, the messages of a tree follow each other. The best path always takes the reply
-with the lowest rank. With `branches` "all", each path from the prompt to a last answer is a
-conversation.
+with the lowest rank. With `branches` "all", each path from the prompt to a message without replies
+is a conversation.
 """
 
 from collections.abc import Iterable, Iterator

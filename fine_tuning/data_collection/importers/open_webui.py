@@ -31,7 +31,7 @@ def _fits(record: object) -> bool:
 
 
 def convert(record: JsonObject, source: Source) -> Iterable[Chat]:
-    chat = record.get("chat", record)  # of a single chat, the page saves only the chat itself
+    chat = record.get("chat", record)  # a single chat is exported without the record around it
     if not isinstance(chat, dict):
         raise BadRecord("a chat with its history")
     history = object_in(chat, "history")

@@ -1,6 +1,7 @@
 """Read records with a question and its answer.
 
-The formats are Alpaca, prompt and completion, Dolly, byoai's own, and tables with named columns.
+The formats are Alpaca, prompt and completion, Dolly, byoai's own export, and tables with named
+columns.
 """
 
 import re
@@ -146,8 +147,10 @@ def _pair(record: object) -> tuple[str, str, str]:
 
 
 def _with_word(names: dict[str, str], known: Sequence[str]) -> str:
-    """Return the only column with one of these words in its name, such as "User Question"; "" in a
-    record that looks like settings rather than a row.
+    """Return the column with one of these words in its name, such as "User Question".
+
+    Return "" if it is not the only such column, or if the record looks like settings and not like a
+    row.
     """
     if len(names) > _MOST_COLUMNS or any(len(name) > _LONGEST_NAME for name in names):
         return ""

@@ -1,6 +1,6 @@
 """Read chats among people: the messages of one person (`me`) are the answers, all others are questions.
 
-After hours without a message, another conversation begins.
+A new conversation begins after eight hours without a message.
 """
 
 from collections import Counter
@@ -20,11 +20,11 @@ _SHOWN = 20
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A message of a person. `known_as` are other names by which `me` may name the person (an id, a nickname)."""
+    """A message of a person. `known_as` are the person's other names, such as an id or a nickname."""
 
     name: str
     text: str
-    time: str = ""  # as `moment` writes it
+    time: str = ""  # as `moment` returns it
     parts: Sequence[object] = ()
     known_as: Sequence[str] = ()
     place: str = ""
@@ -39,8 +39,8 @@ def conversations(
         lines: The messages of the chat, in order.
         me: The name or id of the person whose messages are the answers; case is ignored.
         file: The file's name, for messages.
-        chat: Identifies the chat. Together with the time of its first message it identifies a
-            conversation.
+        chat: The id of the chat. A conversation's id is made from it and from the conversation's first
+            message.
         apart: Whether this is one of several chats, so that `me` may have written nothing in it.
         silence: The time without a message after which another conversation begins.
 

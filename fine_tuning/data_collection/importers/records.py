@@ -42,7 +42,7 @@ class Look:
 
     layout: Layout
     sample: Sequence[Any] = ()
-    lines: Sequence[str] = ()
+    lines: Sequence[str] = ()  # for a text, its first lines
     delimiter: str = ","
     # for an object, the first elements of each of its lists
     lists: dict[str, list[object]] = field(default_factory=dict)
@@ -88,7 +88,7 @@ def _look_at_object(member: Member, start: str) -> Look:
                 lists.setdefault(path[-2], []).append(value)
             elif len(path) == 1 and path[0] != "{":
                 whole[path[0]] = value
-            elif path[0] == "chats" and path[1] != "{":  # all chats of Telegram, or an object of others
+            elif path[0] == "chats" and path[1] != "{":  # Telegram's export of all chats, or another program's object
                 within_chats[path[1]] = [] if path[1] == "list" else value
     if within_chats:
         whole["chats"] = within_chats
@@ -96,8 +96,9 @@ def _look_at_object(member: Member, start: str) -> Look:
 
 
 def _is_lines(start: str) -> bool:
-    """Return whether a text has an object, or an array, on each line: the first line is complete, and
-    the second begins another one.
+    """Return whether a text has an object, or an array, on each line.
+
+    The first line must be a complete one, and the second line must begin another.
     """
     first, _, rest = start.partition("\n")
     return first.rstrip().endswith("}" if start[0] == "{" else "]") and rest.lstrip().startswith(start[0])
@@ -112,7 +113,7 @@ def _values(records: Iterable[Record | Fault]) -> list[Any]:
 
 
 def records(member: Member, found: Look, read: Read = unwatched) -> Iterator[Record | Fault]:
-    """Yield the records of a file: the elements, lines or rows, or an object as a single record."""
+    """Yield the records of a file: elements of an array, lines, or rows of a table; an object is a single record."""
     match found.layout:
         case "array":
             yield from array(member, read)
@@ -205,7 +206,7 @@ def table(member: Member, delimiter: str, read: Read = unwatched) -> Iterator[Re
                 yield Fault(place, f"expected a row of a table: {error}")
                 continue
             if not names and row and row[0].startswith("sep="):
-                continue  # which delimiter Excel is to take
+                continue  # a line such as "sep=;" gives the delimiter for Excel
             if not names:
                 names = [name.strip("\ufeff ") for name in row]
             elif any("\udc80" <= sign <= "\udcff" for cell in row if not cell.isascii() for sign in cell):

@@ -11,28 +11,28 @@ from fine_tuning.data_collection.importers.huggingface import rows
 from fine_tuning.data_collection.importers.records import Layout, Look, Record, records, within
 
 Branches = Literal["best", "all"]
-# Exceptions that reading a record raises if it is not built as its format requires.
+# Exceptions that are raised by reading a record that does not have the structure of its format.
 NOT_AS_EXPECTED = (AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError, RecursionError)
-UNREADABLE = (BadRecord, *NOT_AS_EXPECTED)  # with the one that importers raise themselves
+UNREADABLE = (BadRecord, *NOT_AS_EXPECTED)  # also the exception that importers raise on purpose
 
 RECORDS: frozenset[Layout] = frozenset({"array", "lines", "table", "parquet", "object"})
 
 
 @dataclass(frozen=True)
 class Source:
-    """What an importer reads at once, and the options of the import.
+    """What one call of an importer's `read` reads, and the options of the import.
 
-    Usually this is one file; for Slack it is all files of a channel.
+    Usually it reads one file; for Slack it reads all files of a channel.
     """
 
     members: Sequence[Member]
     found: Look
-    me: str = ""  # whose messages are the answers, in a chat among people
+    me: str = ""  # in a chat among people, the person whose messages are the answers
     branches: Branches = "best"  # which paths of a tree of answers are read
     inside: str = ""  # name of the list, in a large object, whose elements are the records
     dataset: str = ""  # a dataset of Hugging Face, instead of files
-    read: Read = unwatched  # is told how many bytes were read
-    judge: Judge | None = None  # judges answers made from a document
+    read: Read = unwatched  # called with the number of bytes after each read
+    judge: Judge | None = None  # judges questions and answers made from a document
     called: str = ""  # name of the source, if not the file's
 
     @property
@@ -52,7 +52,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Importer:
-    """A format.
+    """A format that can be imported.
 
     `fits` returns whether a record has the format; for a text it gets the first lines (`Look.lines`).
     `read` yields the chats of a source, and a Fault for each record that it skips.
@@ -63,7 +63,7 @@ class Importer:
     read: Callable[[Source], Iterator[Chat | Fault]]
     layouts: frozenset[Layout] = RECORDS
     joins: bool = False  # whether the files of a folder are read together
-    whole: bool = False  # whether it reads files of any layout by itself, and so must be asked for
+    whole: bool = False  # whether it reads files of any layout; it is used only if the user names it
 
 
 def spoilt(error: Exception, place: str, expected: str, value: object) -> Fault:

@@ -1,4 +1,4 @@
-"""Read SillyTavern's chats: JSON Lines, of which the first describes the chat, and each other is a message."""
+"""Read SillyTavern's chats: JSON Lines. The first line describes the chat, and each other line is a message."""
 
 import re
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ def _read(source: Source) -> Iterator[Chat | Fault]:
 def _said(message: JsonObject) -> Said | None:
     extra = object_in(message, "extra")
     if message.get("is_system"):
-        return None  # a note, or hidden from the model
+        return None  # a note, or a message that was hidden from the model
     role: Role = "user" if message["is_user"] else "assistant"
     parts = [{key: extra[key]} for key in ("image", "file", "files", "tool_invocations") if extra.get(key)]
     model = text_of(extra.get("model"), "a model")

@@ -62,7 +62,7 @@ def _names(profile: JsonObject) -> list[str]:
 def _lines(
     records: Iterable[Record | Fault], people: dict[str, list[str]], threads: dict[str, list[Line]]
 ) -> Iterator[Line | Fault]:
-    """Yield the messages of the channel itself; add replies to `threads`, by the message to which they reply."""
+    """Yield the messages that belong to no thread; add those of threads to `threads`, by the thread's id."""
     waiting = 0
     for record in records:
         if isinstance(record, Fault):
@@ -83,7 +83,7 @@ def _lines(
 
 def _line(message: JsonObject, people: dict[str, list[str]], place: str) -> Line | None:
     if message.get("type") != "message" or message.get("subtype") not in _SPOKEN:
-        return None  # somebody joined, set the topic, pinned
+        return None  # a notice that somebody joined, set the topic, or pinned a message
     id = text_of(message.get("user") or message.get("bot_id"), "a user")
     names = [
         name

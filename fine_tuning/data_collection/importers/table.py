@@ -34,10 +34,10 @@ from fine_tuning.data_collection.importers.text_generation_webui import TEXT_GEN
 from fine_tuning.data_collection.importers.whatsapp import WHATSAPP
 from fine_tuning.errors import ConfigError, DataError
 
-# More specific formats come first: of those that fit equally well, the first is chosen.
 NAME_IT = "Name the format with --format, or use --as document to make questions from a text"
-"""What to do about a file in no known format, on the command line."""
+"""The advice in messages about a file in no known format."""
 
+# More specific formats come first: of those that fit equally well, the first is chosen.
 IMPORTERS: dict[str, Importer] = {
     "chatgpt": CHATGPT,
     "claude": CLAUDE,
@@ -72,12 +72,12 @@ IMPORTERS: dict[str, Importer] = {
     "document": DOCUMENT,
 }
 
-# name of a format, its importer, and the name of the list with the records in a large object
+# name of a format, its importer, and the key of the list of records if the file is one large object (else "")
 Found = tuple[str, Importer, str]
 
 
 def importer_named(name: str) -> Importer:
-    """Return the importer with this name, or that of a function given as "module:function".
+    """Return the importer with this name; for "module:function", one that calls the user's function.
 
     Raises ConfigError if there is none.
     """
@@ -120,11 +120,11 @@ def recognised(found: Look, name: str) -> Found:
 
 
 def forced(name: str, found: Look, file: str, surely: bool = False) -> Found:
-    """Return the importer named by the user for a file, with the list in which its records are.
+    """Return the format that the user named for a file, with its importer and the key of the list of records.
 
-    `surely`: raise DataError also if none of the first records has the format, as for further files of a
-    folder. Raises ConfigError for an unknown name, and DataError if the file's layout cannot have the
-    format.
+    `surely`: raise DataError also if none of the first records has the format, as is wanted for the
+    many files of a folder. Raises ConfigError for an unknown name, and DataError if a file of this
+    layout cannot have the format.
     """
     importer = importer_named(name)
     if found.layout not in importer.layouts:

@@ -89,7 +89,7 @@ def _line(message: JsonValue, place: str) -> Iterator[Line | Fault]:
         if not isinstance(message, dict):
             raise BadRecord(f"a message as an object, found {kind(message)}")
         if message.get("type") != "message":
-            return  # somebody joined, called, pinned
+            return  # a notice that somebody joined, called, or pinned a message
         text = _text(message.get("text"))
         parts: list[object] = [{key: message[key] for key in _MEDIA if key in message}]
         if message.get("forwarded_from"):  # written by somebody else

@@ -1,9 +1,7 @@
-"""Read dialogues written in one text, with the marks of a chat template: {"text": "### Human: …
-### Assistant: …"}.
+"""Read dialogues that are one text with the marks of a chat template: {"text": "### Human: … ### Assistant: …"}.
 
 The marks are those of ChatML, Llama 2 and 3, Gemma, Zephyr and Phi, and words such as "Human:",
-"User:" or "Q:" at the beginning of a line. What stands before the first mark becomes the system
-prompt.
+"User:" or "Q:" at the beginning of a line. Text before the first mark becomes the system prompt.
 """
 
 import re
@@ -63,7 +61,7 @@ def _pieces(pieces: list[str]) -> Iterator[tuple[Role, str]]:
 
 
 def _text(record: object) -> str:
-    """Return the text of a record that has nothing else to say: no answer in a column of its own."""
+    """Return the text in the first of `_COLUMNS` that a record has; "" if it has none."""
     if not isinstance(record, dict):
         return ""
     return next((text for key in _COLUMNS if isinstance(text := record.get(key), str)), "")

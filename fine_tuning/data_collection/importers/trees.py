@@ -1,4 +1,7 @@
-"""Find paths in trees of messages that name their parent, as in exports of ChatGPT and Open WebUI."""
+"""Find paths in trees of messages, in which each message has the id of its parent.
+
+Exports of ChatGPT and Open WebUI have such trees.
+"""
 
 from collections.abc import Iterator, Mapping
 
@@ -10,8 +13,8 @@ Nodes = Mapping[str, JsonObject]
 def paths(nodes: Nodes, current: object, parent: str, all: bool) -> Iterator[list[JsonObject]]:
     """Yield the path from the root to `current`, or to the newest leaf if `current` is unknown.
 
-    With `all`, then yield the paths to the other leaves. `parent` is the key under which a node names
-    its parent.
+    With `all`, yield the paths to all other leaves after it. `parent` is the key under which a node has
+    the id of its parent.
     """
     if not any(node.get(parent) or node.get("children") for node in nodes.values()):
         yield [*nodes.values()]  # no tree: the messages in their order

@@ -30,7 +30,7 @@ _DATE_FIRST = re.compile(rf"{_DATE}(?:[,،]|,? (?:klo|kl\.?|um|à|a las|alle|at|
 _TIME_FIRST = re.compile(rf"{_TIME}(?:[,،]|\s)\s*{_DATE}", re.IGNORECASE)
 _IN_AFTERNOON = ("p", "م", "午後", "下午", "오후", "ch")
 _ERAS = {"R": 2018, "H": 1988, "S": 1925}  # years before the first of a Japanese era
-_BUDDHIST = 543  # years before the common era's first
+_BUDDHIST = 543  # years from the beginning of the Buddhist era to that of the common era
 _MARKS = (
     "\u200e\u200f\u202a\u202b\u202c\u2068\u2069\ufeff"  # invisible characters; iOS puts one before what is not text
 )
@@ -167,7 +167,8 @@ def _time(head: _Head, day_first: bool) -> str:
 def _day_first(lines: Sequence[str]) -> bool:
     """Return whether the day comes before the month in the dates.
 
-    A number above 12 decides; if there is none, the order in which the dates ascend.
+    A number above 12 shows it. If there is none, the order is chosen in which the dates ascend. If they
+    ascend in both orders, the month comes first only where dates have slashes and times "am" or "pm".
     """
     heads = [head for line in lines if (head := _head(line))]
     for head in heads:

@@ -39,10 +39,10 @@ def links(reading: Reading) -> Iterator[Span]:
 
 
 def _length(link: str, before: str) -> int:
-    """Return the length of a link that begins `link`.
+    """Return the length of the link at the beginning of `link`.
 
-    It ends at the quotation mark that was opened before it (`before`), at a closing bracket that was not
-    opened in it, and before the punctuation of the sentence.
+    The link ends at a quotation mark that was opened before it (`before` is the character before it),
+    at a closing bracket that was not opened in it, and before the punctuation of the sentence.
     """
     if before == "'" and "'" in link:
         link = link[: link.index("'")]
@@ -70,7 +70,8 @@ _MAIL = re.compile(
       | [{UNSPACED}0-9-]{{1,63}}\.(?:{_HAN_DOMAINS}) )
     (?![{LATIN}0-9])"""
 )
-# What shows, after a likely address, that it is a path on another machine or an element of a matrix.
+# Text after a likely address that shows that it is a path on another machine ("user@host:path"), or an
+# element of a matrix ("A@B[0]").
 _NO_MAIL = re.compile(r"\[|:[\w.~-]*[/~]|:[\w-]+\.git\b", re.ASCII)
 _GENERIC_NAMES = """
     com org net edu gov mil int info biz name pro mobi dev app page io ai co me tv cc online site store shop blog cloud email mail tech live
@@ -90,7 +91,7 @@ def _countries() -> frozenset[str]:
 
 
 def mails(reading: Reading) -> Iterator[Span]:
-    """Yield the positions of e-mail addresses. `user@host:path` and matrix products are not addresses."""
+    """Yield the positions of e-mail addresses. `user@host:path` and matrix products (`A@B`) are not addresses."""
     for match in _MAIL.finditer(reading.plain):
         local, _, domain = match[0].partition("@")
         end = match.end() - _glued(domain)
@@ -142,7 +143,7 @@ _IP = re.compile(
         (?:[0-9a-f]{{3,4}}:[0-9a-f]{{0,4}}:?){{3}} [0-9a-f:]{{2,20}} {ENDS} (?!:)
       | (?<![\w.]) (?<![0-9a-f]{{2}}:) (?:[23][0-9a-f]{{3}}|f[cd][0-9a-f]{{2}}|fe[89ab][0-9a-f]) : [0-9a-f:]{{2,34}} {ENDS} (?!:|\.\d)"""  # noqa: E501
 )
-# Public resolvers, and the metadata service of clouds.
+# Addresses of public DNS resolvers, and of the metadata service of clouds.
 _PUBLIC_ADDRESSES = """
     8.8.8.8 8.8.4.4 1.1.1.1 1.0.0.1 9.9.9.9 149.112.112.112 208.67.222.222 208.67.220.220 4.2.2.1 4.2.2.2 114.114.114.114 223.5.5.5
     223.6.6.6 119.29.29.29 180.76.76.76 77.88.8.8 77.88.8.1 94.140.14.14 94.140.15.15 168.126.63.1 168.126.63.2 169.254.169.254
@@ -192,7 +193,8 @@ def machines(reading: Reading) -> Iterator[Span]:
 def _is_machine(address: ipaddress.IPv4Address, reading: Reading, match: re.Match[str]) -> bool:
     """Return whether four numbers are the IP address of a machine, and not a version number.
 
-    The last word before them that tells this decides; if there is none, the numbers themselves do.
+    The last word before them that indicates one of the two, such as "server" or "version", decides. If
+    there is none, the numbers themselves do.
     """
     octets, after = address.packed, reading.plain[match.end() : match.end() + 4]
     if _is_mask(int(address)) or octets[0] >= 240 or _is_network(address, after):

@@ -17,7 +17,7 @@ _ISSUED = re.compile(
 )
 _LONG = re.compile(r"(?a)(?<![\w/.+?-])[A-Za-z0-9]{32,}(?![\w/+?]|={0,2}\?)")
 
-_LEAST_ISSUED = 15  # least length of each of these, except of a block
+_LEAST_ISSUED = 15  # least length of a match of `_ISSUED`, except of a block ("-----BEGIN ...")
 
 _RUN = re.compile(r"(?a)\d+")
 # A line of base64 data, such as a file or a picture.
@@ -32,7 +32,7 @@ _KEY = (
     r"secret|token|(?:api|access|auth|private|encryption)[ _-]?key|密钥|密鑰|秘钥|令牌|トークン|秘密鍵|토큰|비밀\ ?키"
     r"|токен|ключ|คีย์|टोकन|कुंजी|مفتاح|رمز"
 )
-# Each word above contains one of these.
+# Every match of `_PASSWORD` or `_KEY` contains one of these texts.
 _ASCII_STEMS = ("pass", "pwd", "kennwort", "clave", "senha", "wachtwoord", "parola", "pin", "secret", "token", "key")
 _STEMS = (
     "contraseña hasło lösenord şifre парол 密码 密碼 口令 パスワード 暗証番号 비밀 암호 รหัสผ่าน पासवर्ड كلمة סיסמה пин"
@@ -84,7 +84,7 @@ def credentials(reading: Reading) -> Iterator[Span]:
 
 
 def _names_one(text: str) -> bool:
-    """Return whether a text may contain a word of `_ASSIGNED`. This is ten times as fast as searching for one."""
+    """Return whether a text may contain a word of `_ASSIGNED`. This is ten times as fast as the search itself."""
     return any(map(small_letters(text).__contains__, _ASCII_STEMS if text.isascii() else _ALL_STEMS))
 
 
@@ -96,7 +96,7 @@ def _is_key(token: str) -> bool:
 def _random(token: str) -> bool:
     """Return whether a token mixes upper case, lower case and digits as a key does.
 
-    Hexadecimal checksums, names with a number, and padding do not.
+    Hexadecimal checksums, names with a number, and padding are not such a mixture.
     """
     mixed = min(sum(map(kind, token)) for kind in (str.isdigit, str.islower, str.isupper)) >= 3
     return mixed and len(_RUN.findall(token)) > 1 and "AAAA" not in token

@@ -37,7 +37,7 @@ _TITLE = (
 )
 
 NAMES = (
-    # "My name is ..." in any case, then a name
+    # "My name is ...", in small or capital letters, then a name
     r"\b(?i:my(?:[ ]full)?[ ]name[ ]is|my[ ]name['’]s|i[ ]am[ ]called|call[ ]me|(?:this|it)[ ]is|speaking[ ]with|"
     r"mein[ ]name[ ]ist|ich[ ]hei(?:ß|ss)e|hier[ ](?:ist|spricht)|je[ ]m['’]appelle|mon[ ]nom[ ]est|me[ ]llamo|mi[ ]nombre[ ]es|mi[ ]chiamo|"
     r"il[ ]mio[ ]nome[ ]è|me[ ]chamo|(?:o[ ])?meu[ ]nome[ ]é|chamo-me|mijn[ ]naam[ ]is|ik[ ]heet|nazywam[ ]się|mam[ ]na[ ]imię|"

@@ -135,7 +135,8 @@ def _card_end(reading: Reading, groups: list[Span], first: int) -> int:
 def _is_card(reading: Reading, start: int, end: int, digits: str) -> bool:
     """Return whether a number whose check digit is right is a card number.
 
-    A word before it may say so or deny it; if there is none, its issuer or its groups decide.
+    A word before it, such as "card" or "order no.", decides. If there is none, the issuer's range and
+    the division into groups do.
     """
     before, written = reading.before(start), reading.plain[start:end]
     if names_another_number(before):
@@ -169,7 +170,7 @@ _CALLED = re.compile(r"(?i)(?:\b(?:tel|phone|fax|call|mobile|cell|text)|电话|�
 def ssns(reading: Reading) -> Iterator[Span]:
     """Yield the positions of numbers of the form 3-2-4 digits that may have been issued as social security numbers.
 
-    After a word that says that they are, other separators and ranges are accepted too.
+    After a word such as "SSN", other separators and ranges are accepted too.
     """
     for match in _SSN.finditer(reading.plain):
         before = reading.before(match.start(), 60)

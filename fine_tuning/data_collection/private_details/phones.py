@@ -16,8 +16,8 @@ from fine_tuning.data_collection.private_details.reading import Reading, Span
 _GROUPS = re.compile(r"(?a)(?:\+|\(\+?)?\d(?:[ ./()-]{0,3}\d){6,24}")
 _ALONE_BEFORE = re.compile(r"[A-Za-z0-9]$|[A-Za-z0-9][_.,:/=#-]$|[$€£¥#=^*]\s?$|\d[.,]$")
 _ALONE_AFTER = re.compile(r"(?a)[A-Za-z0-9%€$£¥°]|[_.,:/^*-]\w|\s?(?:[€$£¥%°]|(?:USD|EUR|km|kg|MB|GB|ms|px|Hz)\b)")
-# Regions by which numbers without a country code are read: those that use the text's script, then
-# these (US stands for the whole North American plan).
+# Regions whose rules are tried for numbers without a country code: those that use the text's script,
+# then these (US stands for the whole North American plan).
 _REGIONS = ("US", "GB", "DE", "FR")
 _AT_HOME = (
     (re.compile("[\uac00-\ud7a3]"), ("KR",)),
@@ -84,7 +84,10 @@ def phones(reading: Reading) -> Iterator[Span]:
 
 
 def _called(before: str) -> str | None:
-    """Return "noun" or "verb" if the words just before a number call it a phone number; else None."""
+    """Return "noun" or "verb" if a word just before a number, such as "fax" or "call", marks it as a phone number.
+
+    Return None otherwise.
+    """
     said = list(_CALL.finditer(before))
     return (
         said[-1].lastgroup
@@ -94,7 +97,7 @@ def _called(before: str) -> str | None:
 
 
 def _called_after(plain: str, end: int) -> str | None:
-    """Return "noun" or "verb" if the words just after a number call it a phone number, such as "(home)"; else None."""
+    """Return "noun" or "verb" if words just after a number, such as "(home)", mark it as a phone number; else None."""
     after = _CALLED_AFTER.match(plain, end)
     return after.lastgroup if after else None
 

@@ -1,6 +1,6 @@
-"""Prepare a text for the search for private details: with ASCII digits, hyphens, spaces and punctuation.
+"""Prepare a text for the search for private details: digits, hyphens, spaces and punctuation become ASCII.
 
-Every character keeps its position.
+So full-width or Arabic digits, for example, are found too. Every character keeps its position.
 """
 
 import re
@@ -34,7 +34,8 @@ _INLINE = re.compile(r"(`{1,2})(?=\S)[^`\n]+\1")
 class Reading:
     """A text for the search for private details.
 
-    `plain` is the text with ASCII digits, hyphens, spaces and punctuation at the same positions.
+    `plain` is the text in which digits, hyphens, spaces and punctuation of other scripts are replaced
+    by those of ASCII. All positions are the same as in the text.
     """
 
     def __init__(self, text: str | Layout) -> None:
@@ -55,7 +56,7 @@ class Reading:
         return self.plain[max(0, position - length) : position].rpartition("\n")[2]
 
     def in_code(self, position: int) -> bool:
-        """Return whether the text at `position` is code: fenced, by its look, or in backticks."""
+        """Return whether the text at `position` is code: between fences, in backticks, or with the look of code."""
         number = bisect_right(self._code, (position, len(self.text)))
         return number > 0 and position < self._code[number - 1][1]
 
