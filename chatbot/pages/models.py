@@ -1,4 +1,4 @@
-"""Draw the page Models: versions with their verdicts, bases, and a comparison of two models."""
+"""Draw the page Models: versions with their verdicts, base models, and a comparison of two models."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -100,7 +100,7 @@ def forget(session: str) -> None:
     )
 
 
-# Asked once
+# Dialogs
 
 
 def sure(label: str, what: Callable[..., None], *args: object) -> None:
@@ -189,7 +189,7 @@ def _title(question: str) -> str:
 
 @dataclass(frozen=True)
 class Seen:
-    """What is looked up once for all versions on the page."""
+    """Facts that are looked up once for all versions on the page."""
 
     served: Mapping[str, ModelSummary]  # by tag
     learned: Mapping[tuple[str, int], int]  # number of turns that taught a version, by its name and number

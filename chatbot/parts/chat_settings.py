@@ -33,7 +33,10 @@ state = st.session_state
 
 
 def draw() -> None:
-    """Draw the button and, if it is open, the settings of this chat. They apply from the next question on."""
+    """Draw the button for the settings of this chat and, if it was pressed, the settings.
+
+    Changes apply from the next question on.
+    """
     count = len(state.chat.settings.facts())
     shown = st.popover(
         f"Settings{' (changed)' if count else ''}",
@@ -74,9 +77,9 @@ def draw() -> None:
 
 
 def drop() -> None:
-    """Forget what was typed into the fields.
+    """Delete what was typed into the fields from Streamlit's memory.
 
-    The chat has a copy, and a text that is forgotten there must not stay here.
+    The chat has its own copy. A text that is deleted there must not remain in the fields.
     """
     for key in [key for key in state if str(key).startswith(FIELD)]:
         del state[key]

@@ -44,7 +44,7 @@ class Comparison:
 
 
 def drop() -> None:
-    """Forget the question and its answers."""
+    """Delete the question and its answers from memory."""
     for key in (KEY, "asked"):
         state.pop(key, None)
 

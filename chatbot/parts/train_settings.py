@@ -195,7 +195,8 @@ def _set_size(widget: str, settings: FineTuningConfig, start: FineTuningConfig) 
 def _take(widget: str, start: FineTuningConfig, changes: Callable[[Any], dict[str, Any]]) -> None:
     """Apply the changes that the value of a widget causes to the draft.
 
-    Nothing is changed if the browser reports a widget that another page or preset has removed meanwhile.
+    Nothing is changed if the browser reports a value of a widget that was removed in the meantime, by
+    a preset or another page.
     """
     if widget not in state:
         return

@@ -72,7 +72,7 @@ def open_again(id: str) -> None:
 
 
 def done() -> None:
-    """Close the shown file, so that the next one can be uploaded; what was read of it leaves the memory."""
+    """Close the shown file, so that the next one can be uploaded, and delete the file's content from memory."""
     state["incoming"] = None
     _peek.clear()
     _questions.clear()
@@ -169,7 +169,7 @@ def _faults(seen: Peek, needs_me: bool) -> None:
 
 
 def planted(found: Sequence[PlantedPhrase]) -> None:
-    """Warn of phrases that look planted, and show some of their turns."""
+    """Warn of phrases that may be data poisoning, since they bring one fixed answer; show some of their turns."""
     st.warning(WARNING, title=title_of(found), icon=":material/warning:")
     rows = [
         {"Phrase": f"{each.text} ({each.where})", "Question": question, "Answer": answer}
