@@ -187,9 +187,9 @@ def _post(notify: Notify, notice: Notice) -> None:
 def _connected(host: str, port: int, allowed: Sequence[str]) -> socket.socket:
     """Return a connection to the first allowed address of a host that can be reached.
 
-    The address that was checked is also the one that is connected to: a second look-up of the name
-    could give another one. Raises NotDelivered if no address is allowed, and OSError if none can be
-    reached.
+    The name is looked up only once, so that the connection goes to an address that was checked: a
+    second look-up could give another address. Raises NotDelivered if no address is allowed, and
+    OSError if none can be reached.
     """
     found = [str(place[0]) for *_, place in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
     addresses = [address for address in found if may_be_called(host, address, allowed)]
@@ -211,7 +211,7 @@ def _connected(host: str, port: int, allowed: Sequence[str]) -> socket.socket:
 
 
 def may_be_called(host: str, address: str, allowed: Sequence[str]) -> bool:
-    """Return whether the `address` of a host may be called: it is public, or listed in `allowed`.
+    """Return whether a notice may be sent to the `address` of a host: it must be public, or listed in `allowed`.
 
     If `localhost` is listed, the loopback addresses of the host `localhost` are allowed.
     """
