@@ -128,7 +128,7 @@ def _logs(options: argparse.Namespace, queue: "Queue") -> None:
 
 
 def _chosen(options: argparse.Namespace, queue: "Queue") -> "Job":
-    """Return the job whose id begins with `options.job`; the newest job if it is None.
+    """Return the job whose id begins with `options.job`; the newest job if that is None.
 
     Raises JobNotFound if there is none, and ByoaiError if there are several.
     """

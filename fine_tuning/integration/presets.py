@@ -16,7 +16,7 @@ from fine_tuning.training.estimate import Estimate
 
 @dataclass(frozen=True)
 class Preset:
-    """The settings of a preset, and what a training with them takes."""
+    """The settings of a preset, and the memory and time that a training with them takes."""
 
     level: Level
     settings: Mapping[str, object]  # by dotted key, as a job takes them
@@ -27,7 +27,7 @@ class Preset:
 def presets(start: FineTuningConfig, found: Forecast | None) -> tuple[Preset, ...]:
     """Return all presets. `start` holds the settings without a preset, `found` the result of a plan.
 
-    All presets have the same keys.
+    The `settings` of all presets have the same keys.
     """
     basis = found.basis if found else None
     changes = {level: tuning.preset(start, level, basis) for level in LEVELS}

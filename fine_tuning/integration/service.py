@@ -47,7 +47,8 @@ class Service:
         Args:
             settings: The settings, or a function that is called for them at each use. By default they are
                 read from the default file (`Current`).
-            ollama_url: The URL of Ollama; by default OLLAMA_HOST, else that in the configuration.
+            ollama_url: The URL of Ollama; by default OLLAMA_HOST, or else the URL in the
+                configuration.
         """
         self.fixed = settings if isinstance(settings, FineTuningConfig) else None
         self._settings = Current() if settings is None or isinstance(settings, FineTuningConfig) else settings
@@ -84,7 +85,7 @@ class Service:
             self._engine = None
 
     def models(self) -> Models:
-        """Return the models that the engine offers, and which of them answers."""
+        """Return the models that the engine offers, and which of them answers by default."""
         return look(self.engine(), self.config)
 
     def log(self, session_id: str | None = None) -> ConversationLogger:

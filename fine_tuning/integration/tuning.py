@@ -115,9 +115,9 @@ def settings_of(start: FineTuningConfig, draft: Draft, basis: Basis | None = Non
 def preset(start: FineTuningConfig, level: Level, basis: Basis | None = None) -> dict[str, object]:
     """Return the settings that a preset changes, by dotted key.
 
-    Quick is a smaller adapter and fewer epochs, if possible no more than take ten minutes on this
-    machine. Thorough is a larger adapter and more epochs, as many as fit into a night. Without a `basis`
-    the speed of the machine is unknown, and the epochs change by a fixed factor.
+    Quick has a smaller adapter, and as many epochs as take ten minutes on this machine, at least one.
+    Thorough has a larger adapter, and up to twice as many epochs, if they fit into eight hours.
+    Without a `basis` the speed of the machine is unknown, and the epochs change by a fixed factor.
     """
     training = start.training
     if level == "balanced":
@@ -299,7 +299,7 @@ def find_out_again(queue: Queue, found: Forecast) -> None:
 
 
 def likely_fits(model: ModelSummary, available: int | None = None) -> bool:
-    """Return whether a base can probably be trained in the free memory: its weights, and room to compute.
+    """Return whether a base model can probably be trained in the free memory (bytes; by default it is measured).
 
     This is a rule of thumb for a list of models; a forecast is exact, but takes some seconds.
     """
@@ -318,11 +318,11 @@ class Situation:
     bases: tuple[str, ...]  # tags of the engine
     running: bool  # whether another training runs or waits
     trouble: str = ""  # a problem with engine or log, in words
-    documents: int = 0  # of the turns, made of documents
+    documents: int = 0  # number of these turns that were made from documents
 
 
 def missing(config: FineTuningConfig, draft: Draft, now: Situation, forecast: Forecast | None, fault: str = "") -> str:
-    """Return why the training cannot start, for people; "" if it can. `fault` is an error in the settings."""
+    """Return why the training cannot start, to display; "" if it can. `fault` is an error in the settings."""
     if now.running:
         return "Another training runs or waits: watch it, or stop it first."
     if why := incomplete(config, draft, now):
@@ -335,7 +335,7 @@ def missing(config: FineTuningConfig, draft: Draft, now: Situation, forecast: Fo
 
 
 def incomplete(config: FineTuningConfig, draft: Draft, now: Situation) -> str:
-    """Return what is missing of model or data for a training, for people; "" if nothing is."""
+    """Return why the model or the data is not ready for a training, to display; "" if both are ready."""
     if now.trouble:
         return now.trouble
     if draft.base not in now.bases:
