@@ -94,8 +94,9 @@ def serve(access: Access, settings: FineTuningConfig | None = None, ollama_url: 
 
     Args:
         access: The port, and who may reach it.
-        settings: The configuration; by default the user's.
-        ollama_url: The URL of Ollama; by default OLLAMA_HOST, else that in the configuration.
+        settings: The configuration; by default the configuration file with the user's settings.
+        ollama_url: The URL of Ollama; by default OLLAMA_HOST, or else the URL in the
+            configuration.
 
     Raises ByoaiError for a taken port, and DataError for a damaged log.
     """
