@@ -79,7 +79,7 @@ def _without_code(text: str) -> str:
 
 
 def _formula(text: str, found: re.Match[str]) -> str | None:
-    """Return the formula that `found` matches in Streamlit's form; None if it is not a formula."""
+    """Return the formula that `found` matches, between dollar signs as Streamlit expects it; None if it is not one."""
     kind = found.lastgroup
     if kind is None:
         return None

@@ -46,7 +46,7 @@ state = st.session_state
 
 
 def change_models(what: Callable[[], object], done: str = "") -> None:
-    """Call `what`; then show `done`, or why it failed."""
+    """Call `what`, which changes models or versions; then show the message `done`, or the error."""
     if not attempt(what):
         return
     models.clear()
@@ -68,7 +68,7 @@ def roll_back(name: str) -> None:
 
 
 def compare_with_who_answers(version: Version) -> None:
-    """Open the comparison of a version with the answering model; with its base if the version itself answers."""
+    """Open the comparison of a version with the model that answers by default, or with its base if it is that model."""
     state.view = "compare"
     st.query_params.update(comparison_of(version, models().default))
 

@@ -36,7 +36,7 @@ state = st.session_state
 
 
 def open_page() -> Situation:
-    """Put everything that the page shows into `state`; return what decides whether a training can start."""
+    """Put everything that the page shows into `state`; return the facts that decide whether a training can start."""
     found, trouble, turns, documents = models(), "", 0, 0
     try:
         log = ConversationLogger(config().log_path)

@@ -79,7 +79,7 @@ def draw() -> None:
 def drop() -> None:
     """Delete what was typed into the fields from Streamlit's memory.
 
-    The chat has its own copy. A text that is deleted there must not remain in the fields.
+    The chat has its own copy. A text that is deleted from the chat must not remain in the fields.
     """
     for key in [key for key in state if str(key).startswith(FIELD)]:
         del state[key]
@@ -92,7 +92,7 @@ def _fill(settings: ChatSettings) -> None:
 
 
 def apply() -> None:
-    """Set what was typed as the settings of the chat."""
+    """Use what was typed as the settings of the chat."""
     told = {name: state.get(f"{FIELD}{name}") for name in ("system", *_NUMBERS)}
     try:
         state.chat.settings = ChatSettings.model_validate(
@@ -117,7 +117,7 @@ def _draw_presets() -> None:
 
 
 def load() -> None:
-    """Set the chosen preset as the settings of the chat."""
+    """Use the chosen preset as the settings of the chat."""
     if found := presets().get(state.get(PRESET) or ""):
         chosen = state[PRESET]
         state.chat.settings = found

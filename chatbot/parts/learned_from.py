@@ -108,7 +108,7 @@ def _missing(found: LearnedFrom) -> str:
 
 
 def _likelihood(opened: Opened, found: LearnedFrom) -> None:
-    """Draw how likely the version finds its answer, or a button to compute it."""
+    """Draw how likely the version finds its answer or, if that is not computed yet, a button to compute it."""
     place = st.empty()
     help = meaning("likelihood")
     if not opened.likelihoods:

@@ -142,7 +142,7 @@ def _field(each: Field, settings: FineTuningConfig, start: FineTuningConfig) -> 
 
 
 def _number(each: Field, settings: FineTuningConfig, start: FineTuningConfig) -> None:
-    """Draw the field of a number, with its bounds. They are also checked together with all other settings."""
+    """Draw the field of a number, with its bounds. The number is later checked again, with all other settings."""
     value, allowed = tuning.value_of(settings, each.key), each.bounds or bounds(each.key)
     kind = int if allowed.whole else float
     least = allowed.least if allowed.least is not None else allowed.above

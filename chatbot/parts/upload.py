@@ -46,7 +46,7 @@ class Incoming:
 
 
 def draw(offer: Callable[[Incoming], None]) -> None:
-    """Draw the field; after a file was uploaded, its content and what `offer` draws for it."""
+    """Draw the upload field or, after an upload, the file's content; `offer` then draws the buttons for the file."""
     if found := _incoming():
         _shown(found, offer)
     else:
@@ -117,7 +117,7 @@ def _incoming() -> Upload | None:
 
 
 def _shown(upload: Upload, offer: Callable[[Incoming], None]) -> None:
-    """Draw the beginning of a file, what `offer` draws for it, and a button that closes it."""
+    """Draw the beginning of a file, the buttons that `offer` draws for it, and a button that removes it."""
     try:
         seen = _peek(upload.id)
     except DataError as error:

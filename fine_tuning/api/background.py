@@ -68,7 +68,7 @@ def _note() -> Path:
 
 @contextmanager
 def tended(service: Service, access: Access) -> Iterator[None]:
-    """Run jobs and the schedule in threads within the `with` block, and note the server in server.json.
+    """Run jobs and the schedule in threads within the `with` block, with the server's URL in server.json.
 
     At the end of the block, jobs that are not detached are stopped.
     """

@@ -42,7 +42,10 @@ class Told(NamedTuple):
 
 
 class Feed:
-    """Collects the events of one job, and passes them to its watchers. A task reads new events while there are any."""
+    """Collects the events of one job, and passes them to its watchers.
+
+    A task reads new events as long as there are watchers.
+    """
 
     def __init__(self, id: str) -> None:
         self._id = id

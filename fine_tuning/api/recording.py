@@ -41,8 +41,8 @@ def is_wanted(headers: Headers, wish: str) -> bool:
         headers: The headers of the request.
         wish: The header X-Byoai-Record ("on", "off" or ""), which takes precedence over the API key.
 
-    Raises HTTPException 401 if it asks without the data folder's token, and ConfigError if a header
-    is repeated.
+    Raises HTTPException 401 if the client asks without the data folder's token, and ConfigError if a
+    header is repeated.
     """
     for name in (RECORD_HEADER, SESSION_HEADER):
         if len(headers.getlist(name)) > 1:
@@ -61,7 +61,7 @@ def is_wanted(headers: Headers, wish: str) -> bool:
 
 @dataclass
 class Recorder:
-    """Records one exchange in the log when its answer has ended (`keep`), with facts that were collected before."""
+    """Records one exchange in the log when its answer has ended (`keep`). The fields are known before the answer."""
 
     log: ConversationLogger  # its session is the one that the exchange joins
     question: str
@@ -173,7 +173,8 @@ def _pairs(turn: Turn) -> set[Exchange]:
 def _session_of(log: ConversationLogger, history: Sequence[Exchange]) -> str | None:
     """Return the session that a conversation continues; None if none of its last exchanges is in the log.
 
-    The last exchange that is in the log decides: its newest turn belongs to this session.
+    The exchanges are looked up from the last one on. The session is that of the newest turn that
+    matches the first exchange found.
     """
     for exchange in reversed(history[-_LOOKED_UP:]):
         words = [word[:_LETTERS] for text in exchange for word in text.split()[:_WORDS]]

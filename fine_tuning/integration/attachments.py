@@ -30,7 +30,7 @@ _BLOCK = re.compile(r"\n\n(?P<fence>`{3,})(?P<name>[^`\n]+)\n(?P<text>.*?)\n(?P=
 
 @dataclass(frozen=True)
 class Composed:
-    """A message with the files in it."""
+    """A message with the content of files in it, and notices about the files for the user."""
 
     text: str
     notices: tuple[str, ...]  # messages for people, such as what was cut

@@ -1,6 +1,6 @@
 """Let the model that answers a chat write the chat's title, in the background after the first answer.
 
-The request for a title is cancelled as soon as the user asks anything else. It continues the same
+The request for a title is cancelled as soon as a model is asked anything else. It continues the same
 chat: the engine caches the text that it read last, and so need not read the chat again for the next
 question.
 """

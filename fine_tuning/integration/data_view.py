@@ -1,7 +1,7 @@
 """Describe the data in the log for users: why turns are not learned, what is scrubbed, which answers conflict.
 
-Pages and programs use this module. Its functions are fast: a job of the kind `survey` (survey.py)
-examines the log, and they read its result.
+Pages and programs use this module. The whole log is examined by a job of the kind `survey`
+(survey.py), whose result is read here.
 """
 
 from collections.abc import Collection, Mapping

@@ -1,4 +1,4 @@
-"""Check whether everything that byoai needs exists and works. Each result is one line, with what to do.
+"""Check whether everything that byoai needs exists and works. Each result is one line; if a check fails, with a cure.
 
 The engines and the version in use are really run: each generates a token.
 """

@@ -47,7 +47,7 @@ class Learning:
 
     @property
     def broke_off(self) -> bool:
-        """Whether the last retrain ended without an event: its process was killed, or the machine went down."""
+        """Whether the last retrain was interrupted: its process was killed, or the machine or its server went down."""
         return self.job is not None and self.job.state == State.INTERRUPTED
 
     def left(self) -> float | None:

@@ -1,7 +1,7 @@
 """Define the presets Quick, Balanced and Thorough of a training as settings, for pages and programs.
 
 If a job of the kind `plan` has measured this machine and the data, the number of epochs depends on
-the time that they take; otherwise it is changed by a fixed factor.
+how long an epoch takes; otherwise the configured number is changed by a fixed factor.
 """
 
 from collections.abc import Mapping

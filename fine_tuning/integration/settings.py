@@ -178,9 +178,9 @@ def _allowed(service: Service, key: str, value: object) -> object:
 
 
 def _dataset(name: str) -> Path:
-    """Return the file of a dataset. Raises ConfigError unless it was uploaded or made here.
+    """Return the path of a dataset. Raises ConfigError unless it is in a folder of uploads or datasets.
 
-    byoai's own files are not datasets.
+    A request must not make byoai learn from any other file.
     """
     path = paths.within_home(paths.home() / name)
     if not any(

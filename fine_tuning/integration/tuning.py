@@ -2,9 +2,9 @@
 
 A draft records the choices. Its settings are a starting point (the configuration, with the profile
 that fits the data), with the changes of a preset, and single changes on top. A job of the kind
-`plan` measures once, for the data and the model, what would be learned and what it takes. For all
-other settings the forecast is computed from its result (`Forecast`), in well under a millisecond and
-without torch.
+`plan` measures once, for the data and the model, what would be learned, and the memory and time that
+this takes. For all other settings a forecast is computed from the job's result (`Forecast`), in well
+under a millisecond and without torch.
 """
 
 import hashlib
@@ -89,7 +89,7 @@ class Draft:
 def starting_point(config: FineTuningConfig, draft: Draft, turns: int, documents: int = 0) -> FineTuningConfig:
     """Return the settings before any preset and change.
 
-    `turns`: number of turns in the log. `documents`: number of those that come from documents.
+    `turns`: number of turns in the log. `documents`: number of these that were made from documents.
     """
     if profile := profile_of(config, draft, turns, documents):
         config = laid_below(config, profile)
@@ -163,7 +163,7 @@ def _values(config: FineTuningConfig) -> Mapping[str, object]:
 
 
 def differences(settings: FineTuningConfig, start: FineTuningConfig) -> tuple[tuple[str, object, object], ...]:
-    """Return (key, value, value in `start`) of each setting of a training that differs between both."""
+    """Return (key, value, value in `start`) of each setting of a training that differs from the one in `start`."""
     before = _values(start)
     return tuple(
         (key, value, before.get(key))
@@ -312,7 +312,7 @@ def likely_fits(model: ModelSummary, available: int | None = None) -> bool:
 
 @dataclass(frozen=True)
 class Situation:
-    """What decides, besides the draft, whether a training can start."""
+    """The facts, besides the draft, that decide whether a training can start."""
 
     turns: int  # in the log
     bases: tuple[str, ...]  # tags of the engine
@@ -349,7 +349,7 @@ def incomplete(config: FineTuningConfig, draft: Draft, now: Situation) -> str:
 
 
 def summary(draft: Draft, forecast: Forecast, settings: FineTuningConfig) -> tuple[tuple[str, str], ...]:
-    """Return what is about to begin as (name, value) pairs."""
+    """Return a summary of the training as (name, value) pairs to display, such as ("Steps", "120")."""
     told = dict(forecast.found.get("facts", ()))
     found = forecast.at(settings)
     data = {

@@ -1,4 +1,4 @@
-"""Run a job's work in any process: record its events, heartbeat and end, and stop it when that is asked for."""
+"""Run a job's work in any process: record its events, heartbeat and end, and stop it when requested."""
 
 import contextlib
 import os

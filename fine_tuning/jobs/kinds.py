@@ -314,7 +314,7 @@ def _prepare(request: PrepareRequest, watch: Watch) -> Result:
 
 
 class ForgetRequest(JobRequest):
-    """A request to forget turns. It names them by id, since a text in it would be stored again, with the request."""
+    """A request to forget turns. It names them by id: requests are stored, so a text in one would not be forgotten."""
 
     turns: tuple[str, ...] = ()  # ids of turns or sessions; empty: resume an interrupted forgetting
     teach_again: bool = True
@@ -400,7 +400,10 @@ KINDS: dict[str, Kind] = {
 
 
 def read_request(kind: str, request: Mapping[str, object]) -> JobRequest:
-    """Return a job's request, validated. Raises ConfigError for an unknown kind, or with all faults of the request."""
+    """Return a job's request, validated.
+
+    Raises ConfigError for an unknown kind, and for an invalid request, with all its faults.
+    """
     if kind not in KINDS:
         raise ConfigError(f"there is no job of the kind {kind[:40]!r}: choose one of {', '.join(KINDS)}")
     try:

@@ -124,7 +124,8 @@ def run(command: Sequence[str], notice: Notice) -> None:
 def _filled(argument: str, facts: dict[str, str]) -> str:
     """Return an argument with its placeholders replaced.
 
-    A space is put in front if it would then look like an option, which the command could obey.
+    If the result begins with "-", and the argument did not, a space is put in front of it, so that
+    the command does not take it as an option.
     """
     filled = re.sub(r"\{(job|kind|state|reason)\}", lambda found: facts[found[1]], argument)
     return f" {filled}" if filled.startswith("-") and not argument.startswith("-") else filled

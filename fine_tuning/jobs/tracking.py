@@ -282,8 +282,8 @@ def _told(job: Job) -> Iterator[tuple[float, Event]]:
 def _curves(told: Iterable[tuple[float, Event]], last: Mapping[str, int]) -> Iterator[_Point]:
     """Yield the points of all curves that are not stored yet.
 
-    `last` holds the last stored step of each curve. Earlier steps are skipped, since a resumed run
-    repeats some.
+    `last` holds the last stored step of each curve. Steps up to it are skipped, since a resumed run
+    repeats some steps.
     """
     for when, event in told:
         if not isinstance(event, Step):

@@ -74,7 +74,7 @@ def _merge(request: MergeRequest, watch: Watch) -> Result:
 
 
 class QuantiseRequest(JobRequest):
-    """A request to measure quantisations of a version or, if `use` is set, to make a new version in that one."""
+    """A request to measure quantisations of a version or, if `use` is set, to make a version with this quantisation."""
 
     version: Annotated[int, Field(ge=1)] | None = None  # None: the version in use
     name: str | None = None  # name of the fine-tuned model; None: the name in the configuration

@@ -1,4 +1,4 @@
-"""Routes that show from which turns a version learned an answer: those of its training data most similar to it."""
+"""Routes that show the turns from which a version probably learned an answer: the most similar ones that it learned."""
 
 import threading
 from typing import Annotated
@@ -53,13 +53,16 @@ class Weighing(Asked):
 def show_learned_from(
     id: TurnId, service: Serving, limit: Annotated[int, Query(ge=1, le=_MOST)] = learned.SHOWN
 ) -> LearnedFrom:
-    """Show from which turns an answer was learned: those most similar to it in its version's training data."""
+    """Show the turns from which an answer was probably learned: the most similar ones that its version learned."""
     return facts_of(learned.learned_from(service.log(), service.registry, id, limit))
 
 
 @router.post("/turns/{id}/learned-from", responses=OF_ENGINE)
 def weigh_learned_from(id: TurnId, asked: Weighing, service: Serving) -> LearnedFrom:
-    """Show the same turns, and how likely each answer is for the base model and the version. This runs both models."""
+    """Show the turns that GET shows, with the likelihood of each answer under the base model and the version.
+
+    This runs both models.
+    """
     found = learned.learned_from(service.log(), service.registry, id, asked.limit)
     with one_at_a_time(_computing, "another request is computing likelihoods: wait for it"):
         return facts_of(learned.with_likelihoods(found, service.engine()))
