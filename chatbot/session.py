@@ -412,7 +412,7 @@ def recorded(turn: Turn) -> bool:
 
 
 def _without(turns: Sequence[Turn], gone: Collection[str]) -> list[Turn]:
-    """Return the turns without those in `gone`, and without later ones that are not recorded."""
+    """Return the turns without those in `gone`, and without later unrecorded turns, which may quote them."""
     first = next((place for place, turn in enumerate(turns) if turn.id in gone), len(turns))
     return [*turns[:first], *(turn for turn in turns[first:] if recorded(turn) and turn.id not in gone)]
 

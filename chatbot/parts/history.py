@@ -1,6 +1,6 @@
 """Draw the list of chats in the side bar: search, open, rename, pin, move, export, delete.
 
-What is shown is decided in integration/chats.py.
+integration/chats.py finds the chats to show, and their titles.
 """
 
 from collections.abc import Callable, Iterable

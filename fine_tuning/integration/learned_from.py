@@ -98,7 +98,8 @@ def learned_from(log: ConversationLogger, registry: Registry, turn_id: str, limi
     """Return the turns that a version was trained on and that are most similar to an answer that it gave.
 
     `turn_id` is the id of the turn with the answer, `limit` the maximum number of turns. Raises
-    TurnNotFound, and ConfigError if no version gave the answer, or its training data are unknown.
+    TurnNotFound if there is no such turn, and ConfigError if no version gave the answer, or the
+    version's training data are unknown.
     """
     turn = next(iter(log.index.turns([turn_id])), None)
     if turn is None:

@@ -64,7 +64,7 @@ def look(engine: Engine, config: FineTuningConfig) -> Models:
 
 
 def _whole(engine: Engine, listed: tuple[Choice, ...]) -> tuple[Choice, ...]:
-    """Return the models that can answer: all of `listed`, but not a damaged default base and its versions."""
+    """Return the models that can answer: all of `listed` except a damaged default base and versions made from it."""
     if not any(choice.tag == DEFAULT_TAG for choice in listed) or not is_damaged(engine, DEFAULT_TAG):
         return listed
     return tuple(choice for choice in listed if not is_damaged(engine, choice.tag))

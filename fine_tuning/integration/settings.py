@@ -207,7 +207,7 @@ def _is_of_engine(service: Service, name: str) -> bool:
 def _without_secrets(values: dict[str, Any]) -> dict[str, Any]:
     """Return the values with URLs cut to their host, and a command cut to its program.
 
-    The rest of them may contain a password or a secret path.
+    What is cut may contain a password or a secret path.
     """
     shown = dict(values)
     for key in ("deployment.ollama_base_url", "notify.url"):

@@ -232,9 +232,9 @@ class Forecast:
         return count, count / basis.shape.parameters
 
     def too_large(self, settings: FineTuningConfig) -> bool:
-        """Return whether the training does not fit into memory, even with lower settings.
+        """Return whether the training does not fit into memory, even with the settings lowered as far as allowed.
 
-        Other trainings that do not fit get lower settings before they begin.
+        If lower settings fit, they are used automatically when the training begins.
         """
         found = self.at(settings)
         return found is not None and not found.fits and not self.found["fits"] and self.found["fitting"] is None
