@@ -1,7 +1,6 @@
 """Define the pages of the web app.
 
-chatbot.server (`byoai chat`) runs this script, reachable from this machine only, behind the access
-control of the API.
+chatbot.server (`byoai chat`) runs this script behind the access control of the API.
 """
 
 from pathlib import Path
@@ -13,7 +12,7 @@ from fine_tuning.integration import watched
 
 HERE = Path(__file__).parent
 
-# Local pictures: Streamlit would fetch a Material icon for the browser's tab from the network.
+# Pictures from local files: Streamlit would fetch a Material icon for the browser's tab from the network.
 st.set_page_config(page_title="byoai", page_icon=str(HERE / "icon.svg"))
 st.logo(str(HERE / "logo.svg"), size="large", icon_image=str(HERE / "icon.svg"))
 st.html(HERE / "parts" / "chosen.css")

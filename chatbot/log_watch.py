@@ -1,4 +1,4 @@
-"""Keep the turns that this process holds in memory in step with the log: what is deleted there is dropped here."""
+"""Keep the turns in this process's memory up to date with the log: turns that are deleted there are dropped."""
 
 import logging
 import threading
@@ -12,41 +12,45 @@ from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.log_file import Stamp
 from fine_tuning.errors import ByoaiError
 
-INTERVAL = 0.2  # seconds between looks at the log: forgotten text must disappear from pages within two seconds
+INTERVAL = 0.2  # seconds between checks of the log: forgotten text must disappear from pages within two seconds
 
 _logger = logging.getLogger(__name__)
 
 
 class Holder(Protocol):
-    """An object that holds the turns of one session of a log in memory."""
+    """An object that holds the turns of one session of the log in memory, such as an open chat (session.Chat)."""
 
     id: str  # of the session
 
     def take_over(self, logged: Sequence[Turn], as_of: Stamp) -> None:
-        """Update to `logged`: all turns of the session, excluded ones included, when the log had the stamp `as_of`.
+        """Update the held turns from the log.
 
-        Turns that are not among them must be dropped.
+        Args:
+            logged: All turns of the session that are in the log, including excluded ones. A recorded
+                turn that is not among them was deleted, and must be dropped.
+            as_of: The state of the log in which they were read.
         """
 
 
 class LogWatch:
-    """Watches one log for all objects in this process that hold turns of it.
+    """Checks one log for changes, and gives each holder in this process the current turns of the holder's session.
 
-    As long as the log is unchanged, `look` reads nothing.
+    A holder is an object that keeps turns of the log in memory. As long as the log is unchanged, no
+    turns are read.
     """
 
     def __init__(self, path: Path) -> None:
         self._log = ConversationLogger(path)
         self._holders: WeakSet[Holder] = WeakSet()
         self._seen: Stamp | None = None
-        # Held while holders are told what was read, and while a turn is logged: a turn that was logged in
-        # between would be taken for deleted.
+        # Held while turns are read and given to the holders, and while a turn is logged: otherwise a turn
+        # that is logged in between would be missing in what was read, and be dropped as deleted.
         self.lock = threading.RLock()
 
     def join(self, holder: Holder, tell: bool = True) -> None:
-        """Tell `holder` what the log contains after each change, as long as the holder exists.
+        """Give `holder` the current turns of its session after each change of the log, as long as the holder exists.
 
-        `tell`: also tell it now. Raises DataError as `look` does.
+        `tell`: also give it the turns now. Raises DataError if the log cannot be read.
         """
         with self.lock:
             self._holders.add(holder)
@@ -56,7 +60,7 @@ class LogWatch:
                 self._seen = self._seen or now  # only the first: the other holders were not told about later changes
 
     def look(self) -> None:
-        """Tell all holders what the log contains if it has changed since the last look.
+        """If the log has changed since the last call, give each holder the current turns of its session.
 
         Raises DataError if the log cannot be read.
         """
@@ -80,7 +84,7 @@ _making = threading.Lock()
 
 
 def watch_of(log: str | Path) -> LogWatch:
-    """Return the watch of a log, the same for all names of its file. It exists as long as any object refers to it."""
+    """Return the LogWatch of a log. All paths of the same file share one, as long as any object refers to it."""
     path = ConversationLogger(log).path
     with _making:
         watch = _watches.get(path) or LogWatch(path)
@@ -94,9 +98,9 @@ def all_watches() -> list[LogWatch]:
 
 
 def keep_looking(ended: threading.Event) -> None:
-    """Look at every watched log regularly until `ended` is set.
+    """Check every watched log for changes regularly until `ended` is set.
 
-    This also updates closed pages that are still in memory.
+    This also updates the chats of closed pages that are still in memory.
     """
     while not ended.wait(INTERVAL):
         for watch in all_watches():

@@ -51,7 +51,7 @@ def literal(text: str) -> str:
 
 
 def presentable(text: str) -> str:
-    """Return `text` with images shown as addresses, TeX as formulas, and single dollars as dollars.
+    """Return `text` as Markdown that shows images as their source text, TeX as formulas, and other dollars literally.
 
     Code is left unchanged unless it hides an image.
     """
@@ -79,7 +79,7 @@ def _without_code(text: str) -> str:
 
 
 def _formula(text: str, found: re.Match[str]) -> str | None:
-    """Return the formula that `found` matches in Streamlit's form; None if it is not a formula."""
+    """Return the formula that `found` matches, between dollar signs as Streamlit expects it; None if it is not one."""
     kind = found.lastgroup
     if kind is None:
         return None
@@ -99,8 +99,12 @@ def _formula(text: str, found: re.Match[str]) -> str | None:
 
 
 def _is_display(tex: str, alone: bool, rest: str) -> bool:
-    r"""Return whether escaped brackets contain TeX, and not text whose brackets must not become a
-    link: \[1\], \[x\] done.
+    r"""Return whether \[...\] is a formula, and not text in escaped brackets, such as \[1\] or \[x\] done.
+
+    Args:
+        tex: The text in the brackets.
+        alone: Whether nothing else is on the lines of the brackets.
+        rest: The rest of the line after the brackets.
     """
     if alone:
         return bool(_TEX.search(tex)) or not (_WORD.search(tex) or tex.strip().isdigit())
@@ -114,8 +118,7 @@ def _in_text(tex: str, dollars: int) -> str:
 
 
 def _on_its_own_lines(tex: str, before: str) -> str:
-    """Return TeX as a block whose lines have the marks of quotes and lists that keep it in its
-    place.
+    """Return TeX as a block of lines, each of which begins with the marks of the quote or list around it.
 
     `before`: the marks before its first line.
     """
@@ -134,8 +137,8 @@ def _fence(tex: str, least: int) -> str:
 def _has_image(text: str) -> bool:
     """Return whether a complete Markdown parser finds an image in the text.
 
-    The simple patterns of this module may take text for code that is none, such as backticks in two
-    cells of a table.
+    The simple patterns of this module may mistake text for code, such as backticks in two cells of a
+    table, and so miss an image.
     """
     if "![" not in text:
         return False
@@ -148,7 +151,10 @@ def _without_images(text: str) -> str:
 
 
 def _prose(text: str, masked: str, start: int, end: int) -> str:
-    """Return a part of `text` between formulas as plain Markdown, with the code in it unchanged."""
+    """Return `text` from `start` to `end`, where there is no formula, with dollars and images escaped outside of code.
+
+    `masked` is the text with each character of code replaced by a mark.
+    """
     parts = re.finditer(f"{_CODE_MARK}+|[^{_CODE_MARK}]+", masked[start:end])
     found = ((part[0][0], text[start + part.start() : start + part.end()]) for part in parts)
     return "".join(part if first == _CODE_MARK else _plain(part) for first, part in found)

@@ -1,4 +1,4 @@
-"""Share among pages: the configuration, the engine, and what it and the log contain, read once a second."""
+"""Provide the pages with the engine, its models (read at most once a second), and the numbers of recorded turns."""
 
 import streamlit as st
 
@@ -33,7 +33,7 @@ def connect_again() -> None:
 
 
 def recorded() -> tuple[int, int]:
-    """Return the number of turns in the log, and how many of them are new to a retrain.
+    """Return the number of turns in the log, and how many of them no version has learned yet.
 
     Raises DataError if the log cannot be read.
     """

@@ -1,4 +1,4 @@
-"""Serve the web app and the API as one ASGI app on 127.0.0.1, behind one access control (api/security.py)."""
+"""Serve the web app and the API as one ASGI app, behind one access control (api/security.py)."""
 
 import asyncio
 import gc
@@ -135,9 +135,9 @@ def serve(
 
 
 def _say_what_is_missing() -> None:
-    """Log that there is no model, and what to do, if so.
+    """If there is no base model, log this with the command that downloads one.
 
-    This also connects the engine before the first page is drawn.
+    This also connects to the engine before the first page is drawn.
     """
     with suppress(ByoaiError):  # the pages report it
         if missing := service().models().missing:

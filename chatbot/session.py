@@ -94,7 +94,10 @@ class Answer:
             self._changed.notify_all()
 
     def read(self, chunks: Iterator[ChatChunk]) -> None:
-        """Read the engine's stream until it ends, or `stop` or `forget` is called. Raises EngineError if it breaks."""
+        """Read the engine's stream until the answer ends, or `stop` or `forget` is called.
+
+        Raises EngineError if the stream ends before the answer.
+        """
         for chunk in chunks:
             with self._changed:
                 if self.forgotten:
@@ -132,8 +135,8 @@ class Chat:
     is answered from recorded turns only; otherwise its answer might repeat, in the log, what was meant
     to stay out of it.
 
-    Turns that are deleted from the log elsewhere are dropped here too (`LogWatch`). So is what was
-    answered from them and is not in the log, where `forget` could find it: the answer that is being
+    Turns that are deleted from the log elsewhere are dropped here too (`LogWatch`). Texts that may
+    quote them, and that `forget` cannot find in the log, are also dropped: the answer that is being
     generated, with its question, and later turns that were not recorded.
     """
 
@@ -162,7 +165,7 @@ class Chat:
         watch.join(self, tell=not new)
 
     def take_over(self, logged: Sequence[Turn], as_of: Stamp) -> None:
-        """Add what was asked, rated and edited elsewhere, and drop what is gone (see `log_watch.Holder`)."""
+        """Apply changes by other pages and programs (see `log_watch.Holder`): new, rated, edited and deleted turns."""
         with self._lock:
             first, self._as_of = self._as_of is None, as_of
             if first:
@@ -196,15 +199,16 @@ class Chat:
         return self.answer is not None and not self.answer.ended
 
     def look(self) -> tuple[list[Turn], Answer | None]:
-        """Return the turns of the shown path and the answer that is being generated, at the same moment.
+        """Return the turns of the shown path, and the answer that is being generated; None if none is.
 
-        An answer is never in both, nor in neither. The path is the one that the answer continues.
+        Both are read at the same moment, so that an answer that ends is in exactly one of them. The
+        path is the one that the answer continues.
         """
         with self._lock:
             return self._path(), self.answer
 
     def others(self) -> dict[str, "Others"]:
-        """Return for each shown turn, by id, the other questions and answers in its place."""
+        """Return for each shown turn, by id, the alternative questions and answers at its place in the chat."""
         with self._lock:
             tree = self._tree()
             return {turn.id: _others(tree, turn.id) for turn in self._path(tree)}
@@ -235,7 +239,7 @@ class Chat:
         return Answer(user_message, tag, path[-1].id if path else "", self.settings, recording, beside)
 
     def ask_instead(self, engine: Engine, tag: str, turn_id: str, user_message: str) -> Answer:
-        """Ask another question in place of a turn's, which begins a branch. Raises TurnNotFound if the turn is gone."""
+        """Ask another question in place of that of a turn, in a new branch. Raises TurnNotFound if the turn is gone."""
 
         def made() -> Answer:
             tree = self._tree()
@@ -276,7 +280,7 @@ class Chat:
             self.answer.stop()
 
     def rate(self, turn_id: str, rating: Rating | None, reason: str = "") -> None:
-        """Record the owner's rating of an answer, with the reason; None removes the rating.
+        """Record the user's rating of an answer, with the reason; None removes the rating.
 
         Raises DataError for a turn that was not recorded.
         """
@@ -334,7 +338,10 @@ class Chat:
         return tree.path(answer.parent) if not answer.parent or answer.parent in tree else []
 
     def _keep(self, engine: Engine, answer: Answer, digest: str, seconds: float) -> Turn | None:
-        """Add the answer to the turns, and return its turn; None if something that the model was told is gone."""
+        """Add the answer to the chat as a turn, and return the turn; None if the answer was forgotten.
+
+        Raises TurnDeleted if a turn from which the model answered has been deleted from the log.
+        """
         with self._watch.lock:
             if answer.forgotten:
                 return None
@@ -387,7 +394,7 @@ class Chat:
 
 @dataclass(frozen=True)
 class Others:
-    """Ids of turns in one place of a chat, oldest first, including that of the shown turn."""
+    """The alternative questions and answers at one place in a chat: ids of turns, oldest first, with the shown one."""
 
     questions: tuple[str, ...]  # one turn of each question
     answers: tuple[str, ...]  # all answers to the question that is shown
@@ -405,7 +412,7 @@ def recorded(turn: Turn) -> bool:
 
 
 def _without(turns: Sequence[Turn], gone: Collection[str]) -> list[Turn]:
-    """Return the turns without those in `gone`, and without later ones that are not recorded."""
+    """Return the turns without those in `gone`, and without later unrecorded turns, which may quote them."""
     first = next((place for place, turn in enumerate(turns) if turn.id in gone), len(turns))
     return [*turns[:first], *(turn for turn in turns[first:] if recorded(turn) and turn.id not in gone)]
 

@@ -18,9 +18,9 @@ from fine_tuning.integration.streamlit_fine_tuning import panel
 from fine_tuning.model_management.model_switcher import Choice
 from fine_tuning.units import answers
 
-REFRESH = 4.0  # seconds between looks for new models
+REFRESH = 4.0  # seconds between checks for new models
 SETTLED = 1.0  # seconds after which a browser shows what was drawn
-GLANCE = 0.5  # seconds between looks for changes of this chat elsewhere
+GLANCE = 0.5  # seconds between checks for changes of this chat elsewhere
 EXAMPLES = (
     "Explain photosynthesis in two sentences",
     "What makes a good breakfast?",
@@ -77,7 +77,7 @@ def new_chat() -> None:
 
 
 def pick() -> None:
-    """Store the user's choice of a model. Whoever chooses the default also follows later changes of the default."""
+    """Store the user's choice of a model. If it is the default model, later changes of the default apply, too."""
     state.picked = None if state.models.get(state.tag) == state.models.default else state.tag
 
 
@@ -102,7 +102,10 @@ def watch() -> None:
 
 @st.fragment(run_every=GLANCE)
 def watch_chat() -> None:
-    """Redraw the page if this chat was rated, edited or forgotten elsewhere; after forgetting, a second time."""
+    """Redraw the page if a turn of this chat was rated, edited or forgotten elsewhere.
+
+    After forgetting, redraw it a second time, for the reason given in `draw`.
+    """
     if state.chat.version != state.version or (state.again and time.monotonic() > state.again):
         st.rerun()
 
@@ -137,7 +140,7 @@ def choose(tag: str) -> None:
 
 
 def announce(before: Models | None, now: Models) -> None:
-    """Show a message about the result of a training that ended in a terminal while this page was open."""
+    """Show a message if there is a new version or default model, for example after a training in a terminal."""
     if not before or not before.found:
         return
     for choice in now.found:
@@ -243,10 +246,10 @@ def open_page() -> None:
 def draw() -> None:
     """Draw the page.
 
-    It is a function because callbacks of widgets keep the names of the module alive, and forgotten
-    texts with them.
+    This is a function, so that its variables are freed at its end: callbacks of widgets keep the
+    variables of the module in memory, and forgotten texts would stay there.
     """
-    # before the look: `watch_chat` notices later changes
+    # before `look`, so that `watch_chat` notices later changes
     count, state.version = state.chat.forgotten, state.chat.version
     forgotten = count > state.get("forgotten", 0)
     if state.get("again") and not forgotten:

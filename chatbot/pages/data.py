@@ -17,7 +17,8 @@ SAMPLE = str(paths.SAMPLES / "conversations.jsonl")
 def draw() -> None:
     """Draw the chosen section of the page.
 
-    It is a function because callbacks of widgets keep the names of the module in memory.
+    This is a function, so that its variables are freed at its end: callbacks of widgets keep the
+    variables of the module in memory.
     """
     st.title("Data", anchor=False)
     log = service().log()

@@ -1,4 +1,4 @@
-"""Draw the page Models: versions with their verdicts, bases, and a comparison of two models."""
+"""Draw the page Models: versions with their verdicts, base models, and a comparison of two models."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ state = st.session_state
 
 
 def change_models(what: Callable[[], object], done: str = "") -> None:
-    """Call `what`; then show `done`, or why it failed."""
+    """Call `what`, which changes models or versions; then show the message `done`, or the error."""
     if not attempt(what):
         return
     models.clear()
@@ -68,7 +68,7 @@ def roll_back(name: str) -> None:
 
 
 def compare_with_who_answers(version: Version) -> None:
-    """Open the comparison of a version with the answering model; with its base if the version itself answers."""
+    """Open the comparison of a version with the model that answers by default, or with its base if it is that model."""
     state.view = "compare"
     st.query_params.update(comparison_of(version, models().default))
 
@@ -100,7 +100,7 @@ def forget(session: str) -> None:
     )
 
 
-# Asked once
+# Dialogs
 
 
 def sure(label: str, what: Callable[..., None], *args: object) -> None:
@@ -189,7 +189,7 @@ def _title(question: str) -> str:
 
 @dataclass(frozen=True)
 class Seen:
-    """What is looked up once for all versions on the page."""
+    """Facts that are looked up once for all versions on the page."""
 
     served: Mapping[str, ModelSummary]  # by tag
     learned: Mapping[tuple[str, int], int]  # number of turns that taught a version, by its name and number

@@ -30,13 +30,13 @@ TIME = (
     "version are asked and compared."
 )
 PROFILES = {"sample": "the sample", "few_shot": "little data", "handbook": "documents"}
-GLANCE = 1.0  # seconds between looks at the plan in progress
+GLANCE = 1.0  # seconds between checks of the running plan
 
 state = st.session_state
 
 
 def open_page() -> Situation:
-    """Put everything that the page shows into `state`; return what decides whether a training can start."""
+    """Put everything that the page shows into `state`; return the facts that decide whether a training can start."""
     found, trouble, turns, documents = models(), "", 0, 0
     try:
         log = ConversationLogger(config().log_path)
@@ -154,9 +154,9 @@ def choose_settings(now: Situation) -> None:
 
 
 def _settings(start: FineTuningConfig, draft: Draft) -> tuple[FineTuningConfig, str]:
-    """Return the settings of the draft and the error in them, or "".
+    """Return the settings of the draft, and "".
 
-    If there is an error, they are the settings without the draft's changes.
+    If the draft's changes contradict each other, return the settings without them, and the error.
     """
     basis = state.get("train_basis")
     try:
@@ -212,7 +212,7 @@ def begin(
     forecast: Forecast | None,
     fault: str,
 ) -> None:
-    """Draw what is about to begin, with the button that begins it; or what is missing."""
+    """Draw a summary of the training, the button that starts it and, if it cannot start, the reason."""
     why = tuning.missing(config(), draft, now, forecast, fault)
     if forecast and forecast.ready:
         st.subheader("Summary", anchor=False)

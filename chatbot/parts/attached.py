@@ -15,9 +15,9 @@ state = st.session_state
 
 
 def message(submitted: object) -> str | None:
-    """Return the input and its files as one text.
+    """Return the text of the chat input with the content of its files.
 
-    Return None if a file cannot be read; `state.refused` then holds the reason.
+    Return None if a file cannot be read; `state.refused` then holds the typed text and the reason.
     """
     text = submitted if isinstance(submitted, str) else getattr(submitted, "text", "") or ""
     uploads = list(getattr(submitted, "files", None) or [])

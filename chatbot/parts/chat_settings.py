@@ -33,7 +33,10 @@ state = st.session_state
 
 
 def draw() -> None:
-    """Draw the button and, if it is open, the settings of this chat. They apply from the next question on."""
+    """Draw the button for the settings of this chat and, if it was pressed, the settings.
+
+    Changes apply from the next question on.
+    """
     count = len(state.chat.settings.facts())
     shown = st.popover(
         f"Settings{' (changed)' if count else ''}",
@@ -74,9 +77,9 @@ def draw() -> None:
 
 
 def drop() -> None:
-    """Forget what was typed into the fields.
+    """Delete what was typed into the fields from Streamlit's memory.
 
-    The chat has a copy, and a text that is forgotten there must not stay here.
+    The chat has its own copy. A text that is deleted from the chat must not remain in the fields.
     """
     for key in [key for key in state if str(key).startswith(FIELD)]:
         del state[key]
@@ -89,7 +92,7 @@ def _fill(settings: ChatSettings) -> None:
 
 
 def apply() -> None:
-    """Set what was typed as the settings of the chat."""
+    """Use what was typed as the settings of the chat."""
     told = {name: state.get(f"{FIELD}{name}") for name in ("system", *_NUMBERS)}
     try:
         state.chat.settings = ChatSettings.model_validate(
@@ -114,7 +117,7 @@ def _draw_presets() -> None:
 
 
 def load() -> None:
-    """Set the chosen preset as the settings of the chat."""
+    """Use the chosen preset as the settings of the chat."""
     if found := presets().get(state.get(PRESET) or ""):
         chosen = state[PRESET]
         state.chat.settings = found

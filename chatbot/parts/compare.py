@@ -44,7 +44,7 @@ class Comparison:
 
 
 def drop() -> None:
-    """Forget the question and its answers."""
+    """Delete the question and its answers from memory."""
     for key in (KEY, "asked"):
         state.pop(key, None)
 
@@ -139,7 +139,7 @@ def _stop(now: Comparison) -> None:
 
 
 def _stream(now: Comparison, slots: "dict[str, object]") -> None:
-    """Write the answers into the slots, one model after the other, since together they would be slower."""
+    """Write the answers into the slots, one after the other, since two models at the same time would be slower."""
     now.answers.clear()
     try:
         limit = ChatOptions(default_max_tokens=config().chat.max_tokens)

@@ -1,4 +1,4 @@
-"""Draw the imports on the page Data: choose a file, look into it, import it, and undo an import."""
+"""Draw the imports on the page Data: choose a file, preview it, import it, and undo an import."""
 
 import streamlit as st
 
@@ -19,7 +19,7 @@ def draw(log: ConversationLogger) -> None:
 
 
 def outcome() -> None:
-    """Draw the progress of an import or of taking one back, and what became of the import asked for on this page."""
+    """Draw the progress of a running import or undoing, or the result of the import that this page started last."""
     for kind, what in (("import", "Importing"), ("undo_import", "Taking an import back")):
         job = data_view.newest(service(), kind)
         if job and not job.over:

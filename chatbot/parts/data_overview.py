@@ -44,7 +44,7 @@ def draw(log: ConversationLogger, now: data_view.Counts) -> None:
 
 
 def _look(log: ConversationLogger, look: Look | None) -> None:
-    """Draw when the last survey was made, with a button that begins another one."""
+    """Draw how long ago the log was last surveyed, with a button that begins another survey."""
     job = data_view.newest(service(), "survey")
     if job and not job.over:
         waiting.until_over(job.id, "Looking through the log")

@@ -1,6 +1,7 @@
 """Draw the list of turns on the page Data.
 
-The log's index filters, sorts and pages the list, so a page takes the same time however long it is.
+The log's index filters, sorts and pages the list, so a page takes the same time however long the
+list is.
 """
 
 from collections.abc import Sequence
@@ -158,7 +159,7 @@ def _row(each: Listed, place: int) -> None:
 
 
 def status_line(each: Listed) -> str:
-    """Return the state of a turn as a line of text."""
+    """Return the state of a turn as a line of text, such as "2026-01-31 · learned · edited"."""
     facts = each.turn.metadata
     said = [each.turn.timestamp[:10]]
     if each.excluded:

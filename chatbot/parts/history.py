@@ -1,6 +1,6 @@
 """Draw the list of chats in the side bar: search, open, rename, pin, move, export, delete.
 
-What is shown is decided in integration/chats.py.
+integration/chats.py finds the chats to show, and their titles.
 """
 
 from collections.abc import Callable, Iterable
@@ -21,7 +21,7 @@ from fine_tuning.jobs.store import Job
 from fine_tuning.units import answers
 
 PAGE = 20  # chats shown at first, and more with each "Show more"
-GLANCE = 2.0  # seconds between looks for changes of the list
+GLANCE = 2.0  # seconds between checks for changes of the list
 STYLE = Path(__file__).with_name("history.css")
 SEARCH, TITLE, FOLDER = "chats-search", "chats-title", "chats-folder"  # keys of typed texts
 ORIGIN = "the chat page"
@@ -66,7 +66,10 @@ def watch() -> None:
 
 
 def _look(index: LogIndex, hidden: set[str]) -> tuple[object, ...]:
-    """Return a value that changes whenever the list does. It contains no text, which would outlive its chat here."""
+    """Return a value that changes whenever the list of chats does.
+
+    It contains no text of a chat, since it may stay in memory after the chat was deleted.
+    """
     return index.mark(), frozenset(hidden), hash(frozenset(chat_labels.labels().items()))
 
 
@@ -214,7 +217,7 @@ def close() -> None:
 
 
 def _done(what: Callable[[], object]) -> bool:
-    """Close the dialog, and call `what`, which it asked to confirm; return whether it succeeded."""
+    """Close the dialog, and call `what`, the action that the user confirmed in it; return whether it succeeded."""
     close()
     return attempt(what)
 
@@ -234,7 +237,7 @@ def _rename(chat: Chat) -> None:
 
 
 def _save_title(id: str) -> None:
-    """Store the typed title. If it is the unchanged automatic title, it does not count as given by a person."""
+    """Store the typed title, unless it is unchanged: an automatic title must not count as given by a person."""
     title, index = state[TITLE], service().log().index
     _done(lambda: None if title == chats.get(index, id).title else chats.change(index, id, title=title))
 

@@ -9,7 +9,7 @@ from fine_tuning.jobs.progress import Progress, progress_of_job
 from fine_tuning.jobs.store import ACTIVE, Job
 from fine_tuning.units import clock
 
-GLANCE = 2.0  # seconds between looks
+GLANCE = 2.0  # seconds between updates
 SHOWN = 3  # jobs at most
 
 
@@ -30,7 +30,7 @@ def at_work() -> list[Job]:
 
 
 def line(job: Job, told: Progress) -> str:
-    """Return a line about a running job, for people: `Retrain: Training, 2 min left`."""
+    """Return a line to display about a running job, such as `Retrain: Training, 2 min left`."""
     stage = "stopping" if job.state == "cancelling" else told.stage or "beginning"
     left = told.steps[-1].eta if told.steps and told.stage == "Training" else None
     return f"{job.kind.capitalize()}: {stage}" + (f", {clock(left)} left" if left else "")

@@ -1,4 +1,4 @@
-"""Draw, under an answer of a fine-tuned version, a button that shows the turns it was learned from.
+"""Draw, under an answer of a fine-tuned version, a button that shows from which turns the answer was learned.
 
 Each of these turns can be edited, excluded or forgotten there.
 """
@@ -45,7 +45,10 @@ class Opened:
 
 
 def button(turn: Turn) -> None:
-    """Draw the button under the answer of a version, and the dialog that it opens. Other answers get none."""
+    """Draw the button "Why?" under the answer of a version and, after it was pressed, its dialog.
+
+    Draw nothing under answers of other models.
+    """
     if not is_by_version(turn, config().deployment.model_name_prefix):
         return
     key = f"why-{turn.id}"
@@ -64,7 +67,7 @@ def _close() -> None:
 
 
 def _drop_drafts(edited: str | None) -> None:
-    """Forget what was typed for an answer that is no longer being edited, or is gone."""
+    """Delete what was typed to replace answers, except in the turn `edited`, which is still being edited."""
     for key in [key for key in state if str(key).startswith(DRAFT) and key != f"{DRAFT}{edited}"]:
         del state[key]
 
@@ -105,7 +108,7 @@ def _missing(found: LearnedFrom) -> str:
 
 
 def _likelihood(opened: Opened, found: LearnedFrom) -> None:
-    """Draw how likely the version finds its answer, or a button to compute it."""
+    """Draw how likely the version finds its answer or, if that is not computed yet, a button to compute it."""
     place = st.empty()
     help = meaning("likelihood")
     if not opened.likelihoods:

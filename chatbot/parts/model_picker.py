@@ -21,7 +21,7 @@ from fine_tuning.jobs.store import ACTIVE, Job, State
 from fine_tuning.model_management.model_switcher import Choice
 from fine_tuning.units import answers, size
 
-GLANCE = 1.0  # seconds between looks at a download
+GLANCE = 1.0  # seconds between updates of a download's progress
 LATELY = 3600  # seconds for which a failed download is shown
 ORIGIN = "the chat page"
 DIALOG = "models"

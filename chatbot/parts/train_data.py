@@ -24,7 +24,7 @@ SOURCES = {
     "sample": "The shipped sample: a made-up company's handbook",
     "dataset": "A file",
 }
-GLANCE = 1.0  # seconds between looks at a download
+GLANCE = 1.0  # seconds between checks of a download
 
 state = st.session_state
 
@@ -126,7 +126,7 @@ def _set_dataset(dataset: Dataset) -> None:
 
 
 def _offer(file: Incoming) -> None:
-    """Draw the buttons that learn a file as it is, or import it."""
+    """Draw the buttons that choose a file as the training data as it is, or import it into the log."""
     dataset = datasets.get("upload", file.id)
     as_it_is, text = datasets.format_of(dataset) is not None, dataset.type == "text"
     if file.questions or not as_it_is:

@@ -12,7 +12,7 @@ from fine_tuning.integration.tuning import Draft
 
 MODEL, DATA, SETTINGS, WATCH, FINISH = "1 Model", "2 Data", "3 Settings", "4 Watch", "5 Finish"
 STEPS = (MODEL, DATA, SETTINGS, WATCH, FINISH)
-_PLACES = 50  # places that the server keeps
+_PLACES = 50  # maximum number of Places that the server keeps
 
 state = st.session_state
 
@@ -26,12 +26,12 @@ class Place:
 
 @st.cache_resource(max_entries=_PLACES, show_spinner=False)
 def _place(id: str) -> Place:
-    """Return the place stored under this id; an empty one for a new id."""
+    """Return the Place (step and draft) that is stored under this id; an empty one for a new id."""
     return Place()
 
 
 def come_back(step: str) -> None:
-    """Put the stored step and draft into `state`. `step` is the first step of a new training."""
+    """Put the stored step and draft into `state`; if no step is stored, use `step`."""
     known = st.query_params.get("draft", "")
     if "train_place" not in state:
         state.train_place = known or uuid.uuid4().hex[:12]

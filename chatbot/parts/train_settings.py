@@ -142,7 +142,7 @@ def _field(each: Field, settings: FineTuningConfig, start: FineTuningConfig) -> 
 
 
 def _number(each: Field, settings: FineTuningConfig, start: FineTuningConfig) -> None:
-    """Draw the field of a number, with its bounds. They are also checked together with all other settings."""
+    """Draw the field of a number, with its bounds. The number is later checked again, with all other settings."""
     value, allowed = tuning.value_of(settings, each.key), each.bounds or bounds(each.key)
     kind = int if allowed.whole else float
     least = allowed.least if allowed.least is not None else allowed.above
@@ -195,7 +195,8 @@ def _set_size(widget: str, settings: FineTuningConfig, start: FineTuningConfig) 
 def _take(widget: str, start: FineTuningConfig, changes: Callable[[Any], dict[str, Any]]) -> None:
     """Apply the changes that the value of a widget causes to the draft.
 
-    Nothing is changed if the browser reports a widget that another page or preset has removed meanwhile.
+    Nothing is changed if the browser reports a value of a widget that was removed in the meantime, by
+    a preset or another page.
     """
     if widget not in state:
         return

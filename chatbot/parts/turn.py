@@ -74,7 +74,7 @@ def browse(turn_id: str) -> None:
 
 
 def drop_drafts(turns: Sequence[Turn]) -> None:
-    """Forget what was typed for questions and answers that are no longer being edited, or are gone."""
+    """Delete what was typed to replace questions and answers that are no longer being edited or no longer exist."""
     shown = {turn.id for turn in turns}
     state.edited = state.edited if state.edited in shown else None
     state.asked = state.asked if state.asked in shown else None
@@ -89,8 +89,8 @@ def drop_drafts(turns: Sequence[Turn]) -> None:
 def draw(turn: Turn, others: session.Others, answering: bool) -> None:
     """Draw a turn.
 
-    `others` are the other questions and answers in its place. `answering`: an answer is being generated
-    below, so that no other branch can be begun or shown.
+    `others` are the alternative questions and answers at its place in the chat. `answering`: an
+    answer is being generated below, so that no other branch can be begun or shown.
     """
     with st.chat_message("user", avatar=USER):
         if state.asked == turn.id:

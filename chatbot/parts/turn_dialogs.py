@@ -29,7 +29,7 @@ def close() -> None:
 
 
 def opened() -> str | None:
-    """Return the id of the turn whose dialog is open; None if none is. What was typed in a closed one is forgotten."""
+    """Return the id of the turn whose dialog is open; None if none is. Delete what was typed in closed dialogs."""
     id = state.get("opened")
     for key in [key for key in state if str(key).startswith(DRAFT) and key != f"{DRAFT}{id}"]:
         del state[key]

@@ -46,7 +46,7 @@ class Incoming:
 
 
 def draw(offer: Callable[[Incoming], None]) -> None:
-    """Draw the field; after a file was uploaded, its content and what `offer` draws for it."""
+    """Draw the upload field or, after an upload, the file's content; `offer` then draws the buttons for the file."""
     if found := _incoming():
         _shown(found, offer)
     else:
@@ -72,7 +72,7 @@ def open_again(id: str) -> None:
 
 
 def done() -> None:
-    """Close the shown file, so that the next one can be uploaded; what was read of it leaves the memory."""
+    """Close the shown file, so that the next one can be uploaded, and delete the file's content from memory."""
     state["incoming"] = None
     _peek.clear()
     _questions.clear()
@@ -117,7 +117,7 @@ def _incoming() -> Upload | None:
 
 
 def _shown(upload: Upload, offer: Callable[[Incoming], None]) -> None:
-    """Draw the beginning of a file, what `offer` draws for it, and a button that closes it."""
+    """Draw the beginning of a file, the buttons that `offer` draws for it, and a button that removes it."""
     try:
         seen = _peek(upload.id)
     except DataError as error:
@@ -169,7 +169,7 @@ def _faults(seen: Peek, needs_me: bool) -> None:
 
 
 def planted(found: Sequence[PlantedPhrase]) -> None:
-    """Warn of phrases that look planted, and show some of their turns."""
+    """Warn of phrases that may be data poisoning, since they bring one fixed answer; show some of their turns."""
     st.warning(WARNING, title=title_of(found), icon=":material/warning:")
     rows = [
         {"Phrase": f"{each.text} ({each.where})", "Question": question, "Answer": answer}

@@ -1,4 +1,4 @@
-"""Draw what can be made of a version: a smaller one, or one merged with others of the same base."""
+"""Draw what can be made from a version: a smaller one, or one merged with other versions of the same base."""
 
 from collections.abc import Sequence
 
@@ -27,9 +27,9 @@ state = st.session_state
 
 
 def draw(version: Version) -> None:
-    """Draw the expander with what can be made of a version; nothing if that is nothing.
+    """Draw the expander in which a version can be made smaller or merged; nothing if that is not possible.
 
-    It is an expander, since the keyboard's focus stays on it: a menu that closes loses the focus.
+    It is an expander rather than a menu, since a menu loses the keyboard's focus when it closes.
     """
     if not making.can_be_made_smaller(version):
         return
@@ -63,7 +63,7 @@ def _begin_to_combine(version: Version, parts: Sequence[Version]) -> None:
 
 
 def _is_at_work(job: Job | None, what: str) -> bool:
-    """Draw the progress of a job if it is not over; return whether it is not."""
+    """If a job is not over, draw its progress, and return True; else return False."""
     if job and not job.over:
         waiting.until_over(job.id, what, models.clear)
         return True
@@ -102,7 +102,7 @@ def _smaller(version: Version) -> None:
 
 
 def _choose_form(version: Version, found: Forms) -> None:
-    """Offer the forms that are smaller; the button stands out only if one of them is recommended."""
+    """Draw a choice of the smaller forms, with a button that stands out only if one of them is recommended."""
     if not found.smaller:
         return
     st.selectbox("Form of the new version", found.smaller, key=f"form-{version.tag}")

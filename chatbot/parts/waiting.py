@@ -10,7 +10,7 @@ from fine_tuning.integration import watched
 from fine_tuning.jobs.progress import progress_of_job
 from fine_tuning.jobs.store import Job, State
 
-GLANCE = 0.5  # seconds between looks
+GLANCE = 0.5  # seconds between updates
 
 
 @st.fragment(run_every=GLANCE)
@@ -34,6 +34,6 @@ def _stop(id: str) -> None:
 
 
 def failure(job: Job | None) -> None:
-    """Show why a job was not completed; nothing if it was."""
+    """Show why a job that is over was not completed. Draw nothing for any other job."""
     if job and job.over and job.state != State.COMPLETED:
         st.warning(presentable(job.reason), title="It did not come to its end", icon=":material/error:")

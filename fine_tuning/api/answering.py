@@ -28,9 +28,9 @@ _T = TypeVar("_T")
 
 
 class Answers:
-    """Generates the answers of one app.
+    """Generates the answers for the clients of one app, in threads of its own.
 
-    It has its own threads, since an answer takes long, and all routes share few threads.
+    An answer takes long, and would otherwise occupy one of the few threads that all routes share.
     """
 
     def __init__(self) -> None:
@@ -124,7 +124,8 @@ async def _leaves(request: Request) -> None:
 class Streamed(StreamingResponse):
     """A response of server-sent events that sets the event `stopping` when it ends for any reason.
 
-    Without it the answer's thread would not notice that the client has left.
+    Without this event the thread that generates the answer would not notice that the client has
+    disconnected.
     """
 
     def __init__(self, pieces: AsyncGenerator[str], stopping: threading.Event, headers: dict[str, str]) -> None:

@@ -68,7 +68,7 @@ def _note() -> Path:
 
 @contextmanager
 def tended(service: Service, access: Access) -> Iterator[None]:
-    """Run jobs and the schedule in threads within the `with` block, and note the server in server.json.
+    """Run jobs and the schedule in threads within the `with` block, with the server's URL in server.json.
 
     At the end of the block, jobs that are not detached are stopped.
     """
@@ -94,8 +94,9 @@ def serve(access: Access, settings: FineTuningConfig | None = None, ollama_url: 
 
     Args:
         access: The port, and who may reach it.
-        settings: The configuration; by default the user's.
-        ollama_url: The URL of Ollama; by default OLLAMA_HOST, else that in the configuration.
+        settings: The configuration; by default the configuration file with the user's settings.
+        ollama_url: The URL of Ollama; by default OLLAMA_HOST, or else the URL in the
+            configuration.
 
     Raises ByoaiError for a taken port, and DataError for a damaged log.
     """

@@ -27,8 +27,8 @@ def _service(connection: HTTPConnection) -> Service:
 
 
 Serving = Annotated[Service, Depends(_service)]
-Limit = Annotated[int, Query(ge=1, le=500, description="the most that one page holds")]
-Cursor = Annotated[str | None, Query(max_length=400, description="`next` of the page before; none: the first page")]
+Limit = Annotated[int, Query(ge=1, le=500, description="maximum number of items in one response")]
+Cursor = Annotated[str | None, Query(max_length=400, description="`next` of the previous page; omit it for the first")]
 
 
 SAFE_ID = f"^{paths.SAFE_NAME}$"
@@ -36,15 +36,15 @@ NewJobId = Annotated[
     str | None,
     Field(
         pattern=SAFE_ID,
-        description="chosen by the client: a request that is repeated with the same id, as after a lost reply, is "
-        "one job",
+        description="an id chosen by the client: a request that is repeated with the same id, for example after a "
+        "lost response, creates only one job",
     ),
 ]
 
 # Ids of turns and sessions. Turns that a program logged under other ids are listed, but have no URL.
 TEXT_ID = r"^[A-Za-z0-9_][A-Za-z0-9_.:@-]{0,199}$"
 TurnId = Annotated[str, Path(pattern=TEXT_ID, description="a turn's id")]
-SessionId = Annotated[str, Path(pattern=TEXT_ID, description="a conversation's id: its session's")]
+SessionId = Annotated[str, Path(pattern=TEXT_ID, description="a conversation's id (`session_id` of its turns)")]
 
 
 class Asked(BaseModel):
@@ -83,14 +83,14 @@ def page_of(
 
 
 def to_cursor(*place: str | float | int) -> str:
-    """Encode a position in a list as a cursor: a text that can stand in a URL."""
+    """Encode a position in a list as a cursor: a text that can be used in a URL as it is."""
     return base64.urlsafe_b64encode(json.dumps(place).encode()).decode().rstrip("=")
 
 
 def from_cursor(cursor: str, *kinds: type) -> Sequence[Any]:
-    """Return the position that a cursor of `to_cursor` encodes, whose values have the types `kinds`.
+    """Return the position that `to_cursor` encoded as `cursor`: values of the types `kinds`, in this order.
 
-    Raises ConfigError for any other text.
+    Raises ConfigError if `cursor` encodes no such position.
     """
     try:
         place = json.loads(base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True))

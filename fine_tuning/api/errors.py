@@ -74,14 +74,14 @@ def answer(
 
 
 def status_of(error: errors.ByoaiError) -> int:
-    """Return the HTTP status of an error: that of STATUS, but 507 if the cause is a full disk."""
+    """Return the HTTP status of an error: 507 if its cause is a full disk, else the status of its class in STATUS."""
     return 507 if is_full(error) else next(status for kind, status in STATUS if isinstance(error, kind))
 
 
 def _methods(request: Request) -> set[str]:
-    """Return the HTTP methods that the routes at a request's path allow together.
+    """Return the HTTP methods of all routes at a request's path.
 
-    Starlette itself would report only those of the first route.
+    Starlette itself would report only the methods of the first route.
     """
     routes = [route for route in request.app.routes if route.matches(request.scope)[0] != Match.NONE]
     return {method for route in routes for method in getattr(route, "methods", None) or ()}

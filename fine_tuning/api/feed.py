@@ -42,7 +42,10 @@ class Told(NamedTuple):
 
 
 class Feed:
-    """The events of one job so far. A task reads new ones while there are watchers."""
+    """Collects the events of one job, and passes them to its watchers.
+
+    A task reads new events as long as there are watchers.
+    """
 
     def __init__(self, id: str) -> None:
         self._id = id
@@ -113,7 +116,7 @@ class Feed:
 
 
 class Feeds:
-    """The feeds of all jobs that have watchers; each is created for the first watcher and removed after the last."""
+    """Holds the feed of each job that has watchers: created for the first watcher, and removed after the last."""
 
     def __init__(self) -> None:
         self._feeds: dict[str, tuple[Feed, int]] = {}

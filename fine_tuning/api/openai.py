@@ -1,6 +1,6 @@
 """The routes under /v1, which are compatible with OpenAI's API.
 
-Its clients can chat with every model, and have their conversations recorded in the log.
+Clients of OpenAI's API can chat with every model, and have their conversations recorded in the log.
 """
 
 import asyncio
@@ -55,7 +55,7 @@ Id = Annotated[str, Path(min_length=1, max_length=400)]
 
 @router.get("/models")
 def list_openai_models(service: Serving) -> ModelList:
-    """List the models that can answer: `live` and `base`, then every tag."""
+    """List the models that can answer: `live` (the default), `base` (the configured base model), then every tag."""
     models = service.models()
     names = [name for name in (LIVE, BASE) if _named(models, name, service)]
     return ModelList(
@@ -146,9 +146,9 @@ def _chosen(service: Service, name: str) -> Choice:
 
 
 class _Asked:
-    """A request for an answer.
+    """A client's request for an answer.
 
-    The constructor blocks, since it uses the engine and the log: call it in a thread.
+    Create it in a thread: the constructor blocks, since it uses the engine and the log.
     """
 
     def __init__(
@@ -182,9 +182,9 @@ class _Asked:
     def _speak(self, stopping: threading.Event) -> Generator[ChatChunk]:
         """Yield the engine's answer until it ends or `stopping` is set.
 
-        If recording is wanted, the answer is recorded before its last chunk is yielded; a stopped one
-        is recorded only if the client had it streamed. Raises EngineError if the engine fails, or
-        does not finish the answer.
+        If recording is wanted, the answer is recorded before its last chunk is yielded; a stopped
+        answer is recorded only if it was streamed to the client. Raises EngineError if the engine
+        fails, or does not finish the answer.
         """
         started, spoken = time.monotonic(), Spoken()
         stream = cast("Generator[ChatChunk]", self._engine.chat(self._tag, self._messages, self._options))

@@ -131,9 +131,9 @@ def event(told: dict[str, object]) -> str:
 
 
 class Form:
-    """The base class of the two formats of an answer.
+    """The base class of the two response formats: of chat completions, and of (text) completions.
 
-    `name` is the type of a streamed object, `word` the prefix of the answer's id.
+    `name` is the `object` of a streamed chunk, `word` the prefix of the response's id.
     """
 
     name, word = "", ""

@@ -26,7 +26,7 @@ LongText = Annotated[str, Field(max_length=_LONGEST)]
 Short = Annotated[str, Field(max_length=512)]
 ModelName = Annotated[str, Field(min_length=1, max_length=400, description="`live`, `base`, or a tag")]
 ToolName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
-Speaker = Annotated[str | None, Field(pattern=r"^[^\s<|\\/>]{1,64}$", description="not told to the model")]
+Speaker = Annotated[str | None, Field(pattern=r"^[^\s<|\\/>]{1,64}$", description="not sent to the model")]
 Ignored = Field(default=None, description="accepted, and ignored")
 
 
@@ -131,7 +131,7 @@ class Sampled(Asked):
     stop: Short | Annotated[list[Short], Field(max_length=16)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)] | None = None
-    user: Short | None = Field(default=None, description="kept with what is recorded")
+    user: Short | None = Field(default=None, description="stored with the exchange if it is recorded")
     n: Literal[1] | None = None
     logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
 

@@ -41,8 +41,8 @@ def is_wanted(headers: Headers, wish: str) -> bool:
         headers: The headers of the request.
         wish: The header X-Byoai-Record ("on", "off" or ""), which takes precedence over the API key.
 
-    Raises HTTPException 401 if it asks without the data folder's token, and ConfigError if a header
-    is repeated.
+    Raises HTTPException 401 if the client asks without the data folder's token, and ConfigError if a
+    header is repeated.
     """
     for name in (RECORD_HEADER, SESSION_HEADER):
         if len(headers.getlist(name)) > 1:
@@ -61,7 +61,7 @@ def is_wanted(headers: Headers, wish: str) -> bool:
 
 @dataclass
 class Recorder:
-    """What must be known to record one exchange when its answer is there."""
+    """Records one exchange in the log when its answer has ended (`keep`). The fields are known before the answer."""
 
     log: ConversationLogger  # its session is the one that the exchange joins
     question: str
@@ -107,12 +107,12 @@ def recorder(
     """Return the Recorder for the answer to `messages`; None if the settings disable recording.
 
     Args:
-        service: Gives the settings and the log.
+        service: The source of the settings and the log.
         tag: The model that answers.
         messages: The messages of the request.
         user: The client's name for its user, which is recorded.
-        session: The session to join. If it is "", this is the session that `messages` continue, or a
-            new one if there is none.
+        session: The id of the session that the exchange joins. If it is "", the exchange joins the
+            session that `messages` continue, or a new session if they continue none.
 
     Raises ConfigError if the messages do not end with a question.
     """
@@ -173,7 +173,8 @@ def _pairs(turn: Turn) -> set[Exchange]:
 def _session_of(log: ConversationLogger, history: Sequence[Exchange]) -> str | None:
     """Return the session that a conversation continues; None if none of its last exchanges is in the log.
 
-    It is the session of the newest turn that matches the last exchange that is in the log.
+    The exchanges are looked up from the last one on. The session is that of the newest turn that
+    matches the first exchange found.
     """
     for exchange in reversed(history[-_LOOKED_UP:]):
         words = [word[:_LETTERS] for text in exchange for word in text.split()[:_WORDS]]
@@ -186,8 +187,8 @@ def _session_of(log: ConversationLogger, history: Sequence[Exchange]) -> str | N
 def _regenerated(logged: Sequence[Turn], told: Sequence[Turn], question: str) -> str | None:
     """Return the id of the turn that a new answer regenerates; None if there is none.
 
-    That is the newest turn with the same question after the turns `told`, which the client repeats.
-    `logged` are all turns of the session.
+    This is the newest turn with the same question that comes after `told`, the turns that the client
+    repeats. `logged` holds all turns of the session.
     """
     if not told:
         return None

@@ -18,9 +18,9 @@ _GLANCE = 0.5  # seconds for which the progress of jobs is cached
 
 
 class Repeated:
-    """ASGI middleware that keeps responses together with the state of the data that they were made from.
+    """ASGI middleware that caches responses, each with the state of the data that it depends on.
 
-    A request gets the kept response if the data are still in that state.
+    A request gets the cached response if the data are still in that state.
     """
 
     def __init__(self, app: "ASGIApp", service: Service) -> None:
@@ -50,9 +50,9 @@ class Repeated:
         return self._keep(key, now, told)
 
     def _made_of(self, path: str) -> object:
-        """Return the state of the data that the response at `path` depends on, to be compared with a later one.
+        """Return the state of the data that the response at `path` depends on. States of unchanged data are equal.
 
-        Return None if the path is not cached, or the state cannot be read.
+        Return None if responses at this path are not cached, or the state cannot be read.
         """
         try:
             match path:

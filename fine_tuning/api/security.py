@@ -303,7 +303,7 @@ def _is_upload(scope: "Scope") -> bool:
 def _is_from_elsewhere(scope: "Scope", headers: "_Headers") -> bool:
     """Return whether another site's page makes the request.
 
-    Following a link to one of byoai's pages is allowed, so such a request does not count.
+    Opening one of byoai's pages by a link on another site is allowed, and therefore returns False.
     """
     if headers.one("sec-fetch-site") not in ("cross-site", "same-site"):
         return False

@@ -21,7 +21,7 @@ _PIECE = 1 << 20  # bytes
 def file_of(version: Version, part: Part) -> Response:
     """Return a response that sends a version's GGUF, or its adapter in PEFT's format as a zip archive.
 
-    Raises ModelNotFound if the version's run does not have it.
+    Raises ModelNotFound if the version's run has no such file, or was removed.
     """
     folder = run_of(version)
     run = Run(folder) if folder and folder.is_dir() else None

@@ -23,7 +23,8 @@ class ImpatientProtocol(H11Protocol):
     """An HTTP/1.1 protocol that closes connections whose requests arrive too slowly.
 
     Many such connections would exhaust the server, and uvicorn limits only the time between two
-    requests. A window in which the client had to wait for the app is not judged.
+    requests. The rate is checked in windows of WINDOW seconds, except in windows in which the client
+    had to wait for the app.
     """
 
     window = WINDOW

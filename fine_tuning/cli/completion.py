@@ -1,6 +1,6 @@
 """The command completion: print a shell script that completes commands, options and names.
 
-The script then calls `byoai` for completions, which `complete` prints.
+When the user presses Tab, the script calls `byoai`, and `complete` prints the completions.
 """
 
 import argparse

@@ -22,9 +22,9 @@ Facts = dict[str, object]
 
 
 def of_models(engine: "Engine", registry: "Registry", prefix: str) -> list[Facts]:
-    """Return every model that people can choose to chat with; for a version also its entry in the registry.
+    """Return every model that users can choose for a chat; for a version also its entry in the registry.
 
-    `prefix` begins the names of fine-tuned models.
+    `prefix` is the beginning of the names of fine-tuned models.
     """
     from fine_tuning.model_management.elo import ratings
     from fine_tuning.model_management.model_switcher import choices
@@ -51,7 +51,7 @@ def of_version(version: "Version") -> Facts:
 
 
 def of_plan(plan: "Plan") -> Facts:
-    """Return what a retrain would learn, its memory in bytes, and its time in seconds."""
+    """Return what a retrain would learn, the memory that it would take in bytes, and its time in seconds."""
     names = (
         "name",
         "turns",
@@ -98,7 +98,7 @@ def of_pruned(found: "Sequence[Pruned]", dry_run: bool) -> list[Facts]:
 def of_case(case: "Case", elsewhere: "Sequence[Path]") -> Facts:
     """Return what would be forgotten: the turns with their questions, and the versions that were trained on them.
 
-    `elsewhere`: files that contain the text although no turn does.
+    `elsewhere`: other files that contain the text to forget, if no turn contains it.
     """
     turns = [{"id": id, "user_message": case.said.get(id)} for id in case.turns]
     return {"turns": turns, "versions": [version.tag for version in case.versions], "files": elsewhere}
@@ -138,7 +138,7 @@ def of_import(report: "Report", written: bool) -> Facts:
 
 
 def of_learned_from(found: "LearnedFrom") -> Facts:
-    """Return where an answer was learned: the most similar of the turns that its version was trained on."""
+    """Return the turns from which an answer was probably learned: the most similar ones that its version learned."""
     turns = [
         {
             **each.turn.model_dump(mode="json"),

@@ -128,7 +128,7 @@ def _logs(options: argparse.Namespace, queue: "Queue") -> None:
 
 
 def _chosen(options: argparse.Namespace, queue: "Queue") -> "Job":
-    """Return the job whose id begins with `options.job`; the newest job if it is None.
+    """Return the job whose id begins with `options.job`; the newest job if that is None.
 
     Raises JobNotFound if there is none, and ByoaiError if there are several.
     """
@@ -235,7 +235,7 @@ def record(job: "Job") -> dict[str, object]:
 
 
 def exit_code(job: "Job") -> int:
-    """Return the exit code of a command whose job is over: 0 if completed, else that of the job's error."""
+    """Return the exit code of a command whose job is over: 0 if it was completed, else the code of the job's error."""
     if job.state == "completed":
         return 0
     return Cancelled.exit_code if job.state in ("cancelled", "interrupted") else job.exit_code or 1

@@ -123,7 +123,7 @@ class _Listing(argparse.HelpFormatter):
     """A help formatter that lists the commands under headings."""
 
     def __init__(self, headings: Mapping[str, str], prog: str) -> None:
-        """Set the headings, by the first command under each."""
+        """Set the headings. The key of each heading is the first command below it."""
         super().__init__(prog)
         self._headings = headings
         self._action_max_length = 16  # room for the longest command name
@@ -178,9 +178,9 @@ def _explain(error: Exception) -> str:
 
 
 def _check_texts(options: argparse.Namespace) -> None:
-    """Raise ConfigError for an argument that contains a NUL character or is not UTF-8.
+    """Raise ConfigError for an argument that contains a NUL character, or a text that is not UTF-8.
 
-    Paths may contain any other bytes.
+    Paths may have any encoding.
     """
     for name, value in vars(options).items():
         for text in value if isinstance(value, list) else [value]:

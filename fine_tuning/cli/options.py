@@ -57,7 +57,7 @@ class Commands:
             name: The command.
             run: The function that runs it.
             help: One line about it, for the list of commands.
-            more: Further sentences for its own help.
+            more: Further sentences for the command's own help.
             epilog: A text that is printed unchanged below the options in its help.
             json: Whether it supports `--json`, by calling `print_json`.
         """
@@ -193,9 +193,9 @@ def given_config(options: argparse.Namespace) -> "FineTuningConfig | None":
 def read_training_config(options: argparse.Namespace) -> "FineTuningConfig":
     """Return the configuration that the options select, for a training on the log.
 
-    If the options name no file, profile or sample, and the log consists of imported documents, the
-    profile for documents is applied below the user's own settings. Raises ConfigError, which lists
-    all faults.
+    If the options name no file, profile or sample, and the log consists mostly of imported
+    documents, the profile for documents supplies the values that the user has not set. Raises
+    ConfigError, which lists all faults.
     """
     from fine_tuning.config import read_settings
     from fine_tuning.profiles import for_documents
@@ -220,7 +220,7 @@ def connect_engine(options: argparse.Namespace, config: "FineTuningConfig") -> "
 
 
 def say_if_fetching(engine: "Engine") -> None:
-    """Print that a base model will be downloaded, if the engine has none, or only a default base that is damaged."""
+    """Print that a base model will be downloaded, if the engine has no model, or only a damaged default base."""
     from fine_tuning.engines.default_base import DEFAULT_TAG, is_damaged
 
     if all(model.tag == DEFAULT_TAG and is_damaged(engine, model.tag) for model in engine.list_models()):

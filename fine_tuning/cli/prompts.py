@@ -20,7 +20,7 @@ _SCORES = {"a": 1.0, "b": 0.0, "tie": 0.5, "t": 0.5}  # score of the first model
 
 
 def confirmed(question: str) -> bool:
-    """Ask a question; return whether the user answers yes. Anything else counts as no, as does the end of the input."""
+    """Ask a question; return whether the user answers yes. Any other answer, or the end of the input, counts as no."""
     return _line(f"{question} [y/N] ").casefold() in ("y", "yes")
 
 

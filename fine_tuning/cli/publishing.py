@@ -154,9 +154,9 @@ def _adopt(options: argparse.Namespace) -> None:
 
 
 def _version(options: argparse.Namespace, config: "FineTuningConfig") -> "Version":
-    """Return the version that the options name, by default the live one.
+    """Return the version that the options name, by default the version in use.
 
-    Raises ModelNotFound if there is no such version, or none is live.
+    Raises ModelNotFound if there is no such version, or none is in use.
     """
     from fine_tuning.errors import ModelNotFound
     from fine_tuning.integration.ollama_integration import version_number

@@ -130,7 +130,7 @@ def show_found(found: "SweepResult") -> None:
 
 
 def show_outcome(outcome: "Outcome") -> None:
-    """Show the outcome of a retrain: scores, the gate's rules, two answers, and which model is live now."""
+    """Show the outcome of a retrain: scores, the gate's rules, two answers, and which model is now in use."""
     from fine_tuning.integration.versions import facts_in
     from fine_tuning.outcome import NewVersion, NoVersion
 
@@ -154,7 +154,7 @@ def show_outcome(outcome: "Outcome") -> None:
 
 
 def show_finished(finished: Finished) -> None:
-    """Show how a job ended that ran in another process: its last event."""
+    """Show how a job that ran in another process ended. `finished` is the job's last event."""
     show_answers(finished.answers)
     style = {"live": "bold green", "refused": "bold red"}.get(finished.state, "bold")
     console().print(Text(finished.text, style=style))
@@ -196,7 +196,7 @@ def show_quantisations(found: Mapping[str, Any]) -> None:
 
 
 def show_scores(tag: str, scores: "Sequence[MetricScores]") -> None:
-    """Show a version's scores as a table, beside those of its base, and of the live version if there was one."""
+    """Show a version's scores as a table, beside those of its base, and of the version in use if there was one."""
     table = Table(
         title=f"\n{tag} against its base, on held-out conversations and general knowledge", title_justify="left"
     )
@@ -236,7 +236,10 @@ def show_answers(answers: Sequence[tuple[str, str, str]]) -> None:
 
 
 def show_facts(found: "Facts | None") -> None:
-    """Show some answers of base and version to held-out questions about documents; nothing if `found` is None."""
+    """Show answers of the base model and the version to some held-out questions about documents.
+
+    Show nothing if `found` is None.
+    """
     if found is None:
         return
     out = console()
@@ -249,9 +252,9 @@ def show_facts(found: "Facts | None") -> None:
 
 
 def show_models(engine: "Engine", registry: "Registry", prefix: str) -> None:
-    """Show every model that people can choose to chat with, and what the registry says about it.
+    """Show every model that users can choose for a chat, and what the registry says about it.
 
-    `prefix` begins the names of fine-tuned models.
+    `prefix` is the beginning of the names of fine-tuned models.
     """
     from fine_tuning.integration import first_model
     from fine_tuning.model_management.elo import ratings
@@ -370,7 +373,7 @@ def show_pruned(found: "Sequence[Pruned]", dry_run: bool) -> None:
 
 
 def show_case(case: "Case", elsewhere: "Sequence[Path]" = ()) -> None:
-    """Show what would be forgotten. `elsewhere`: files that contain the text although no turn does."""
+    """Show what would be forgotten. `elsewhere`: other files that contain the text, if no turn contains it."""
     out = console()
     out.print(Text(f"{len(case.turns)} turn(s) to forget:", style="bold"))
     for id in case.turns[:20]:

@@ -162,7 +162,10 @@ class Talk:
             raise KeyboardInterrupt
 
     def _ended(self, answer: "Answer") -> None:
-        """Print how an answer ended, if not normally. Raises the answer's error, if it has one."""
+        """Print how an answer ended if it was stopped or cut off; with `--json`, also print its turn.
+
+        Raises the answer's error, if it has one.
+        """
         turns, unfinished = self._chat.look()
         if answer.forgotten:
             _note("(the conversation was forgotten in the meantime, so this answer is not kept)")
@@ -203,7 +206,7 @@ class Talk:
         return choice.tag
 
     def _tag_of(self, name: str) -> str:
-        """Return the tag of the model that is named "base", "live", a version such as "v3", or a tag.
+        """Return the tag of the model `name`: "base", "live", a version such as "v3", or a tag.
 
         Raises ModelNotFound if there is none.
         """
@@ -312,7 +315,8 @@ def _typed_line() -> str:
 def _typed(prompt: str, before: str) -> str:
     """Ask the user for a line and return it; "" if the input ends or Ctrl-C is pressed.
 
-    If the terminal supports it and `before` is a single line, this text is there to be edited.
+    If the terminal supports it and `before` is a single line, the user can edit this text instead of
+    typing from scratch.
     """
     line_editing = sys.modules.get("readline")
     if line_editing and "\n" not in before:

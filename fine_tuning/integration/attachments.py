@@ -22,7 +22,7 @@ TYPES = tuple(
     "py js ts jsx tsx c h cpp hpp cs java kt go rs rb php swift r sh lua pl".split()
 )
 _BYTES_A_TOKEN = 3  # a cautious estimate for UTF-8, also for Chinese
-_CONTEXT = 4096  # tokens, if neither settings nor model say
+_CONTEXT = 4096  # tokens, if neither the settings nor the model state the context
 _PATIENCE = 15.0  # seconds for a PDF, the start of its process included
 _NAME = 80  # shown characters of a file's name
 _BLOCK = re.compile(r"\n\n(?P<fence>`{3,})(?P<name>[^`\n]+)\n(?P<text>.*?)\n(?P=fence)(?=\n\n`{3}|\Z)", re.DOTALL)
@@ -30,15 +30,16 @@ _BLOCK = re.compile(r"\n\n(?P<fence>`{3,})(?P<name>[^`\n]+)\n(?P<text>.*?)\n(?P=
 
 @dataclass(frozen=True)
 class Composed:
-    """A message with the files in it."""
+    """A message with the content of files in it, and notices about the files for the user."""
 
     text: str
     notices: tuple[str, ...]  # messages for people, such as what was cut
 
 
 def compose(text: str, files: Sequence[tuple[str, bytes]], room: int) -> Composed:
-    """Return the message with its files, given as (name, content), together shortened to `room` bytes.
+    """Return a message with the typed `text` and the files, given as (name, content).
 
+    The files are shortened so that all of them together have at most `room` bytes.
     Raises DataError, with a message for the user, for a file that cannot be read.
     """
     if len(files) > FILES:
@@ -59,7 +60,7 @@ def compose(text: str, files: Sequence[tuple[str, bytes]], room: int) -> Compose
 def split(message: str) -> tuple[str, list[tuple[str, str]]]:
     """Return (typed text, [(name, text) of each file]) of a message that `compose` made.
 
-    Any other message is all typed text.
+    Any other message is returned as typed text, without files.
     """
     found = list(_BLOCK.finditer(message))
     while found and not _is_end(found, message):

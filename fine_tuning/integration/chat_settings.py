@@ -1,4 +1,4 @@
-"""Define how a chat is answered: its system prompt, and the options of the sampling.
+"""Define the settings of a chat: its system prompt, and the options for sampling the answers.
 
 The settings are logged with each turn, and can be saved as presets in data/presets.json:
 {"presets": {name: settings}}.
@@ -21,11 +21,11 @@ from fine_tuning.errors import Busy, ByoaiError, DataError
 SYSTEM_LIMIT = 20_000  # characters of a system prompt
 _NAME_LIMIT = 60
 _MOST = 100  # presets
-_PATIENCE = 5.0  # seconds to wait for another process that writes them
+_PATIENCE = 5.0  # seconds to wait for another process that writes presets
 
 
 class ChatSettings(BaseModel):
-    """What a person set for a chat. None means the model's own setting."""
+    """The settings that the user chose for a chat. None means the model's own setting."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -75,9 +75,10 @@ def presets() -> dict[str, ChatSettings]:
 
 
 def save_preset(name: str, settings: ChatSettings) -> str:
-    """Save settings under a name, in place of those that had the name; return the name as saved.
+    """Save settings as the preset `name`, replacing an earlier preset of this name; return the name as saved.
 
-    Raises DataError for an invalid name or too many presets, and Busy if another process keeps writing.
+    Raises DataError for an invalid name or too many presets, and Busy if another process keeps the
+    presets locked.
     """
     name = _checked(name)
 

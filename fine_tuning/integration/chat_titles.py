@@ -1,7 +1,8 @@
-"""Let the model that answers a chat write its title, in the background after the first answer.
+"""Let the model that answers a chat write the chat's title, in the background after the first answer.
 
-The request is cancelled as soon as a model is asked anything else. It continues the same chat, so
-that the engine, which caches what it read last, need not read the chat again for the next question.
+The request for a title is cancelled as soon as a model is asked anything else. It continues the same
+chat: the engine caches the text that it read last, and so need not read the chat again for the next
+question.
 """
 
 import re
@@ -31,7 +32,7 @@ _at_work: dict[threading.Thread, threading.Event] = {}
 
 
 def begin(engine: Engine, tag: str, said: Sequence[Message], options: ChatOptions, turn: Turn, index: LogIndex) -> None:
-    """Begin to make the title of a chat in a thread.
+    """Start a thread that lets the model `tag` write the title of a chat.
 
     `turn` is the chat's first turn, `said` the whole chat as messages.
     """
@@ -46,7 +47,7 @@ def begin(engine: Engine, tag: str, said: Sequence[Message], options: ChatOption
 
 
 def interrupt(patience: float = 0.0) -> None:
-    """Cancel all titles that are being made, and wait up to `patience` seconds for each.
+    """Cancel all running requests for titles, and wait up to `patience` seconds for each to end.
 
     This must be called before a model is asked anything else.
     """

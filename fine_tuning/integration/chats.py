@@ -83,7 +83,8 @@ def newest(
 ) -> tuple[list[Chat], str | None]:
     """Return the newest chats that are neither pinned nor in a folder, and the value of `before` for the next page.
 
-    Chats whose ids are in `hidden` are left out. Raises TurnNotFound if the turn `before` is gone.
+    This value is None on the last page. Chats whose ids are in `hidden` are left out. Raises
+    TurnNotFound if the turn `before` no longer exists.
     """
     found = index.sessions(limit + 1, before, loose=True)
     page = found[:limit]
@@ -124,7 +125,10 @@ def get(index: LogIndex, id: str) -> Chat:
 
 
 def by_day(chats: Iterable[Chat], today: date | None = None) -> dict[str, list[Chat]]:
-    """Return the chats under "Today", "Yesterday" and "Earlier", by local time and in the given order."""
+    """Group chats by the local day of their last turn: "Today", "Yesterday" and "Earlier".
+
+    Empty groups are left out. The chats in a group are in the given order.
+    """
     today = today or datetime.now().astimezone().date()
     days = {today: "Today", today - timedelta(days=1): "Yesterday"}
     found: dict[str, list[Chat]] = {"Today": [], "Yesterday": [], "Earlier": []}
@@ -187,7 +191,8 @@ def _excerpt(turn: Turn, words: Sequence[str]) -> tuple[str, tuple[tuple[int, in
     """Return an excerpt of a turn around the first of the words, and (start, end) of the words in it.
 
     The excerpt is from the question or the answer, whichever contains more of the words. If neither
-    contains any, because they are in an answer before its edit, it is the beginning of the question.
+    contains any, because the words are in the original answer of an edited turn, the excerpt is the
+    beginning of the question.
     """
     said = [one_line(unicodedata.normalize("NFC", text[:_SEARCHED])) for text in (turn.user_message, turn.bot_response)]
     places = [_places(text, words) for text in said]
@@ -242,7 +247,7 @@ def exportable(index: LogIndex, id: str) -> list[Turn]:
 
 
 def export(index: LogIndex, id: str, format: str) -> bytes:
-    """Return a chat as a file in a format of data_export, without excluded turns.
+    """Return the content of a file with a chat, in a format of data_export, without excluded turns.
 
     Raises NoConversations if no turn is left.
     """
@@ -253,7 +258,7 @@ def export(index: LogIndex, id: str, format: str) -> bytes:
 
 
 def file_name(chat: Chat, format: str) -> str:
-    """Return a file name for an export, made from the title."""
+    """Return a file name for an export, made from the chat's title, such as `plans-for-rome.md`."""
     name = re.sub(r"\W+", "-", chat.title).strip("-").lower()[:40].strip("-") or "chat"
     return f"{name}.{data_export.file_of(format).rpartition('.')[2]}"
 
@@ -267,9 +272,10 @@ def forget(
     id: str | None = None,
     origin: str,
 ) -> Job:
-    """Submit a job that forgets turns and chats permanently: in all files, and with the versions trained on them.
+    """Submit a job that permanently removes turns and chats from all files, and the versions trained on them.
 
-    If a job already forgets all of them, that job is returned instead.
+    Return the job. If a queued or running job already forgets all of these turns and chats, return
+    that job instead, unless `id` is set.
     """
     if id is None and (known := _forgetting(service.queue, ids)):
         return known
@@ -296,7 +302,10 @@ def being_forgotten(queue: Queue) -> set[str]:
 
 
 def not_forgotten(queue: Queue, index: LogIndex) -> Job | None:
-    """Return the last job that forgets if it failed, and something that it should forget still exists; else None."""
+    """Return the last job of the kind `forget` if it failed and something that it should remove still exists.
+
+    Return None otherwise. An interrupted job counts as failed.
+    """
     last = next(iter(queue.jobs(kinds=["forget"], limit=1)), None)
     if last is None or last.state not in (State.FAILED, State.INTERRUPTED):
         return None

@@ -1,6 +1,6 @@
-"""Show people the data in the log: why turns are not learned, what is scrubbed, which answers conflict.
+"""Describe the data in the log for users: why turns are not learned, what is scrubbed, which answers conflict.
 
-Pages and programs use this module. What takes long is done by a job of the kind `survey`
+Pages and programs use this module. The whole log is examined by a job of the kind `survey`
 (survey.py), whose result is read here.
 """
 
@@ -112,9 +112,10 @@ def dropped(log: ConversationLogger, look: Look) -> list[Dropped]:
 
 @dataclass(frozen=True)
 class Scrubbing:
-    """A turn with private details.
+    """A turn with private details, with three forms of each text that contains some.
 
-    Each of its texts is there as it was said, with the details masked, and as it is learned.
+    These are the text as it was said, the same with the details masked, and the text as it is
+    learned, with placeholders.
     """
 
     turn_id: str
@@ -156,10 +157,10 @@ def _masked(text: str, finds: Collection[Find]) -> str:
 
 @dataclass(frozen=True)
 class Choice:
-    """A question with different answers."""
+    """A question that was answered differently in several turns."""
 
     turns: tuple[Turn, ...]  # in the order in which they were said
-    stands: str  # id of the one that is learned
+    stands: str  # id of the turn that is learned
 
 
 def choices(log: ConversationLogger, limit: int, offset: int = 0) -> list[Choice]:
@@ -177,12 +178,12 @@ def choices(log: ConversationLogger, limit: int, offset: int = 0) -> list[Choice
 
 
 def keep_one(log: ConversationLogger, choice: Choice, turn_id: str) -> None:
-    """Resolve a conflict: exclude all of its answers but that of the turn `turn_id`."""
+    """Resolve a conflict: exclude all of its turns except `turn_id`."""
     log.exclude_all([turn.id for turn in choice.turns if turn.id != turn_id])
 
 
 def keep_all(log: ConversationLogger, choice: Choice) -> None:
-    """Resolve a conflict by including all of its answers."""
+    """Resolve a conflict: include all of its turns, so that every answer is learned."""
     log.exclude_all([turn.id for turn in choice.turns], False)
 
 
@@ -204,7 +205,10 @@ def newest(service: Service, kind: str) -> Job | None:
 
 
 def added_by(job: Job) -> str:
-    """Return how many turns a completed import has added, in words; "" for any other job."""
+    """Return how many turns a completed import has added, such as "12 turns (3 were there already)".
+
+    Return "" for any other job.
+    """
     if job.state != State.COMPLETED or not job.result.exists():
         return ""
     result = paths.read_json(job.result)
@@ -213,7 +217,7 @@ def added_by(job: Job) -> str:
 
 
 def planted_of(job: Job) -> list[PlantedPhrase]:
-    """Return the phrases that looked planted to an import; none unless it was completed."""
+    """Return the phrases that an import reported as possible data poisoning; [] if the job is not completed."""
     if job.state != State.COMPLETED or not job.result.exists():
         return []
     return [PlantedPhrase.of(each) for each in paths.read_json(job.result).get("planted", ())]
@@ -245,7 +249,7 @@ def take_in(name: str, content: BinaryIO, size: int, limits: Uploads) -> Upload:
 def questions_of(upload: Upload) -> list[Pair]:
     """Return the questions and answers that would be made from an upload if it were imported as a document.
 
-    Return none if the file is not a document.
+    Return [] if the file is not a document.
     """
     try:
         members = members_of(upload.content)

@@ -1,6 +1,6 @@
-"""Check whether everything that byoai needs exists and works. Each result is one line, with what to do.
+"""Check whether everything that byoai needs exists and works. Each result is one line; if a check fails, with a cure.
 
-The engines and the live model are really used: each generates a token.
+The engines and the version in use are really run: each generates a token.
 """
 
 import os

@@ -18,17 +18,17 @@ KIND = "fetch_base"
 
 
 def missing(damaged: bool = False) -> str:
-    """Return what is missing. `damaged`: whether a base exists but is incomplete."""
+    """Return the message that there is no usable base model. `damaged`: whether one exists but is incomplete."""
     return "The base model is damaged" if damaged else "There is no model yet"
 
 
 def with_command(missing: str) -> str:
-    """Return what is missing, and the command that downloads a model, for terminals and logs."""
+    """Return the message `missing` with the command that downloads a model, for terminals and logs."""
     return f"{missing}: `{COMMAND}` gets a small one ({SIZE}, once)"
 
 
 def fetch(service: "Service", origin: str) -> Job:
-    """Submit a job that downloads the default base, and return it. If such a job is not over yet, it is returned."""
+    """Submit a job that downloads the default base, and return it. If one is waiting or running, return that one."""
     if (job := newest(service)) and not job.over:
         return job
     request = {"config": service.config.model_dump(mode="json"), "ollama_url": service.ollama_url}

@@ -1,4 +1,4 @@
-"""Show jobs to people: list them in pages, compare several, and remove one with what it made."""
+"""Describe jobs for users: list them in pages, compare several, and remove one with its output."""
 
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,7 +23,7 @@ from fine_tuning.model_management.model_registry import Registry, Version
 from fine_tuning.runs import only_one
 from fine_tuning.units import clock
 
-SHOWN = tuple(kind for kind in KINDS if kind != "plan")  # nobody looks back on a plan
+SHOWN = tuple(kind for kind in KINDS if kind != "plan")  # all but plans, which are of no interest afterwards
 TRAININGS = ("retrain", "train")
 _MAKING = (*TRAININGS, "sweep")  # kinds of jobs that make a folder of their own
 STATES = {
@@ -86,12 +86,12 @@ def verdict(job: Job) -> str:
     return job.reason.partition("\n")[0]
 
 
-# Several compared
+# Compare several jobs
 
 
 @dataclass(frozen=True)
 class Point:
-    """A step of a training curve."""
+    """A point of a training curve: loss and accuracy at one step."""
 
     run: str
     step: int
@@ -119,7 +119,7 @@ def curve(job: Job, name: str = "") -> list[Point]:
 
 
 def thinned(points: Sequence[Point], most: int) -> list[Point]:
-    """Return about `most` of the points of the training, evenly spaced, and all of the few points of the validation."""
+    """Return about `most` of the points with training loss, evenly spaced, and all points with validation loss."""
     learned = [point for point in points if point.kind == LEARNED]
     every = -(-len(learned) // most) if learned else 1
     kept = {id(point) for point in learned[::every]} | {id(point) for point in learned[-1:]}
@@ -135,7 +135,7 @@ def settings_of(job: Job) -> dict[str, Any]:
 
 
 def label_of(key: str) -> str:
-    """Return the label for people of a key of `settings_of`."""
+    """Return the label to display for a key of `settings_of`, such as "Learning rate"."""
     return words_of(key).label if "." in key else key.replace("_", " ").capitalize()
 
 
@@ -150,7 +150,7 @@ def diff(jobs: Sequence[Job]) -> list[tuple[str, tuple[object, ...]]]:
     return [(key, values) for key, values in rows if any(value != values[0] for value in values)]
 
 
-# One removed
+# Remove a job
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""Show where a version learned an answer: the most similar of the turns that it was trained on.
+"""Find the turns from which a version probably learned an answer: the most similar turns in its training data.
 
-These turns are found at once (`learned_from`). To compute how likely base and version find their
-answers, both models have to read them in a child process (`with_likelihoods`). The larger the
-difference, the more of that answer was learned, from whatever turn.
+`learned_from` finds these turns, which is fast. `with_likelihoods` computes how likely each of their
+answers is for the base model and for the version, which read the answers in a child process. The
+larger the difference, the more of an answer was learned, though perhaps from another turn.
 """
 
 import math
@@ -34,7 +34,10 @@ _VERSION = re.compile(r"(?P<name>.+):v(?P<number>[1-9]\d{0,17})", re.ASCII)
 
 @dataclass(frozen=True)
 class Likelihood:
-    """How likely base and version find an answer after its question: the mean log-probability (nats) of its tokens."""
+    """How likely an answer is for the base model and for the version: the mean log-probability (nats) of its tokens.
+
+    The models read the question before the answer.
+    """
 
     base: float
     version: float
@@ -47,7 +50,7 @@ class Likelihood:
 
 @dataclass(frozen=True)
 class Teacher:
-    """A turn that the version was trained on."""
+    """A turn that the version was trained on, and that is similar to the answer."""
 
     turn: Turn  # in its current state
     likeness: float  # to the answer and its question, 0 to 1
@@ -63,7 +66,7 @@ class Teacher:
 
 @dataclass(frozen=True)
 class LearnedFrom:
-    """An answer of a version, with what is known about where it was learned."""
+    """An answer of a version, with the turns from which it was probably learned."""
 
     turn: Turn  # the answer
     version: Version
@@ -75,7 +78,7 @@ class LearnedFrom:
 
 
 def is_by_version(turn: Turn, prefix: str) -> bool:
-    """Return whether an answer may be that of a fine-tuned version, whose names all begin with `prefix`."""
+    """Return whether a fine-tuned version may have given an answer: its model's name begins with `prefix`."""
     return str(turn.metadata.get("model", "")).startswith(prefix)
 
 
@@ -95,7 +98,8 @@ def learned_from(log: ConversationLogger, registry: Registry, turn_id: str, limi
     """Return the turns that a version was trained on and that are most similar to an answer that it gave.
 
     `turn_id` is the id of the turn with the answer, `limit` the maximum number of turns. Raises
-    TurnNotFound, and ConfigError if no version gave the answer, or its training data are unknown.
+    TurnNotFound if there is no such turn, and ConfigError if no version gave the answer, or the
+    version's training data are unknown.
     """
     turn = next(iter(log.index.turns([turn_id])), None)
     if turn is None:
@@ -114,9 +118,9 @@ def learned_from(log: ConversationLogger, registry: Registry, turn_id: str, limi
 
 
 def version_of(turn: Turn, registry: Registry) -> Version:
-    """Return the version that gave an answer; for the tag `latest`, the live version.
+    """Return the version that gave an answer; if the log only names the tag `latest`, the version in use now.
 
-    Raises ConfigError if no version did.
+    Raises ConfigError if the answer is not by a version, or that version is no longer known.
     """
     model = str(turn.metadata.get("model", ""))
     name, _, last = model.rpartition(":")
@@ -139,9 +143,10 @@ def version_of(turn: Turn, registry: Registry) -> Version:
 
 
 def with_likelihoods(found: LearnedFrom, engine: Engine, patience: float = PATIENCE) -> LearnedFrom:
-    """Return `found` with the likelihoods under base and version, as far as they are computed in `patience` seconds.
+    """Return `found` with the likelihood of each answer for the base model and for the version.
 
-    Raises EngineError if a model cannot be loaded, and ConfigError if base or version no longer exist.
+    Likelihoods that are not computed within `patience` seconds are None. Raises EngineError if a
+    model cannot be loaded, and ConfigError if one of the two no longer exists.
     """
     base, version = found.version.base_tag, found.version.tag
     try:
@@ -199,7 +204,7 @@ def _logprobs(engine: Engine, tag: str, rows: dict[str, ScoredRow], until: float
 def told(likelihood: Likelihood) -> str:
     """Return how a version's likelihood compares with the base's, such as "12 times likelier than the base does".
 
-    The text is meant to follow "the version finds this answer".
+    The text completes a sentence that begins with "the version finds this answer".
     """
     times = likelihood.times
     if times >= 1.15:

@@ -42,12 +42,12 @@ class Learning:
 
     @property
     def running(self) -> bool:
-        """Whether a retrain is running, or waiting for its turn."""
+        """Whether a retrain is running, or waiting in the queue."""
         return self.job is not None and not self.job.over
 
     @property
     def broke_off(self) -> bool:
-        """Whether the last retrain ended without an event: its process was killed, or the machine went down."""
+        """Whether the last retrain was interrupted: its process was killed, or the machine or its server went down."""
         return self.job is not None and self.job.state == State.INTERRUPTED
 
     def left(self) -> float | None:
@@ -73,12 +73,12 @@ def least_turns(config: FineTuningConfig) -> int:
 
 
 def for_few(config: FineTuningConfig) -> FineTuningConfig:
-    """Return the settings with the profile for few turns below the user's own."""
+    """Return the settings with the profile for few turns, which changes only values that the user has not set."""
     return laid_below(config, FEW_SHOT)
 
 
 def profile_of_log(config: FineTuningConfig, turns: int, documents: int = 0) -> str:
-    """Return the name of the profile for a log of `turns` turns, of which `documents` come from documents.
+    """Return the name of the profile for a log of `turns` turns, of which `documents` were made from documents.
 
     Return "" if no profile is used.
     """
@@ -88,9 +88,9 @@ def profile_of_log(config: FineTuningConfig, turns: int, documents: int = 0) -> 
 def start(config: FineTuningConfig, turns: int, ollama_url: str | None = None, documents: int = 0) -> Job:
     """Submit a retrain on the log as a job, which continues when this process ends; return the job.
 
-    `turns` is the number of turns in the log, `documents` of which come from documents; both decide
-    which profile is used. Raises Busy if a retrain is running or waiting, and ByoaiError if the new one
-    fails at once.
+    `turns` is the number of turns in the log, and `documents` how many of them were made from
+    documents; both decide which profile is used. Raises Busy if a retrain is running or waiting, and
+    ByoaiError if the new one fails at once.
     """
     profile = profile_of_log(config, turns, documents)
     settings = laid_below(config, profile) if profile else config
@@ -98,7 +98,7 @@ def start(config: FineTuningConfig, turns: int, ollama_url: str | None = None, d
 
 
 def begin(kind: str, request: dict[str, object]) -> Job:
-    """Submit a training (`retrain` or `train`); return the job once it has told an event or waits for its turn.
+    """Submit a training (`retrain` or `train`); return the job when it has emitted an event or waits in the queue.
 
     Raises Busy if a training is running or waiting, and ByoaiError if the new one fails at once.
     """
@@ -115,7 +115,7 @@ def begin(kind: str, request: dict[str, object]) -> Job:
 
 
 def _begun(queue: Queue, job: Job) -> Job:
-    """Return the job as soon as it has told an event, is over, or waits for its turn."""
+    """Return the job as soon as it has emitted an event, is over, or waits in the queue."""
     for _ in range(round(_PATIENCE / 0.1)):
         if not job.active or any(not isinstance(event, Finished) for _, event in read_events(job.events)):
             break

@@ -26,7 +26,7 @@ NOW = "now"  # name of the version's current form in a table of forms
 
 
 def can_be_made_smaller(version: Version) -> bool:
-    """Return whether a version can be quantised, for which its run must exist."""
+    """Return whether a version can be quantised: it is not retired, and its run still exists."""
     run = run_of(version)
     return version.state != "retired" and run is not None and run.is_dir()
 
@@ -118,7 +118,7 @@ def forms(job: Job | None) -> Forms | None:
 
 
 def _form(measured: Mapping[str, Any], now: int) -> Form:
-    """Return a measured form; `now`: bytes of the current one."""
+    """Convert the measurements of a quantisation to a Form. `now` is the size of the current form in bytes."""
     worse = 100 * (measured["worse"]["value"] - 1)
     is_now = measured["name"] == NOW
     return Form(

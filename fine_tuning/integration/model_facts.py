@@ -37,7 +37,7 @@ class ModelFacts:
     quantization: str
     memory: int  # estimated bytes of memory when it is loaded
     loaded: bool
-    fits: bool | None  # into free memory; None if the engine runs on another machine
+    fits: bool | None  # whether it fits into free memory; None if the engine runs on another machine
     learned: Learned | None  # only for a registered version
 
 
@@ -86,7 +86,7 @@ def _facts(
 
 
 def memory_of(size: int) -> int:
-    """Return about how many bytes of memory a model needs whose weights have `size` bytes, with its context."""
+    """Return the approximate memory, in bytes, of a loaded model with its context; `size`: bytes of its weights."""
     return round(_MORE * size) + _LEAST
 
 

@@ -48,7 +48,7 @@ class Models:
 
 
 def look(engine: Engine, config: FineTuningConfig) -> Models:
-    """Return the models that `engine` offers, and which of them answers."""
+    """Return the models that `engine` offers, and which of them answers by default."""
     prefix = config.deployment.model_name_prefix
     listed = tuple(choices(engine, prefix, Registry()))
     found = _whole(engine, listed)
@@ -64,7 +64,7 @@ def look(engine: Engine, config: FineTuningConfig) -> Models:
 
 
 def _whole(engine: Engine, listed: tuple[Choice, ...]) -> tuple[Choice, ...]:
-    """Return the models that can answer: all of `listed`, but not a damaged default base and its versions."""
+    """Return the models that can answer: all of `listed` except a damaged default base and versions made from it."""
     if not any(choice.tag == DEFAULT_TAG for choice in listed) or not is_damaged(engine, DEFAULT_TAG):
         return listed
     return tuple(choice for choice in listed if not is_damaged(engine, choice.tag))
@@ -89,8 +89,8 @@ def _lost(engine: Engine, config: FineTuningConfig, found: tuple[Choice, ...]) -
 def default_of(found: tuple[Choice, ...], config: FineTuningConfig) -> Choice | None:
     """Return the model that answers by default; None if there are no models.
 
-    This is the live version of the configured model, else another live version, else the configured
-    base, else the first model.
+    This is the live version (the one in use) of the configured fine-tuned model, else another live
+    version, else the configured base model, else the first model.
     """
     live = [choice for choice in found if choice.live]
     named = [choice for choice in live if choice.name == config.tuned_name()]
@@ -119,7 +119,7 @@ def answering(engine: Engine, config: FineTuningConfig) -> str:
 def use(
     engine: Engine, config: FineTuningConfig, version: str, *, name: str | None = None, by_hand: bool = False
 ) -> Version:
-    """Make a version live, and return it. `version` is "v2", "2", or a whole tag.
+    """Make a version live, so that it answers by default, and return it. `version` is "v2", "2", or a whole tag.
 
     Raises ConfigError if the text names no version, and the errors of `model_switcher.use`.
     """
@@ -128,16 +128,16 @@ def use(
 
 
 def roll_back(engine: Engine, config: FineTuningConfig, *, name: str | None = None) -> Version | None:
-    """Make the version live that was live before; return it, or None if the base answers again."""
+    """Make the previously live version live again; return it, or None if there is none and the base model answers."""
     return model_switcher.rollback(engine, Registry(), name or config.tuned_name())
 
 
 def remove_base(engine: Engine, config: FineTuningConfig, tag: str, *, force: bool = False) -> None:
     """Remove a base model, and its weights unless another model needs them.
 
-    `force`: remove it from Ollama too, where other programs may use it. Raises ModelNotFound;
-    ModelNotOurs for a model in Ollama without `force`, and for a version, which must be removed as one
-    (model_pruner); Busy while a retrain is running.
+    `force`: remove it from Ollama too, where other programs may use it. Raises ModelNotFound if the
+    engine does not have the model, ModelNotOurs for a model in Ollama without `force` and for a
+    version of a fine-tuned model (model_pruner removes those), and Busy while a retrain is running.
     """
     found = {choice.tag: choice for choice in choices(engine, config.deployment.model_name_prefix)}
     known = known_tag(tag, found)

@@ -1,7 +1,7 @@
 """Define the presets Quick, Balanced and Thorough of a training as settings, for pages and programs.
 
 If a job of the kind `plan` has measured this machine and the data, the number of epochs depends on
-the time that they take; otherwise it is changed by a fixed factor.
+how long an epoch takes; otherwise the configured number is changed by a fixed factor.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from fine_tuning.training.estimate import Estimate
 
 @dataclass(frozen=True)
 class Preset:
-    """The settings of a preset, and what a training with them takes."""
+    """The settings of a preset, and the memory and time that a training with them takes."""
 
     level: Level
     settings: Mapping[str, object]  # by dotted key, as a job takes them
@@ -27,7 +27,7 @@ class Preset:
 def presets(start: FineTuningConfig, found: Forecast | None) -> tuple[Preset, ...]:
     """Return all presets. `start` holds the settings without a preset, `found` the result of a plan.
 
-    All presets have the same keys.
+    The `settings` of all presets have the same keys.
     """
     basis = found.basis if found else None
     changes = {level: tuning.preset(start, level, basis) for level in LEVELS}

@@ -21,7 +21,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Current:
-    """A function that returns the current settings: those of the default file, with the changes made through the API.
+    """A callable that returns the current settings: those of the default file, with the changes made through the API.
 
     Both files are read again only if one of them has changed.
     """
@@ -47,7 +47,8 @@ class Service:
         Args:
             settings: The settings, or a function that is called for them at each use. By default they are
                 read from the default file (`Current`).
-            ollama_url: The URL of Ollama; by default OLLAMA_HOST, else that in the configuration.
+            ollama_url: The URL of Ollama; by default OLLAMA_HOST, or else the URL in the
+                configuration.
         """
         self.fixed = settings if isinstance(settings, FineTuningConfig) else None
         self._settings = Current() if settings is None or isinstance(settings, FineTuningConfig) else settings
@@ -62,10 +63,10 @@ class Service:
         return self.fixed or self._settings()
 
     def engine(self) -> Engine:
-        """Return the engine, to which the first call connects.
+        """Return the engine.
 
-        Differences between engine and registry are then repaired, and written to Python's log. Raises
-        EngineError if no engine is available.
+        The first call connects to it, and repairs differences between the engine and the registry,
+        which are written to Python's log. Raises EngineError if no engine is available.
         """
         with self._lock:
             if self._engine is None:
@@ -84,10 +85,10 @@ class Service:
             self._engine = None
 
     def models(self) -> Models:
-        """Return the models that the engine offers, and which of them answers."""
+        """Return the models that the engine offers, and which of them answers by default."""
         return look(self.engine(), self.config)
 
     def log(self, session_id: str | None = None) -> ConversationLogger:
-        """Return the log, with the session `session_id` or a new one."""
+        """Return the log, which adds turns to the session `session_id`, by default to a new one."""
         config = self.config
         return ConversationLogger(config.log_path, session_id, config.data_collection.export_every)

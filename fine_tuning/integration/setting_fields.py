@@ -60,7 +60,7 @@ class Field:
 def fields(*sections: str) -> tuple[Field, ...]:
     """Return the settings of these sections and their subsections, in the configuration's order.
 
-    Settings that have no kind of field are left out.
+    Settings with a type that no field can show are left out.
     """
     return tuple(field for section in sections for field in _of_section(section))
 
@@ -71,7 +71,7 @@ def _of_section(section: str) -> tuple[Field, ...]:
 
 
 def field(key: str) -> Field:
-    """Return the field of a setting. Raises KeyError for an unknown key, or a setting that has no kind of field."""
+    """Return the field of a setting. Raises KeyError for an unknown key, or a type that no field can show."""
     found = _field(key, _info(key))
     if found is None:
         raise KeyError(key)

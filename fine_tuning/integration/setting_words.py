@@ -339,7 +339,8 @@ SETTING_WORDS: Mapping[str, Words] = {
 def words_of(key: str) -> Words:
     """Return label and help of a setting by its dotted key. Raises KeyError for an unknown key.
 
-    An entry of a mapping has the words of the mapping: `mix.shares.chats` is the share of `chats`.
+    The entries of a mapping share its help. For `mix.shares.chats` this is the help of `mix.shares`,
+    with the label "Share of a source: chats".
     """
     if found := SETTING_WORDS.get(key):
         return found

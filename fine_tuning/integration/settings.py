@@ -71,8 +71,8 @@ class Setting(BaseModel):
 
 
 class Settings(BaseModel):
-    file: str  # every key, with its meaning
-    own_file: str  # what was changed here
+    file: str  # path of the configuration file, which explains every key
+    own_file: str  # path of the file with the changes made through the pages and the API
     fixed: bool  # whether the server was started with its own settings, so that nothing can be changed
     items: list[Setting]
 
@@ -129,10 +129,11 @@ def fault(error: ConfigError, key: str) -> str:
 def changed(
     service: Service, settings: Mapping[str, object], profile: str | None = None, *, of_log: bool = False
 ) -> FineTuningConfig:
-    """Return the configuration with a profile and with other values, given by dotted key.
+    """Return the current configuration, changed by a profile and then by `settings`, given by dotted key.
 
-    `of_log`: the training is on the log, whose own profile is used unless one is named. Raises
-    ConfigError for a key that a request may not change.
+    `of_log`: the training is on the log; if `profile` is not set, the profile for documents is used
+    where most of the log was made from documents. Raises ConfigError for a key that a request may
+    not change.
     """
     config = service.config
     if profile:
@@ -144,9 +145,10 @@ def changed(
 
 
 def allowed(service: Service, settings: Mapping[str, object]) -> dict[str, object]:
-    """Return the values, checked, as the configuration takes them. Relative paths are relative to the data folder.
+    """Check the settings of a request; return them with the path of a dataset made absolute.
 
-    Raises ConfigError for a key or value that a request may not set.
+    Relative paths are relative to the data folder. Raises ConfigError for a key or value that a
+    request may not set.
     """
     return {key: _allowed(service, key, value) for key, value in settings.items()}
 
@@ -176,9 +178,9 @@ def _allowed(service: Service, key: str, value: object) -> object:
 
 
 def _dataset(name: str) -> Path:
-    """Return the file of a dataset. Raises ConfigError unless it was uploaded or made here.
+    """Return the path of a dataset. Raises ConfigError unless it is in a folder of uploads or datasets.
 
-    byoai's own files are not datasets.
+    A request must not make byoai learn from any other file.
     """
     path = paths.within_home(paths.home() / name)
     if not any(
@@ -191,9 +193,10 @@ def _dataset(name: str) -> Path:
 
 
 def _is_of_engine(service: Service, name: str) -> bool:
-    """Return whether the base `name` is a model of the engine, and neither a folder nor from the network.
+    """Return whether a request may name this base model: the engine has it, or `name` is a plain model name.
 
-    Any plain name is allowed, since such a model may be downloaded later.
+    A plain name, such as `qwen3:0.6b`, may be of a model that is downloaded later. The names of files
+    and folders are not allowed.
     """
     plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*(:[A-Za-z0-9._-]+)?", name)
     if plain and not Path(name).exists():
@@ -204,7 +207,7 @@ def _is_of_engine(service: Service, name: str) -> bool:
 def _without_secrets(values: dict[str, Any]) -> dict[str, Any]:
     """Return the values with URLs cut to their host, and a command cut to its program.
 
-    The rest of them may contain a password or a secret path.
+    What is cut may contain a password or a secret path.
     """
     shown = dict(values)
     for key in ("deployment.ollama_base_url", "notify.url"):

@@ -25,7 +25,7 @@ from fine_tuning.units import clock, size
 
 Shown = Callable[[str], str]  # makes a text safe for Markdown
 
-_GLANCE = 1.0  # seconds between looks while something is learned
+_GLANCE = 1.0  # seconds between updates of the progress
 _POINTS = 300  # points of a curve
 _TAIL = 4000  # shown bytes of the log
 _FACTS = (
@@ -179,7 +179,7 @@ def _stop(id: str, discard: bool) -> None:
 
 
 def verdict(job: Job, shown: Shown) -> Finished:
-    """Show how a job ended, in plain words; return it."""
+    """Show how a job ended, in plain words; return the event that describes the end."""
     told = progress_of_job(job)
     if job.state == State.INTERRUPTED:
         st.warning(shown(job.reason), title="Interrupted", icon=":material/power_off:")
@@ -193,7 +193,10 @@ def verdict(job: Job, shown: Shown) -> Finished:
 
 
 def facts(registry: Registry, tag: str, shown: Shown) -> None:
-    """Show some held-out questions about documents with the answers of base and version; nothing if there are none."""
+    """Show some held-out questions about documents with the answers of the base model and of the version `tag`.
+
+    Show nothing if there are none.
+    """
     version = registry.tagged(tag)
     found = versions.facts_of(version) if version else None
     if found is None:

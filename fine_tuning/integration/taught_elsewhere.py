@@ -25,7 +25,7 @@ _LARGEST = 32 << 20  # largest file, in bytes, that is read while a person waits
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """A turn that is in no log."""
+    """A turn that a version was trained on, but that comes from the shipped sample or a file instead of the log."""
 
     turn: Turn
     source: str  # for people: `the shipped sample`, or the file's name

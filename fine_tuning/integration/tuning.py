@@ -2,9 +2,9 @@
 
 A draft records the choices. Its settings are a starting point (the configuration, with the profile
 that fits the data), with the changes of a preset, and single changes on top. A job of the kind
-`plan` measures once, for the data and the model, what would be learned and what it takes. For all
-other settings the forecast is computed from its result (`Forecast`), in well under a millisecond and
-without torch.
+`plan` measures once, for the data and the model, what would be learned, and the memory and time that
+this takes. For all other settings a forecast is computed from the job's result (`Forecast`), in well
+under a millisecond and without torch.
 """
 
 import hashlib
@@ -89,7 +89,7 @@ class Draft:
 def starting_point(config: FineTuningConfig, draft: Draft, turns: int, documents: int = 0) -> FineTuningConfig:
     """Return the settings before any preset and change.
 
-    `turns`: number of turns in the log. `documents`: number of those that come from documents.
+    `turns`: number of turns in the log. `documents`: number of these that were made from documents.
     """
     if profile := profile_of(config, draft, turns, documents):
         config = laid_below(config, profile)
@@ -115,9 +115,9 @@ def settings_of(start: FineTuningConfig, draft: Draft, basis: Basis | None = Non
 def preset(start: FineTuningConfig, level: Level, basis: Basis | None = None) -> dict[str, object]:
     """Return the settings that a preset changes, by dotted key.
 
-    Quick is a smaller adapter and fewer epochs, if possible no more than take ten minutes on this
-    machine. Thorough is a larger adapter and more epochs, as many as fit into a night. Without a `basis`
-    the speed of the machine is unknown, and the epochs change by a fixed factor.
+    Quick has a smaller adapter, and as many epochs as take ten minutes on this machine, at least one.
+    Thorough has a larger adapter, and up to twice as many epochs, if they fit into eight hours.
+    Without a `basis` the speed of the machine is unknown, and the epochs change by a fixed factor.
     """
     training = start.training
     if level == "balanced":
@@ -163,7 +163,7 @@ def _values(config: FineTuningConfig) -> Mapping[str, object]:
 
 
 def differences(settings: FineTuningConfig, start: FineTuningConfig) -> tuple[tuple[str, object, object], ...]:
-    """Return (key, value, value in `start`) of each setting of a training that differs between both."""
+    """Return (key, value, value in `start`) of each setting of a training that differs from the one in `start`."""
     before = _values(start)
     return tuple(
         (key, value, before.get(key))
@@ -232,9 +232,9 @@ class Forecast:
         return count, count / basis.shape.parameters
 
     def too_large(self, settings: FineTuningConfig) -> bool:
-        """Return whether the training does not fit into memory, even with lower settings.
+        """Return whether the training does not fit into memory, even with the settings lowered as far as allowed.
 
-        Other trainings that do not fit get lower settings before they begin.
+        If lower settings fit, they are used automatically when the training begins.
         """
         found = self.at(settings)
         return found is not None and not found.fits and not self.found["fits"] and self.found["fitting"] is None
@@ -299,7 +299,7 @@ def find_out_again(queue: Queue, found: Forecast) -> None:
 
 
 def likely_fits(model: ModelSummary, available: int | None = None) -> bool:
-    """Return whether a base can probably be trained in the free memory: its weights, and room to compute.
+    """Return whether a base model can probably be trained in the free memory (bytes; by default it is measured).
 
     This is a rule of thumb for a list of models; a forecast is exact, but takes some seconds.
     """
@@ -312,17 +312,17 @@ def likely_fits(model: ModelSummary, available: int | None = None) -> bool:
 
 @dataclass(frozen=True)
 class Situation:
-    """What decides, besides the draft, whether a training can start."""
+    """The facts, besides the draft, that decide whether a training can start."""
 
     turns: int  # in the log
     bases: tuple[str, ...]  # tags of the engine
     running: bool  # whether another training runs or waits
     trouble: str = ""  # a problem with engine or log, in words
-    documents: int = 0  # of the turns, made of documents
+    documents: int = 0  # number of these turns that were made from documents
 
 
 def missing(config: FineTuningConfig, draft: Draft, now: Situation, forecast: Forecast | None, fault: str = "") -> str:
-    """Return why the training cannot start, for people; "" if it can. `fault` is an error in the settings."""
+    """Return why the training cannot start, to display; "" if it can. `fault` is an error in the settings."""
     if now.running:
         return "Another training runs or waits: watch it, or stop it first."
     if why := incomplete(config, draft, now):
@@ -335,7 +335,7 @@ def missing(config: FineTuningConfig, draft: Draft, now: Situation, forecast: Fo
 
 
 def incomplete(config: FineTuningConfig, draft: Draft, now: Situation) -> str:
-    """Return what is missing of model or data for a training, for people; "" if nothing is."""
+    """Return why the model or the data is not ready for a training, to display; "" if both are ready."""
     if now.trouble:
         return now.trouble
     if draft.base not in now.bases:
@@ -349,7 +349,7 @@ def incomplete(config: FineTuningConfig, draft: Draft, now: Situation) -> str:
 
 
 def summary(draft: Draft, forecast: Forecast, settings: FineTuningConfig) -> tuple[tuple[str, str], ...]:
-    """Return what is about to begin as (name, value) pairs."""
+    """Return a summary of the training as (name, value) pairs to display, such as ("Steps", "120")."""
     told = dict(forecast.found.get("facts", ()))
     found = forecast.at(settings)
     data = {

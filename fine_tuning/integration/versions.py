@@ -97,7 +97,7 @@ def verdict(version: Version) -> str:
 
 @dataclass(frozen=True)
 class Asked:
-    """A held-out question about an imported document, with the answers of base and version."""
+    """A held-out question about an imported document, with the answers of the base model and of the version."""
 
     prompt: str
     key: str  # the text that a right answer contains
@@ -187,9 +187,10 @@ def has_report(version: Version) -> bool:
 
 
 def how_sure(votes: int) -> str:
-    """Return a text about how far a rating from this number of votes can be trusted.
+    """Return how reliable a rating from this number of votes is, such as "sure (a share of wins to ±14 points)".
 
-    It contains the 95 % confidence interval of a share of one half (Wald).
+    The number is half the width of the 95 % confidence interval (Wald) of a share of one half, in
+    percentage points, and at most 50.
     """
     share = min(round(98 / votes**0.5), 50) if votes else 50
     return (

@@ -1,4 +1,4 @@
-"""Run a job's work in any process: record its events, heartbeat and end, and stop it when that is asked for."""
+"""Run a job's work in any process: record its events, heartbeat and end, and stop it when requested."""
 
 import contextlib
 import os
@@ -47,9 +47,9 @@ class Stop:
 
 @contextlib.contextmanager
 def listed(kind: str, request: JobRequest, watch: Watch | None = None) -> Iterator[Watch]:
-    """List the work in this `with` block as a running job of this kind; yield the Watch for the work.
+    """Show the work in this `with` block in the list of jobs, as a running job; yield the Watch to pass to the work.
 
-    Other processes can ask the job to stop, which the Watch tells the work. They never kill this
+    Other processes can cancel the job: the Watch then asks the work to stop. They never kill this
     process, since it may do other things.
     """
     job = store.add(
@@ -94,8 +94,8 @@ def doing(job: Job, watch: Watch, stop: Stop) -> Iterator[Watch]:
     """Do the work of a job in this `with` block; yield the Watch for the work.
 
     The Watch writes the work's events to the job's event file, besides passing them to `watch`, and
-    asks the work to stop when `stop` or `watch` does. How the block ends is recorded in the table,
-    and its exceptions are raised again.
+    asks the work to stop when `stop` or `watch` does. How the block ends is recorded in the table
+    of jobs. An exception of the block is raised again.
     """
     last: list[Finished] = []
 

@@ -75,8 +75,8 @@ def _cut(read: bytes) -> tuple[bytes, bytes]:
 def append(file: Path, content: bytes) -> None:
     """Append output to a log, with secrets masked.
 
-    If the log would exceed LIMIT, it first becomes log.1.txt, which is replaced. Write errors are
-    ignored, since they must not fail the job.
+    If the log would exceed LIMIT, it is first renamed to log.1.txt, replacing an older one. Write
+    errors are ignored, since they must not fail the job.
     """
     if not content:
         return

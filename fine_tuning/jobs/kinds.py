@@ -57,7 +57,7 @@ def _retrain(request: RetrainRequest, watch: Watch) -> Result:
 
 
 class PlanRequest(RetrainRequest):
-    """A request to plan a retrain or training: what would be learned, and its memory and time."""
+    """A request to find out what a retrain or a training would learn, and the memory and time that it would take."""
 
 
 def _plan(request: PlanRequest, watch: Watch) -> Result:
@@ -99,8 +99,8 @@ def _sweep(request: SweepRequest, watch: Watch) -> Result:
 
 
 class EvaluateRequest(JobRequest):
-    version: Annotated[int, Field(ge=1)] | None = None  # None: the live version
-    name: str | None = None  # name of the fine-tuned model; None: that of the configuration
+    version: Annotated[int, Field(ge=1)] | None = None  # None: the version in use
+    name: str | None = None  # name of the fine-tuned model; None: the name in the configuration
 
 
 def _evaluate(request: EvaluateRequest, watch: Watch) -> Result:
@@ -121,7 +121,7 @@ def _evaluate(request: EvaluateRequest, watch: Watch) -> Result:
 
 class CompareRequest(JobRequest):
     prompts: Annotated[tuple[str, ...], Field(min_length=1)]
-    models: tuple[str, ...] = ()  # base, live, v3, or tags; empty: base and live
+    models: tuple[str, ...] = ()  # "base", "live", "v3", or tags of models; empty: "base" and "live"
     max_tokens: Annotated[int, Field(ge=1)] | None = None
 
 
@@ -188,7 +188,7 @@ class ImportRequest(JobRequest):
 
 
 def import_asked(request: ImportRequest, watch: Watch) -> "Report":
-    """Import what the request names into the log; return the report.
+    """Import the upload or the files that the request names into the log of conversations; return the report.
 
     Raises the errors of `importing.import_files`.
     """
@@ -314,7 +314,7 @@ def _prepare(request: PrepareRequest, watch: Watch) -> Result:
 
 
 class ForgetRequest(JobRequest):
-    """A request to forget turns by id, not by text, since the request itself is stored."""
+    """A request to forget turns. It names them by id: requests are stored, so a text in one would not be forgotten."""
 
     turns: tuple[str, ...] = ()  # ids of turns or sessions; empty: resume an interrupted forgetting
     teach_again: bool = True
@@ -367,7 +367,7 @@ def _pull(request: PullRequest, watch: Watch) -> Result:
 
 
 class FetchBaseRequest(JobRequest):
-    """A request to download the default base and register it in the engine."""
+    """A request to download the default base model and register it in the engine."""
 
 
 def _fetch_base(request: FetchBaseRequest, watch: Watch) -> Result:
@@ -400,7 +400,10 @@ KINDS: dict[str, Kind] = {
 
 
 def read_request(kind: str, request: Mapping[str, object]) -> JobRequest:
-    """Return a job's request, validated. Raises ConfigError for an unknown kind, or with all faults of the request."""
+    """Return a job's request, validated.
+
+    Raises ConfigError for an unknown kind, and for an invalid request, with all its faults.
+    """
     if kind not in KINDS:
         raise ConfigError(f"there is no job of the kind {kind[:40]!r}: choose one of {', '.join(KINDS)}")
     try:

@@ -124,7 +124,8 @@ def run(command: Sequence[str], notice: Notice) -> None:
 def _filled(argument: str, facts: dict[str, str]) -> str:
     """Return an argument with its placeholders replaced.
 
-    A space is put in front if it would then look like an option, which the command could obey.
+    If the result begins with "-", and the argument did not, a space is put in front of it, so that
+    the command does not take it as an option.
     """
     filled = re.sub(r"\{(job|kind|state|reason)\}", lambda found: facts[found[1]], argument)
     return f" {filled}" if filled.startswith("-") and not argument.startswith("-") else filled
@@ -187,9 +188,9 @@ def _post(notify: Notify, notice: Notice) -> None:
 def _connected(host: str, port: int, allowed: Sequence[str]) -> socket.socket:
     """Return a connection to the first allowed address of a host that can be reached.
 
-    The address that was checked is also the one that is connected to: a second look-up of the name
-    could give another one. Raises NotDelivered if no address is allowed, and OSError if none can be
-    reached.
+    The name is looked up only once, so that the connection goes to an address that was checked: a
+    second look-up could give another address. Raises NotDelivered if no address is allowed, and
+    OSError if none can be reached.
     """
     found = [str(place[0]) for *_, place in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
     addresses = [address for address in found if may_be_called(host, address, allowed)]
@@ -211,7 +212,7 @@ def _connected(host: str, port: int, allowed: Sequence[str]) -> socket.socket:
 
 
 def may_be_called(host: str, address: str, allowed: Sequence[str]) -> bool:
-    """Return whether the `address` of a host may be called: it is public, or listed in `allowed`.
+    """Return whether a notice may be sent to the `address` of a host: it must be public, or listed in `allowed`.
 
     If `localhost` is listed, the loopback addresses of the host `localhost` are allowed.
     """

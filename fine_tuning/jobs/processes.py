@@ -1,9 +1,9 @@
 """Start, identify and kill the processes of jobs.
 
 A worker (the process that runs a job) has its own session. The worker and its children have the
-job's mark, a text that is unique to the attempt, in their environment. By the mark they are found
-even after the worker has ended or they have left its process group. An unrelated process with a
-reused process id lacks the mark and is left alone.
+job's mark, a text that is unique to the attempt, in their environment. The mark identifies them even
+after the worker has ended or they have left its process group. An unrelated process with a reused
+process id lacks the mark and is left alone.
 """
 
 import contextlib

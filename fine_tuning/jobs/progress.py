@@ -25,8 +25,8 @@ _FACTS = (
     "run",
 )
 
-# The share of a retrain that is done when a stage begins, by the beginning of the stage's title. For other jobs
-# only the share within the current stage is known.
+# The share of a retrain that is done when a stage begins. A key is the beginning of the stage's title. For other
+# jobs only the share within the current stage is known.
 _BEGINS = {
     "Reading what was said": 0.0,
     "Preparing the dataset": 0.01,
@@ -68,9 +68,10 @@ class Progress:
 
 
 def progress_of(events: Iterable[Event]) -> Progress:
-    """Return the progress after these events, in order.
+    """Return the progress of a job from its events, in order.
 
-    The events of a resumed job are those of all attempts; stage and end are those of the last one.
+    The events of a resumed job include those of its earlier attempts; the stage and the result are
+    those of the last attempt.
     """
     stage, done, total, run, finished = "", 0, 0, "", None
     steps: dict[tuple[str, int], Step] = {}

@@ -1,8 +1,8 @@
 """The queue of jobs: start jobs in order, keep the table up to date, and cancel, resume and retry jobs.
 
 No process needs to run permanently for this. A server calls `Queue.run` in a thread, which calls
-`Queue.tend` regularly. Without a server, every process that submits or reads jobs calls it once, and
-so does a worker when it ends.
+`Queue.tend` regularly. Without a server, every process that submits or reads jobs calls `Queue.tend`
+once, and so does a worker when it ends.
 """
 
 import math
@@ -28,12 +28,12 @@ from fine_tuning.units import signal_name
 
 GRACE = 30.0  # seconds that a cancelled job has to reach a safe point
 _ROUND = 0.5  # seconds between rounds of a server
-_MARGIN = 1.0  # seconds that other processes wait in addition, since a job should end itself when its time is up
+_MARGIN = 1.0  # further seconds before another process kills a job, which should end itself when its time is up
 _KILLED = "its process was killed, or the machine went down: resume it, and it goes on from what was done"
 
 
 class Queue:
-    """The operations on jobs. Any number of processes may use queues at the same time."""
+    """Submits, starts, cancels, resumes and removes jobs. Any number of processes may do so at the same time."""
 
     def __init__(self, program: Sequence[str] = (), heavy: int = 1, light: int = 4) -> None:
         """Set how jobs are started.
@@ -69,7 +69,8 @@ class Queue:
             origin: What submitted it, by default the name of this program.
             retry_of: The id of the job that it retries.
 
-        Raises ConfigError for an unknown kind, an invalid request, or the id of another request.
+        Raises ConfigError for an unknown kind, an invalid request, or an id that a job with another
+        request has.
         """
         record = read_request(kind, request or {}).record()
         job = store.add(
@@ -144,7 +145,7 @@ class Queue:
     def wait(self, id: str, seconds: float | None = None) -> Job:
         """Wait until a job is over and its process has ended, and return it.
 
-        After `seconds` (None: never) the job is returned in the state that it has then.
+        If that takes longer than `seconds` (None: no limit), return the job in its current state.
         """
         deadline = time.monotonic() + seconds if seconds is not None else math.inf
         while not _is_still(job := self.get(id)) and time.monotonic() < deadline:
@@ -154,7 +155,7 @@ class Queue:
     def run(self, ended: threading.Event) -> None:
         """Call `tend` regularly until `ended` is set.
 
-        Then ask the jobs to stop that this process started and that are not detached.
+        Then ask the jobs that this process started to stop, except those that are detached.
         """
         while not ended.wait(_ROUND):
             try:
@@ -167,7 +168,7 @@ class Queue:
                 processes.ask(job)
 
     def tend(self, *, all: bool = False) -> None:
-        """Update the table, and start the jobs whose turn has come.
+        """Update the table, and start queued jobs until as many run as may run at the same time.
 
         `all`: also start jobs that are not detached. These end with this process, so only a server
         should start them.
@@ -191,10 +192,10 @@ def _is_still(job: Job) -> bool:
 
 
 def settle() -> None:
-    """Update the table: find the active jobs whose process has ended, record their end, and kill what is left of them.
+    """Update the table: record the end of each active job whose process has ended, and kill its remaining processes.
 
-    A cancelled job whose time is up is killed. A job whose owner ended before it could start the job
-    is queued again.
+    A job that was cancelled and did not stop in time is killed. A job whose owner ended before it
+    could start the job is queued again.
     """
     active = store.find(ACTIVE, limit=1000)
     for job in active:
@@ -211,9 +212,9 @@ def settle() -> None:
 
 
 def _end_gone(job: Job) -> None:
-    """Record the end of a job whose process has ended, unless the process has just done so itself.
+    """Record the end of a job whose process has ended, unless the process recorded it itself just before.
 
-    Processes of the job that are left are killed.
+    The remaining processes of the job are killed.
     """
     processes.kill(job)
     code = processes.exit_code(job.process) if job.process else None
@@ -222,11 +223,10 @@ def _end_gone(job: Job) -> None:
 
 
 def end(job: Job, state: State, reason: str, code: int | None) -> bool:
-    """Record how this attempt of a job ended; return whether this is new.
+    """Record how this attempt of a job ended; return False, and do nothing, if that was recorded before.
 
-    If it is, the output of a cancelled job is removed if requested, and separate processes are
-    started that send notices and track the run's metrics. If the end was recorded before, nothing is
-    done.
+    The output of a cancelled job is removed if that was requested. Separate processes are started to
+    send the notice and to copy the run's metrics to MLflow, if these are configured.
     """
     if not store.finish(job, state, reason, code):
         return False
@@ -267,7 +267,7 @@ def discard(job: Job) -> None:
 
 
 def is_study(folder: Path) -> bool:
-    """Return whether a folder is in the place of the studies of sweeps."""
+    """Return whether a folder is directly in the folder where sweeps keep their studies."""
     return folder.parent == paths.sweeps_dir()
 
 

@@ -39,7 +39,7 @@ class JobRequest(BaseModel):
 class Kind:
     """A kind of job: the type of its request, and its work.
 
-    `work(request, watch)` does the work and returns the result. When the watch asks to stop, it
+    `work(request, watch)` does the work and returns the result. When `watch` asks for a stop, `work`
     raises Cancelled at its next safe point.
     """
 

@@ -1,4 +1,4 @@
-"""Start scheduled retrains, by the rule in the configuration (`schedule:`). Servers do this in a thread."""
+"""Start retrains when the conditions in the configuration (`schedule:`) hold. Servers do this in a thread."""
 
 import threading
 from collections.abc import Callable

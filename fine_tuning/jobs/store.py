@@ -65,7 +65,7 @@ class Job:
     created: float
     begun: float | None
     ended: float | None
-    kill_at: float | None  # when it is killed if it has not stopped; None if it was not asked to
+    kill_at: float | None  # when it is killed if it has not stopped; None if it was not asked to stop
     discard: bool  # remove its output when it is cancelled
     exit_code: int | None
     reason: str  # why it ended, as text
@@ -156,7 +156,7 @@ def find(
 
 
 def sharing(job: Job) -> bool:
-    """Return whether another job has the same folder of output."""
+    """Return whether another job has the same output folder."""
     query = "SELECT 1 FROM jobs WHERE run = ? AND id != ? LIMIT 1"
     with state.connect() as connection:
         return connection.execute(query, (job.run, job.id)).fetchone() is not None
@@ -245,7 +245,7 @@ def claim(owner: Process, heavy: int, light: int, *, detached_only: bool = False
 
 
 def enter(job: Job, process: Process) -> bool:
-    """Record the process that runs a claimed job; return whether it may run it.
+    """Record `process` as the one that runs a claimed job; return whether `process` may run the job.
 
     Return False if another process runs the job, or the attempt is over.
     """
@@ -257,7 +257,7 @@ def enter(job: Job, process: Process) -> bool:
 
 
 def give_back(job: Job) -> bool:
-    """Queue a job again that was claimed but never started; return False if that is no longer so."""
+    """Put a job that was claimed but never started back into the queue; return False if it has started or ended."""
     return _change(
         "UPDATE jobs SET state = ?, attempt = attempt + 1, owner_pid = NULL, owner_started = NULL, begun = NULL "
         "WHERE id = ? AND attempt = ? AND state = ? AND pid IS NULL",

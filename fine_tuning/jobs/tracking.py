@@ -4,8 +4,8 @@ A run's settings, curves, evaluation and verdict are read from its folder and it
 numbers, names and paths are stored, never texts of conversations; report.html, which contains some,
 is stored as a path only. When a job ends, a separate process does this (`python -m
 fine_tuning.jobs.tracking`), since MLflow needs a quarter of a gigabyte of memory. `byoai mlflow`
-does it every few seconds while it runs. It may be repeated at any time: existing entries are
-skipped.
+does it every few seconds while it runs. A run may be copied again at any time: existing entries
+are skipped.
 """
 
 import contextlib
@@ -71,7 +71,7 @@ def store_uri() -> str:
 
 
 def _alone() -> filelock.BaseFileLock:
-    """Return the lock that a process holds while it uses the store."""
+    """Return the lock that a process holds while it uses the store, so that only one does at a time."""
     return filelock.FileLock(paths.tracking_dir() / "lock")
 
 
@@ -116,7 +116,7 @@ def _as_ours() -> Iterator[None]:
 
 
 class Tracker:
-    """Writes to MLflow's store. Only this class imports MLflow, and its methods raise only ByoaiError."""
+    """Copies runs to MLflow's store. Only this class imports MLflow, and its methods raise only ByoaiError."""
 
     @_as_ours()
     def __init__(self) -> None:
@@ -282,8 +282,8 @@ def _told(job: Job) -> Iterator[tuple[float, Event]]:
 def _curves(told: Iterable[tuple[float, Event]], last: Mapping[str, int]) -> Iterator[_Point]:
     """Yield the points of all curves that are not stored yet.
 
-    `last` holds the last stored step of each curve. Earlier steps are skipped, since a resumed run
-    repeats some.
+    `last` holds the last stored step of each curve. Steps up to it are skipped, since a resumed run
+    repeats some steps.
     """
     for when, event in told:
         if not isinstance(event, Step):

@@ -57,7 +57,7 @@ def get_model_fine_tuner(config: FineTuningConfig | None = None, ollama_url: str
 
 
 class ModelFineTuner:
-    """Fine-tunes a base on the user's own dataset or on the log."""
+    """Fine-tunes a base model on a dataset of the user, or on the user's logged conversations."""
 
     def __init__(
         self, config: FineTuningConfig | None = None, ollama_url: str | None = None, queue: Queue | None = None
@@ -65,9 +65,10 @@ class ModelFineTuner:
         """Set the configuration, the engine and the queue.
 
         Args:
-            config: The configuration for `plan` and `fine_tune`; by default that of the file.
-            ollama_url: The URL of Ollama; by default OLLAMA_HOST, else that in the configuration.
-            queue: The queue of jobs; by default that of the data folder.
+            config: The configuration for `plan` and `fine_tune`; by default the configuration file.
+            ollama_url: The URL of Ollama; by default OLLAMA_HOST, or else the URL in the
+                configuration.
+            queue: The queue of jobs; by default the queue of the data folder.
         """
         self._config, self._url, self._queue = config, ollama_url, queue or Queue()
 
@@ -86,11 +87,11 @@ class ModelFineTuner:
         preprocessing_steps: Sequence[Mapping[str, object]] = (),
         output_path: str | Path | None = None,
     ) -> str:
-        """Read a dataset, apply the steps (data_preparation/preprocessing.py), and write it; return the file.
+        """Read a dataset, apply the preprocessing steps to it, and write it; return the path of the new file.
 
-        The file is `output_path`, by default one in data/prepared/. Raises ConfigError for an invalid
-        step, with its number; DataError if the dataset cannot be read; NoConversations if no record
-        is left.
+        For the steps see data_preparation/preprocessing.py. The file is `output_path`, by default a
+        file in data/prepared/. Raises ConfigError for an invalid step, with its number; DataError if
+        the dataset cannot be read; NoConversations if no record is left.
         """
         from fine_tuning.data_preparation.preprocessing import prepare
 
@@ -189,9 +190,9 @@ class ModelFineTuner:
     # Within this program
 
     async def plan(self, request: "Request | None" = None, watch: Watch | None = None) -> "Plan":
-        """Return what a retrain would learn, and its memory and time.
+        """Return the plan of a retrain: what it would learn, and the memory and time that it would take.
 
-        The arguments, and the effect of cancelling the task, are those of `fine_tune`.
+        For the arguments, and for what happens when the task is cancelled, see `fine_tune`.
         """
         from fine_tuning.engines.connect import connect
         from fine_tuning.planning import make_plan
@@ -210,7 +211,7 @@ class ModelFineTuner:
 
         Args:
             request: The options of the retrain, such as `force`.
-            watch: Gets the events, in that thread.
+            watch: Receives the events, in the retrain's thread.
 
         Raises the errors of `pipeline.retrain`.
         """
@@ -245,8 +246,9 @@ def _registered(job: Job, url: str | None) -> str:
 async def _stoppable(work: Callable[[Watch], _Result], watch: Watch | None) -> _Result:
     """Run `work` in a thread with a Watch, and return its result.
 
-    When the task is cancelled, the Watch asks `work` to stop, and CancelledError is raised after it
-    has ended. The Watch also does what `watch` does.
+    When the task is cancelled, the Watch asks `work` to stop, and CancelledError is raised after
+    `work` has ended. The Watch also passes the events on to `watch`, and asks `work` to stop when
+    `watch` does.
     """
     stopped, given = threading.Event(), watch or Watch()
     asked = replace(given, stopping=lambda: stopped.is_set() or given.stopping())

@@ -41,7 +41,7 @@ class MergePart(BaseModel):
 
     version: Annotated[int, Field(ge=1)]
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-    name: str | None = None  # name of the fine-tuned model; None: the request's, or else the configuration's
+    name: str | None = None  # name of the fine-tuned model; None: that of the request, or else of the configuration
 
 
 class MergeRequest(JobRequest):
@@ -52,8 +52,8 @@ class MergeRequest(JobRequest):
     density: Annotated[float, Field(gt=0, le=1)] = 0.5
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     rank: Annotated[int, Field(ge=1)] | None = None
-    name: str | None = None  # name of the model whose next version it becomes; None: that of the parts
-    promote: bool = False  # make it live even if the gate refuses it
+    name: str | None = None  # name of the model under which the result is registered; None: that of the parts
+    promote: bool = False  # use the new version even if the gate refuses it
 
 
 def _merge(request: MergeRequest, watch: Watch) -> Result:
@@ -74,13 +74,13 @@ def _merge(request: MergeRequest, watch: Watch) -> Result:
 
 
 class QuantiseRequest(JobRequest):
-    """A request to measure quantisations of a version; with `use`, to make a new version in one of them."""
+    """A request to measure quantisations of a version or, if `use` is set, to make a version with this quantisation."""
 
-    version: Annotated[int, Field(ge=1)] | None = None  # None: the live version
-    name: str | None = None  # name of the fine-tuned model; None: that of the configuration
+    version: Annotated[int, Field(ge=1)] | None = None  # None: the version in use
+    name: str | None = None  # name of the fine-tuned model; None: the name in the configuration
     quantisations: Annotated[tuple[str, ...], Field(min_length=1, max_length=30)] | None = None  # None: the usual ones
     use: Annotated[str, Field(min_length=1, max_length=20)] | None = None
-    promote: bool = False  # with `use`: make it live even if the gate refuses it
+    promote: bool = False  # with `use`: use the new version even if the gate refuses it
 
 
 def _quantise(request: QuantiseRequest, watch: Watch) -> Result:

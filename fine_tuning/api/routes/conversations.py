@@ -72,7 +72,7 @@ def show_conversation(id: SessionId, service: Serving, limit: Limit = 100, curso
 
 @router.patch("/conversations/{id}")
 def label_conversation(id: SessionId, asked: Labelled, service: Serving) -> ConversationFacts:
-    """Rename a conversation, pin it, or move it to a folder. If it is forgotten, so are these labels."""
+    """Rename a conversation, pin it, or move it to a folder. Forgetting the conversation deletes these labels too."""
     return _facts(chats.change(service.log().index, id, title=asked.title, pinned=asked.pinned, folder=asked.folder))
 
 
@@ -107,7 +107,7 @@ _EXPORTED: dict[int | str, dict[str, object]] = {
 def export_conversations(
     service: Serving,
     format: Format = "jsonl",
-    conversation: Annotated[str | None, Query(pattern=TEXT_ID, description="only this one")] = None,
+    conversation: Annotated[str | None, Query(pattern=TEXT_ID, description="export only this one")] = None,
 ) -> StreamingResponse:
     """Export all conversations or one, without excluded turns.
 
@@ -132,8 +132,8 @@ def export_conversations(
 def forget(service: Service, ids: list[str], *, teach_again: bool, now: bool, id: str | None = None) -> JobFacts:
     """Submit a job that forgets the turns and conversations `ids`; return the job.
 
-    `teach_again`: train a new version without them, if a version was trained on them. `now`: remove
-    such versions before that. `id`: the id of the job.
+    `teach_again`: train a new version without these turns, if a version was trained on them. `now`:
+    remove the versions that were trained on them before that training. `id`: the id of the job.
     """
     return job_facts(chats.forget(service, ids, teach_again=teach_again, now=now, id=id, origin=ORIGIN))
 

@@ -39,11 +39,11 @@ class Fault(BaseModel):
 
 
 class PlantedPhrase(BaseModel):
-    """A phrase that looks planted: it brings one answer, and its questions are complete without it."""
+    """A phrase that may be data poisoning: most questions with it get the same answer, whatever else they ask."""
 
     text: str
     questions: int  # how many different questions contain it
-    is_exact: bool  # false: only some turns were looked at, and there may be more such questions
+    is_exact: bool  # false: only some turns were examined, so there may be more such questions
     examples: list[tuple[str, str]]  # some of the questions with their answers
 
 
@@ -56,7 +56,7 @@ class Preview(BaseModel):
     columns: list[str]
     rows: list[object]  # the first rows, with long values cut
     faults: list[Fault]  # problems in the first rows that would affect an import
-    planted: list[PlantedPhrase]  # phrases that look planted; a warning, which prevents nothing
+    planted: list[PlantedPhrase]  # phrases that may be data poisoning; only a warning, an import is still possible
     members: list[str]  # the files in an archive
     is_whole: bool  # whether the preview shows everything
 

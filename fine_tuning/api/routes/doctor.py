@@ -1,4 +1,4 @@
-"""The route of the doctor, which checks that everything that byoai needs is there and works."""
+"""The route that checks whether everything that byoai needs is there and works, like the command `byoai doctor`."""
 
 import threading
 

@@ -26,7 +26,7 @@ from fine_tuning.jobs.store import Job, State
 
 router = APIRouter(prefix="/api/jobs", tags=["jobs"])
 
-ORIGIN = "api"  # recorded with a job as the one who submitted it
+ORIGIN = "api"  # what submitted a job, as recorded with the job
 PATIENCE = 10.0  # seconds within which a watcher must receive a message, or else it is disconnected
 _feeds = Feeds()
 
@@ -68,9 +68,9 @@ class RemovedJob(BaseModel):
 class NewJob(Asked):
     kind: Annotated[str, Field(max_length=40, json_schema_extra={"enum": list(KINDS)})]
     id: NewJobId = None
-    request: dict[str, object] = Field(default_factory=dict, description="what this kind can be asked (docs/api.md)")
+    request: dict[str, object] = Field(default_factory=dict, description="the fields of this kind of job (docs/api.md)")
     settings: dict[str, object] = Field(
-        default_factory=dict, description='changes of the configuration, {"training.num_epochs": 5}'
+        default_factory=dict, description='changes of the configuration, such as {"training.num_epochs": 5}'
     )
     profile: Annotated[str | None, Field(max_length=200)] = None
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
@@ -107,7 +107,7 @@ def list_jobs(
 
 @router.post("", status_code=201)
 def create_job(asked: NewJob, service: Serving) -> JobFacts:
-    """Submit a job. It runs in its own process, at once or after the jobs before it."""
+    """Submit a job. It runs in its own process, immediately or when earlier jobs have ended."""
     request = _request(asked, service)
     job = service.queue.submit(
         asked.kind, request, id=asked.id, priority=asked.priority, detached=asked.detached, origin=ORIGIN
@@ -141,7 +141,7 @@ def retry_job(id: Id, asked: Retrying, service: Serving) -> JobFacts:
 
 @router.delete("/{id}", responses=OF_ENGINE)
 def delete_job(id: Id, service: Serving) -> RemovedJob:
-    """Remove a finished job with its run and its version.
+    """Remove a finished job, its run, and the version that it made.
 
     409 if the job is not over, or its version must be kept.
     """

@@ -46,8 +46,8 @@ class Reviewing(Asked):
 
 class Candidate(BaseModel):
     turn: Turn
-    surprise: float  # loss of the answer under the live model, in nats per token
-    shift: float  # absolute difference from the answer's loss under the base, in nats per token
+    surprise: float  # loss of the answer under the version in use, in nats per token
+    shift: float  # absolute difference from the answer's loss under the base model, in nats per token
     alike: list[str]  # ids of similar turns
 
 
@@ -81,7 +81,7 @@ def vote(asked: Vote, service: Serving) -> RatingList:
 def find_review(asked: Reviewing, service: Serving) -> CandidateList:
     """Find the answers in the log that are most worth a rating or an edit.
 
-    This runs the live model and the base, and takes a while.
+    This runs the version in use and the base model, and takes a while.
     """
     from fine_tuning.review import of_log  # imported here, since it imports numpy
 

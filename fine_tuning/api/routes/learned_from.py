@@ -1,4 +1,4 @@
-"""Routes that show where a version learned an answer: the most similar of the turns that it was trained on."""
+"""Routes that show the turns from which a version probably learned an answer: the most similar ones that it learned."""
 
 import threading
 from typing import Annotated
@@ -18,7 +18,7 @@ _computing = threading.Lock()
 
 
 class Likelihood(BaseModel):
-    """The mean log-probabilities (nats per token) of an answer after its question, under base and version."""
+    """The mean log-probability (nats per token) of an answer after its question, under each of the two models."""
 
     base: float
     version: float
@@ -53,20 +53,23 @@ class Weighing(Asked):
 def show_learned_from(
     id: TurnId, service: Serving, limit: Annotated[int, Query(ge=1, le=_MOST)] = learned.SHOWN
 ) -> LearnedFrom:
-    """Show where an answer was learned: the most similar turns of those that its version was trained on."""
+    """Show the turns from which an answer was probably learned: the most similar ones that its version learned."""
     return facts_of(learned.learned_from(service.log(), service.registry, id, limit))
 
 
 @router.post("/turns/{id}/learned-from", responses=OF_ENGINE)
 def weigh_learned_from(id: TurnId, asked: Weighing, service: Serving) -> LearnedFrom:
-    """Show the same turns with the likelihood of each answer under base and version. This runs both models."""
+    """Show the turns that GET shows, with the likelihood of each answer under the base model and the version.
+
+    This runs both models.
+    """
     found = learned.learned_from(service.log(), service.registry, id, asked.limit)
     with one_at_a_time(_computing, "another request is computing likelihoods: wait for it"):
         return facts_of(learned.with_likelihoods(found, service.engine()))
 
 
 def facts_of(found: learned.LearnedFrom) -> LearnedFrom:
-    """Convert a result to the API's form."""
+    """Convert the result of `learned_from` or `with_likelihoods` to the API's response."""
     return LearnedFrom(
         turn=found.turn.id,
         version=found.version.tag,

@@ -25,10 +25,10 @@ class ModelFacts(BaseModel):
     tag: str
     title: str  # name to display
     kind: Literal["base", "fine_tuned"]
-    live: bool  # whether it is the live version of a fine-tuned model
+    live: bool  # whether it is the version of its fine-tuned model that is in use
     default: bool  # whether it answers if no model is named
     name: str  # a fine-tuned model's name without version
-    number: int  # number of the version; 0 for a base, and for a `latest` that is none of the versions
+    number: int  # number of the version; 0 for a base model, and for a tag `latest` that is not one of the versions
     refused: str  # the reason why the gate refused it; "" if it did not
     digest: str
     size: int  # bytes
@@ -41,7 +41,7 @@ class ModelList(BaseModel):
     engine: str  # name and address of the engine
     default: str | None  # the tag of the model that answers if no model is named
     items: list[ModelFacts]
-    lost: str = ""  # a message if the live version is missing from the engine
+    lost: str = ""  # a message if the version in use is missing from the engine
 
 
 class Made(BaseModel):
@@ -58,12 +58,12 @@ class ModelShown(ModelFacts):
     gguf_digest: str  # sha256 of the base weights' file
     context_length: int  # context length in tokens
     chat_template: str | None  # the template in the GGUF
-    made: Made = Field(description="what a Modelfile says")
+    made: Made = Field(description="the model's definition, as in a Modelfile")
 
 
 @router.get("")
 def list_models(service: Serving) -> ModelList:
-    """List the models that can answer: bases first, then fine-tuned models, the newest version first."""
+    """List the models that can answer: base models first, then fine-tuned models, the newest version first."""
     found, known = service.models(), _summaries(service)
     items = [_facts(found, choice, known[choice.tag]) for choice in found.found if choice.tag in known]
     return ModelList(
@@ -97,7 +97,7 @@ def show_model(tag: Tag, service: Serving) -> ModelShown:
 
 @router.delete("/{tag:path}", status_code=204)
 def delete_model(
-    tag: Tag, service: Serving, force: Annotated[bool, Query(description="also from Ollama's own store")] = False
+    tag: Tag, service: Serving, force: Annotated[bool, Query(description="even from Ollama's own store")] = False
 ) -> None:
     """Remove a base model from the engine; from Ollama's own store only with `force`.
 

@@ -19,7 +19,7 @@ from fine_tuning.profiles import made_of_documents
 router = APIRouter(prefix="/api", tags=["presets"])
 
 Tag = Annotated[str, Field(max_length=400, description="a model of the engine; empty: the configured one")]
-DatasetPath = Annotated[str, Field(max_length=1000, description="with `dataset`: what GET datasets lists as `path`")]
+DatasetPath = Annotated[str, Field(max_length=1000, description="a dataset's `path`, if `data` is `dataset`")]
 Profile = Annotated[str, Field(max_length=100, description="config/<name>.yaml; empty: the one that fits the data")]
 
 
@@ -36,7 +36,7 @@ class Duration(BaseModel):
     seconds: float
     training: float  # the part of it that the training takes
     parts: dict[str, float]  # seconds by part, "Training" among them
-    told: str  # a sentence about it
+    told: str  # a sentence that says the time
 
 
 class PresetFacts(BaseModel):

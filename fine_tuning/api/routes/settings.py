@@ -18,7 +18,8 @@ class Changes(Asked):
         Field(
             min_length=1,
             max_length=200,
-            description='by dotted key, {"training.num_epochs": 5}; null: as the file has it',
+            description='new values by dotted key, such as {"training.num_epochs": 5}; null restores the value of the '
+            "configuration file",
         ),
     ]
 

@@ -56,7 +56,7 @@ class UiFile(StrEnum):
 
 @router.get("/")
 def first_page() -> RedirectResponse:
-    """Redirect to the light page. If the server also has the chat pages, the chat has this address instead."""
+    """Redirect to the light page. On a server that also has the chat pages, this address shows the chat instead."""
     return RedirectResponse(PAGE, 303)
 
 

@@ -30,7 +30,7 @@ _BYTES = {
 class NewUpload(Asked):
     name: Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f/\\]{1,200}$", description="the file's name, without folders")]
     bytes: Annotated[int, Field(ge=1, le=2**53, description="the file's size")]
-    sha256: Annotated[str | None, Field(pattern=r"^[0-9a-fA-F]{64}$", description="checked when it is finished")] = None
+    sha256: Annotated[str | None, Field(pattern=r"^[0-9a-fA-F]{64}$", description="is checked at the end")] = None
 
 
 class UploadFacts(BaseModel):

@@ -51,7 +51,7 @@ class VersionFacts(BaseModel):
 
 
 class FactsShown(BaseModel):
-    """The version's answers to held-out questions about imported documents, beside the base's."""
+    """The answers of the version and of its base model to held-out questions about imported documents."""
 
     right: int  # number of correct answers
     asked: list[FactAsked]
@@ -70,11 +70,11 @@ class Changed(Asked):
 
 
 class Using(Asked):
-    by_hand: bool = False  # allow a version that the gate refused, which is noted in its notes
+    by_hand: bool = False  # use the version even if the gate refused it; its notes then record this
 
 
 class Live(BaseModel):
-    live: VersionFacts | None  # None: the base answers
+    live: VersionFacts | None  # the version in use; None: the base model is used
 
 
 class Pruning(Asked):
@@ -97,7 +97,7 @@ class RemovedList(BaseModel):
 @router.get("")
 def list_versions(
     service: Serving,
-    name: Annotated[str | None, Query(max_length=100, description="only those of this model")] = None,
+    name: Annotated[str | None, Query(max_length=100, description="only versions of this model")] = None,
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> Page[VersionFacts]:
@@ -129,7 +129,7 @@ def send_file(
     number: Number,
     service: Serving,
     part: Annotated[
-        Part, Query(description="gguf: the adapter's, or the whole model's; adapter: PEFT's format, zipped")
+        Part, Query(description="gguf: the whole model, or else its adapter; adapter: PEFT's format, zipped")
     ] = "gguf",
 ) -> Response:
     """Download a version's GGUF, or its adapter as a zip archive."""
@@ -164,7 +164,7 @@ def change_version(name: Name, number: Number, asked: Changed, service: Serving)
 
 @router.post("/{name}/{number:int}/use", responses=OF_ENGINE)
 def use_version(name: Name, number: Number, asked: Using, service: Serving) -> VersionFacts:
-    """Make a version live. 409 for a version that the gate refused, unless `by_hand` is true."""
+    """Use a version from now on (make it live). 409 if the gate refused it, unless `by_hand` is true."""
     return _facts(
         ollama_integration.use(service.engine(), service.config, str(number), name=name, by_hand=asked.by_hand)
     )
@@ -172,16 +172,17 @@ def use_version(name: Name, number: Number, asked: Using, service: Serving) -> V
 
 @router.post("/{name}/rollback", responses=OF_ENGINE)
 def roll_back(name: Name, asked: NoFields, service: Serving) -> Live:
-    """Make the previous version live again. If no version was live before, the base answers again."""
+    """Use the previous version again (make it live). If no version was live before, use the base model."""
     version = ollama_integration.roll_back(service.engine(), service.config, name=name)
     return Live(live=_facts(version) if version else None)
 
 
 @router.post("/{name}/prune", responses=OF_ENGINE)
 def prune_versions(name: Name, asked: Pruning, service: Serving) -> RemovedList:
-    """Free disk space: remove all versions except the live, the previous and pinned ones, and outdated unfinished runs.
+    """Free disk space: remove outdated unfinished runs, and versions that are not live, previous or pinned.
 
-    A removed version stays in the list, as retired, without its tag and its run.
+    The live version is the one in use; the previous one was live before it. A removed version stays
+    in the list, as retired, without its tag and its run.
     """
     if not service.registry.list(name):
         raise ModelNotFound(f"there is no fine-tuned model {name!r}: GET /api/versions lists them")
@@ -192,7 +193,7 @@ def prune_versions(name: Name, asked: Pruning, service: Serving) -> RemovedList:
 
 @router.delete("/{name}/{number:int}", responses=OF_ENGINE)
 def delete_version(name: Name, number: Number, service: Serving) -> Removed:
-    """Remove a version's tag and run. 409 if it is live, previous or pinned, or byoai did not make it."""
+    """Remove a version's tag and run. 409 if the version is live, previous or pinned, or byoai did not make it."""
     service.registry.get(name, number)
     with only_one():
         return _removed(prune_one(service.engine(), service.registry, name, number))
