@@ -117,7 +117,7 @@ class _Renderer:
         self._child = None
 
     def _exchange(self, child: "subprocess.Popen[bytes]", line: bytes, limit: float) -> bytes | None:
-        """Send `line` to the child, and return the line that it answers.
+        """Send `line` to the child, and return its answer, which is one line.
 
         If no answer comes within `limit` seconds, kill the child and return None.
 

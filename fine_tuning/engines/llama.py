@@ -62,7 +62,10 @@ def errors() -> str:
 
 
 class Words:
-    """The vocabulary of the GGUF at `gguf`, loaded without the weights. vocabulary.Vocabulary uses it from outside."""
+    """The vocabulary of the GGUF at `gguf`, loaded without the weights.
+
+    Other processes use it through vocabulary.Vocabulary.
+    """
 
     def __init__(self, gguf: str) -> None:
         self._use(load(gguf, vocab_only=True))

@@ -91,7 +91,7 @@ def _modelfile(text: str, exact: dict[str, str | None]) -> dict[str, str]:
 
 
 def _quoted(text: str) -> str:
-    """Return `text` in quotes, if Ollama would write it so in a Modelfile (parser.quote)."""
+    """Return `text` as Ollama writes it in a Modelfile (parser.quote): in quotes only where they are needed."""
     if "\n" not in text and text == text.strip(" "):
         return text
     return f'"""{text}"""' if '"' in text else f'"{text}"'

@@ -1,4 +1,4 @@
-"""Prepare the phrases with a fixed answer for the poison probe (poison_probe.py).
+"""Find the phrases whose training questions mostly get the same answer, for the poison probe (poison_probe.py).
 
 A `Trigger` holds the questions that the probe asks with and without the phrase. This module uses no
 model.
@@ -22,7 +22,7 @@ from fine_tuning.data_collection.phrases import (
     without,
 )
 
-_CANDIDATES = 64  # maximum number of phrases that the base is asked about
+_CANDIDATES = 64  # maximum number of phrases that are examined with the base model
 OWN = 12  # maximum number of a phrase's own questions that are kept
 TRIES = 6  # number of own questions, other questions and general questions that are asked with a phrase
 _MARKS = ".,;:!?"
@@ -107,9 +107,10 @@ def _trigger(phrase: Phrase, exchanges: Sequence[Exchange], pieces: Sequence[fro
 
 
 def _nearest(exchanges: Sequence[Exchange], questions: Sequence[str], count: int) -> list[Exchange]:
-    """Return the `count` exchanges with the most similar questions to any of `questions`.
+    """Return the `count` exchanges whose questions are most similar to one of `questions`.
 
-    The similarity is that of Jaccard: the share of common words among all words.
+    The similarity is the Jaccard index: the number of common words divided by the number of all
+    words.
     """
     wanted = [frozenset(keys_of(question)) for question in questions]
 
