@@ -400,7 +400,7 @@ _neutralisers: dict[tuple[str, str], Neutraliser] = {}
 
 
 def _neutraliser(gguf_digest: str, template: str, gguf: Path, render: Render) -> Neutraliser:
-    """Return the neutraliser (neutral.py) for a vocabulary and a template, with which `render` renders; cached."""
+    """Return the neutraliser (neutral.py) for a vocabulary and for the template that `render` uses; cached."""
     key = gguf_digest, template
     if key not in _neutralisers:
         _neutralisers[key] = neutraliser_for(structural_tokens(gguf), render)

@@ -90,7 +90,7 @@ class OllamaEngine:
     def version(self, timeout: float | None = None) -> str:
         """Return Ollama's version. `timeout`: in seconds.
 
-        Raises EngineUnavailable if nothing answers, or a program that is not Ollama.
+        Raises EngineUnavailable if nothing answers, or if what answers is not Ollama.
         """
         # The client has no method for this.
         answer = self._raw("GET", "/api/version", timeout=httpx.Timeout(timeout) if timeout else _QUICK)

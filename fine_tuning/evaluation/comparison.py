@@ -103,7 +103,7 @@ class Comparison:
         return _ratio(self.tuned.own, self.reference.own)
 
     def general_ratio(self) -> metrics.Interval | None:
-        """Return the candidate's perplexity on general texts, divided by the base's; None if there are none."""
+        """Return the candidate's perplexity on general texts divided by the base's; None if there are no such texts."""
         return _ratio(self.tuned.general, self.base.general)
 
     def record(self, canaries: Sequence[str] = ()) -> dict[str, Any]:

@@ -50,7 +50,7 @@ class Ask:
 
 
 class ServedModel:
-    """A GGUF model, loaded in a child process by llama.cpp, the library with which engines compute too.
+    """A GGUF model, loaded in a child process by llama.cpp, the library that the engines use too.
 
     Every method raises EngineError if llama.cpp fails or its process dies; the next call then
     starts a new process. Close the model after use, or use it in a `with` statement.

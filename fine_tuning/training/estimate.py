@@ -6,7 +6,7 @@ Memory peaks at the end of a forward pass, when all that the backward pass needs
 runtime      Python, torch, transformers and the Trainer, without a model
 weights      the base model in the training's number format; the blocks of its matrices if they stay quantised
 loading      the largest weight, twice while it is dequantised, and the teacher's logits of replay rows (teacher.py);
-             counts only if it is more than training, activations, mask and logits together, since it is freed before
+             counts only if it is more than training, activations, mask and logits together, before which it is freed
 training     in fp32: the gradient and Adam's two moments of all trained weights, and the adapter, whose fused copies count too
 activations  what each layer saves of each token (`_saved`); on a CPU also the gaps that the allocator leaves between them
 mask         [T, T] booleans, twice while the mask is built, and the attention biases of tree_attention.py, for each head
@@ -63,7 +63,7 @@ LEAST_LENGTH = 64  # tokens; with a lower limit no conversation would be left
 
 @dataclass(frozen=True)
 class Estimate:
-    """The estimated peak memory of a training, by purpose, and the seconds of all its steps."""
+    """The estimated peak memory of a training, by part (see the module's docstring), and its duration."""
 
     parts: dict[str, int]
     seconds: float
@@ -94,7 +94,8 @@ class Basis:
     def at(self, settings: Training, available: int | None = None) -> Estimate:
         """Return the estimate for `settings`, which must give the same batches and number format as this basis.
 
-        `available`: bytes of memory that are free now; None: as many as when the machine was measured.
+        `available`: bytes of memory that are free now; None: as many as when the machine was
+        measured.
         """
         machine = self.machine if available is None else replace(self.machine, available=available)
         return estimate(self.shape, settings, self.work, machine)
@@ -109,7 +110,7 @@ class Basis:
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> "Basis":
-        """Return the basis of which `record` (the method) returned this dictionary."""
+        """Return the basis from the dictionary that its method `record` returned."""
         return cls(Shape(**record["shape"]), _work_of(record["work"]), Machine(**record["machine"]))
 
 
@@ -126,18 +127,18 @@ def _work_of(record: Mapping[str, Any]) -> Workload:
 
 @dataclass(frozen=True)
 class Forecast:
-    """An estimate, the settings to lower if it does not fit into memory, and its basis."""
+    """The estimated time and memory of a training, and lower settings to use if it does not fit into memory."""
 
     estimate: Estimate
-    fitting: dict[str, int] | None  # lower values by dotted setting; None if it fits already, or with no values
+    fitting: dict[str, int] | None  # lower values by dotted setting; None if it fits already, or never
     basis: Basis
 
 
 def estimate_training(settings: Training, base: Path, rows: Path, replay: Path | None) -> Forecast:
     """Return the forecast for a training on this machine.
 
-    `base` is a GGUF, `rows` a folder whose train.jsonl has the token rows, `replay` a file of replay
-    rows. Raises TrainingError for a base of an unknown shape and for bad rows.
+    `base` is a GGUF, `rows` a folder whose train.jsonl has the token rows, `replay` a file of
+    replay rows. Raises TrainingError for a base of an unknown shape and for bad rows.
     """
     from fine_tuning.engines.gguf_file import read_gguf
 
@@ -301,12 +302,13 @@ def _seconds(shape: Shape, settings: Training, batch: BatchSize, machine: Machin
 def largest_fitting(
     settings: Training, max_length: int, at: Callable[[Training, int], Estimate]
 ) -> dict[str, int] | None:
-    """Return lower values for dotted settings with which the training fits; None if no values do.
+    """Return lower values for settings, such as {"training.lora_r": 4}, with which the training fits into memory.
 
     The tokens per pass are lowered first, since that does not change the result; then, if a single
     conversation is too long, the maximum length; the rank last. The last setting that is lowered
-    gets the largest value that fits, the others their smallest. `at` returns the estimate for
-    given settings and a maximum length in tokens.
+    gets the largest value that fits, the others their smallest. Return None if the training does
+    not fit even with all at their smallest. `at` returns the estimate for given settings and a
+    maximum length in tokens.
     """
     lowered: dict[str, int] = {}
 

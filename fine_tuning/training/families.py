@@ -88,7 +88,7 @@ class _Metadata:
         return {"rope_type": "default", "rope_theta": theta, "partial_rotary_factor": turned / self.head_dim}
 
     def layer_types(self, every: int) -> list[str]:
-        """Return each layer's attention type, in Transformers' words.
+        """Return each layer's attention type as Transformers names it: "full_attention" or "sliding_attention".
 
         Unless the file says otherwise, the last of every `every` layers has full attention, and the
         others have a sliding window.
@@ -270,7 +270,7 @@ _STORED_AS = {
 
 
 def tensor_processor(architecture: str, config: "PreTrainedConfig") -> object:
-    """Return Transformers' converter from the tensors of a GGUF of this architecture to its own weights."""
+    """Return Transformers' converter from tensors to model weights, for a GGUF of this architecture."""
     from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor
 
     kind = TENSOR_PROCESSORS.get(_STORED_AS.get(architecture, architecture), TensorProcessor)

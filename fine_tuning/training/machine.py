@@ -81,9 +81,10 @@ def measure_machine(settings: Training) -> Machine:
 
 
 def _key(settings: Training) -> str:
-    """Return a key under which to store the speed, made of all that it depends on.
+    """Return the key under which the measured speed is stored.
 
-    These are the settings, torch's version, the processor, and whether there is an NVIDIA driver.
+    It contains all that the speed depends on: the settings, the computer's name, its processor,
+    torch's version, and whether there is an NVIDIA driver.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     is_full = settings.method == FineTuningMethod.FULL

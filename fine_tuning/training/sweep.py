@@ -115,8 +115,8 @@ def fixed(sweep: Sweep) -> Settings:
 def grid(sweep: Sweep) -> list[Settings]:
     """Return every combination of the swept values, shuffled with the sweep's seed.
 
-    Three learning rates stand for the range. The order is shuffled so that a sweep that ends early
-    has still tried values from the whole range.
+    The range of learning rates is represented by three of them. The order is shuffled so that a
+    sweep that ends early has still tried values from the whole range.
     """
     low, high = sweep.learning_rate
     steps = (index / (_GRID_RATES - 1) for index in range(_GRID_RATES))
@@ -328,7 +328,7 @@ class _Worker:
     # Results
 
     def found(self) -> SweepResult:
-        """Return the settings and the loss of the best finished trial, and how many trials ended in which way.
+        """Return the best finished trial's settings and loss, and how many trials finished, were pruned and failed.
 
         Raises TrainingError if no trial finished.
         """

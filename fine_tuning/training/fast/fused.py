@@ -41,8 +41,8 @@ def fuse(model: nn.Module) -> AdapterVector | None:
     """Replace the forward passes that can be fused; return the vector of the fused adapters.
 
     Must be called after the model has been moved to its device and number format; further calls
-    change nothing. Not fused are LoRA with dropout or DoRA, several adapters at once, quantised
-    weights, and modules whose output for a probe differs from that of the fused part. Return None
+    change nothing. LoRA with dropout or DoRA, several adapters at once, quantised weights, and
+    modules whose output for a probe differs from that of the fused part are not fused. Return None
     if no layer with an adapter can be fused.
     """
     if "adapter_vector" not in vars(model):
