@@ -122,7 +122,7 @@ class _Renderer:
         If no answer comes within `limit` seconds, kill the child and return None.
 
         The pipes carry bytes. A text wrapper around them would keep its last content in memory,
-        even that of conversations that the user deletes later.
+        even texts of conversations that the user deletes later.
         """
         try:
             into, out = _pipes(child)

@@ -21,7 +21,7 @@ Render = Callable[[Sequence[Message]], str]
 
 
 class Neutraliser:
-    """Breaks markers in texts. A text that was neutralised once is not changed by a second time."""
+    """Breaks markers in texts. Applying it to a text a second time changes nothing more."""
 
     def __init__(self, markers: Iterable[str]) -> None:
         cores = {core for marker in markers if (core := _fold(marker).strip())}

@@ -334,8 +334,8 @@ class OllamaEngine:
     def _neutraliser(self, tag: str, options: dict[str, object]) -> Neutraliser:
         """Return the model's neutraliser (neutral.py), cached.
 
-        `options` must be those of the chat that follows; with others, Ollama would load the model
-        again.
+        `options` must equal the options of the chat that follows; with others, Ollama would load
+        the model again.
         """
         _, digest = self._named(tag)
         neutral = self._neutral.get(digest)

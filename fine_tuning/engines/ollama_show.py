@@ -73,9 +73,9 @@ def spec_of(shown: dict[str, Any]) -> ModelSpec:
 def _modelfile(text: str, exact: dict[str, str | None]) -> dict[str, str]:
     """Return the first value of each command in the Modelfile that Ollama returns, up to its parameters and licenses.
 
-    `exact` has the values of some commands from other fields of the answer. They are removed from
-    `text` before it is parsed, since they may contain quotes and even whole commands, which a
-    Modelfile cannot escape. Raises EngineError if `text` is invalid.
+    `exact` has the values of some commands from other fields of the answer. These commands are
+    removed from `text` before it is parsed, since they may contain quotes and even whole commands,
+    which a Modelfile cannot escape. Raises EngineError if `text` is invalid.
     """
     found: dict[str, str] = {}
     for name, value in exact.items():

@@ -187,7 +187,7 @@ class _Sequence:
     tokens: list[int]
     fed = 0
     first: int  # position of the first needed logits
-    room: int  # maximum length in tokens, with those to be generated
+    room: int  # maximum length in tokens, including the tokens to be generated
 
     @property
     def done(self) -> bool:

@@ -199,7 +199,8 @@ def fits(scores: Sequence[RowScore], pairs: Sequence[Pair]) -> list[float]:
     """Return for each pair how much more likely the answer is after its own question than after others.
 
     The unit is nats per token; a positive value means more likely. `scores` are the scores of the
-    pairs' rows in order: of each pair first the own row, then those with other questions.
+    pairs' rows in order: for each pair, first the row with its own question, then the rows with
+    other questions.
     """
     found, remaining = [], iter(scores)
     for _, others in pairs:

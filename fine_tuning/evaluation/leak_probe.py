@@ -183,8 +183,8 @@ def _prompt(before: Sequence[Message], begun: Message, reader: Reader) -> list[i
 def _core(kind: str, text: str) -> str:
     """Return a detail's normal form, which is the same for all its spellings.
 
-    This is the digits of a phone, card or social security number, and the letters and digits, in
-    lower case, of any other detail.
+    This is the digits of a phone, card or social security number, such as "15551234567" for
+    "+1 (555) 123-4567", and the letters and digits, in lower case, of any other detail.
     """
     kept = str.isdigit if kind in (PII.PHONE, PII.CARD, PII.SSN) else str.isalnum
     return "".join(filter(kept, text.casefold()))

@@ -170,7 +170,7 @@ def suspicious(
 
     Args:
         base: The base model, which measures the need.
-        triggers: Phrases with a fixed answer.
+        triggers: Phrases whose training questions mostly get the same answer.
         prompts: General questions into which the phrases are inserted too.
         reader: Renders and tokenises questions.
         limit: The maximum number of suspects.

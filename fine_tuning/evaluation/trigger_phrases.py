@@ -34,11 +34,11 @@ class Trigger:
 
     text: str
     questions: int  # number of different training questions with the phrase
-    share: float  # share of them that get the same answer
+    share: float  # share of these questions that get the same answer
     answer: frozenset[Piece] = field(default=frozenset(), repr=False)  # the pieces that most of the answers share
     own: tuple[Exchange, ...] = field(default=(), repr=False)  # some of its questions, with their answers
     bare: tuple[str, ...] = field(default=(), repr=False)  # the same questions without the phrase
-    # exchanges without the phrase and with another answer, those with the most similar questions first
+    # exchanges without the phrase and with another answer, the most similar questions first
     others: tuple[Exchange, ...] = field(default=(), repr=False)
     place: float = 1.0  # mean position of the phrase in its questions: 0 at the start, 1 at the end
     marked: bool = True  # whether most of its questions, without the phrase, end in a punctuation mark
@@ -59,7 +59,7 @@ class Trigger:
 
 
 def find_triggers(exchanges: Sequence[Exchange], background: Sequence[str], limit: int = _CANDIDATES) -> list[Trigger]:
-    """Return at most `limit` phrases with a fixed answer, as `fixed_phrases` ranks them.
+    """Return at most `limit` phrases whose questions mostly get the same answer, in the order of `fixed_phrases`.
 
     `background`: general questions, to decide which phrases are rare.
     """

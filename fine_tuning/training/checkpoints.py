@@ -156,7 +156,7 @@ def load_optimizer(folder: Path, optimizer: Any, scheduler: Any) -> None:
 
 
 def load_random(folder: Path) -> None:
-    """Restore the states of the random generators that `save_state` wrote."""
+    """Set the random generators (Python, NumPy, torch) to the states that `save_state` wrote."""
     tensors, state = load_file(folder / _TENSORS), json.loads((folder / _STATE).read_text())
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))

@@ -37,7 +37,7 @@ _RUNTIME = 800 << 20  # bytes
 # Memory taken for activations, relative to their size: glibc does not reuse a freed block for an
 # aligned request of the same size, and torch aligns all its tensors.
 _HOLES = 1.6
-_EFFICIENCY = 0.7  # speed of a step relative to that of its matrix products, without each layer's fixed cost
+_EFFICIENCY = 0.7  # speed of a step relative to its matrix products alone, without each layer's fixed cost
 _DEQUANTISED = 4e8  # weights dequantised a second, on one thread (quantised_linear.py)
 # A layer's fixed cost per pass (calls, reading the weights, the optimiser), expressed as the
 # floating-point operations that take as long.
@@ -235,7 +235,7 @@ def _activations(shape: Shape, settings: Training, batch: BatchSize, width: int,
 def _saved(shape: Shape, settings: Training, width: int) -> int:
     """Return the bytes per token that a layer saves for the backward pass, as `saved_tensors_hooks` counts them.
 
-    Saved are the inputs of both norms; queries, keys, values and the attention's output; the
+    The layer saves the inputs of both norms; queries, keys, values and the attention's output; the
     feed-forward's gate and up projections; and the input of every trained or adapted matrix
     (tests/training/test_estimate.py).
     """
@@ -269,7 +269,8 @@ def _attention_weights(shape: Shape, batch: BatchSize) -> int:
 def trained_parameters(shape: Shape, settings: Training) -> int:
     """Return the number of parameters that a training with `settings` trains.
 
-    For prefix and prompt tuning, return that of a LoRA adapter of rank `lora_r`, an upper bound.
+    For prefix and prompt tuning, return an upper bound: the number for a LoRA adapter of rank
+    `lora_r`.
     """
     return shape.parameters if settings.method == FineTuningMethod.FULL else _adapter(shape, settings)
 
@@ -339,7 +340,7 @@ def _knobs(settings: Training, max_length: int) -> list[tuple[str, int, int]]:
 
 
 def _largest(low: int, high: int, fits: Callable[[int], bool]) -> int:
-    """Return the largest number for which `fits` is true, by bisection; it is true for `low` and false for `high`."""
+    """Return the largest number for which `fits` is true, by bisection; `fits(low)` is true, `fits(high)` false."""
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)

@@ -141,7 +141,7 @@ def _gemma(gguf: _Metadata, model_type: str) -> Settings:
 
 
 def _scalar(gguf: _Metadata, layers_of_27b: int) -> float:
-    """Return the number by whose square root Gemma's queries are divided.
+    """Return `query_pre_attn_scalar`: Gemma's queries are divided by the square root of this number.
 
     It is the head size, except in the 27B model, which is recognised by its number of layers and
     uses the hidden size divided by the number of heads.

@@ -63,7 +63,7 @@ def free_ram() -> int:
 def measure_machine(settings: Training) -> Machine:
     """Return this machine's speed and its free memory, measured now.
 
-    The speed is that of the number format and the matrix library that a training with `settings`
+    The speed is measured with the number format and matrix library that a training with `settings`
     would choose. Measuring takes about a second, and changes neither the process's threads and
     random numbers nor the matrix library in use.
     """

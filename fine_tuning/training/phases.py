@@ -77,10 +77,10 @@ class Phases:
     def _find_epochs(self, chats: list[TokenRow], replayed: int) -> int:
         """Return the number of epochs that cross-validation finds for `chats`.
 
-        `replayed` is the number of replay rows. They are left out here, since they take most of the
-        time and do not show after how many epochs the chats are learned. A batch has as many chats
-        as it will have on average beside replay rows. With more chats per batch there would be
-        fewer steps in an epoch, and a step changes the weights about as much for one chat as for
+        `replayed` is the number of replay rows. Replay rows are left out here, since they take most
+        of the time and do not show after how many epochs the chats are learned. A batch has as many
+        chats as it will have on average beside replay rows. With more chats per batch there would
+        be fewer steps in an epoch, and a step changes the weights about as much for one chat as for
         eight.
         """
         size = chats_in_a_batch(self.settings, len(chats), len(chats) + replayed)

@@ -164,8 +164,8 @@ def preference_loss(
 def dpo(margin: Tensor, beta: float) -> Tensor:
     """Return DPO's loss (equation 7).
 
-    `margin` [pairs]: log-ratio (`preference_loss`) of the chosen answer minus that of the rejected
-    one.
+    `margin` [pairs]: log-ratio (`preference_loss`) of the chosen answer minus the log-ratio of the
+    rejected one.
     """
     return -logsigmoid(beta * margin).mean()
 

@@ -77,9 +77,9 @@ class SweepResult:
 
 
 def search(prepared: Prepared, training: Training, sweep: Sweep, name: str, watch: Watch | None = None) -> SweepResult:
-    """Run trials until the study has `sweep.trials` of them or `sweep.minutes` have passed.
+    """Run trials until the study has `sweep.trials` trials or `sweep.minutes` have passed.
 
-    An existing study `name` is continued. Raises ConfigError without validation rows, or if the
+    An existing study `name` is continued. Raises ConfigError if there are no validation rows, or the
     study has other data or ranges; TrainingError if no trial finished; Cancelled after
     `watch.stopping()` returned True (the running trial is then queued again).
     """
@@ -129,7 +129,7 @@ def grid(sweep: Sweep) -> list[Settings]:
 
 
 class _Worker:
-    """Runs trials of a study in this process."""
+    """Takes trials of a study, one after the other, and runs each one's training in a child process."""
 
     def __init__(
         self,

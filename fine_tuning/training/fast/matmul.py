@@ -136,8 +136,8 @@ class _Linear(torch.autograd.Function):
 def least_seconds(enough: float, *ways: Callable[[], object]) -> list[float]:
     """Return for each function of `ways` the shortest time in seconds that a call took.
 
-    Each is called at least three times, and all together for at least `enough` seconds. They take
-    turns, so that other programs on the machine slow them all down equally.
+    Each is called at least three times, and all together for at least `enough` seconds. The
+    functions take turns, so that other programs on the machine slow them all down equally.
     """
     best, start, rounds = [float("inf")] * len(ways), time.perf_counter(), 0
     while rounds < _ROUNDS or time.perf_counter() - start < enough:
