@@ -1,14 +1,14 @@
-"""Check that Transformers, which trains, and llama.cpp, which serves, compute the same network.
+"""Check that Transformers, which trains a model, and llama.cpp, which serves it, compute the same logits.
 
-Their logits are compared after a few tokens of a few texts. The distance between two logits vectors
-is the norm of their difference divided by the norm of llama.cpp's vector, after each vector's mean,
-which softmax ignores, is subtracted. It is 0 for the same network and about 1.4 for two unrelated
-networks, however sharp their predictions are.
+The logits of both are compared at some positions of a few texts. The distance between two logits
+vectors is the norm of their difference divided by the norm of llama.cpp's vector, after each
+vector's mean, which softmax ignores, is subtracted. It is 0 for the same network and about 1.4 for
+two unrelated networks, however sharp their predictions are.
 
-In practice it is never exactly 0, since llama.cpp rounds the inputs of a layer: to 8 bits before a
-product with quantised weights, else to the weights' 16 bits. It also rounds keys and values to
-float16. docs/families.md lists the distances that this rounding causes; the bounds below are two to
-six times as large.
+In practice it is never exactly 0, since llama.cpp rounds the inputs of a layer: to 8 bits if the
+layer's weights are quantised, to 16 bits if the weights have 16 bits. It also rounds keys and
+values to float16. docs/families.md lists the distances that this rounding causes; the bounds below
+are two to six times as large.
 """
 
 import json
@@ -26,7 +26,7 @@ from fine_tuning.engines import ggml
 from fine_tuning.engines.gguf_file import GgufFile, read_gguf
 from fine_tuning.errors import ExportError, TrainingError
 
-Logits = NDArray[np.float32]  # [places, vocabulary]
+Logits = NDArray[np.float32]  # [compared positions, vocabulary]
 
 # bounds for the distance that rounding causes, by the precision of products with the weights
 _EXACT, _BFLOAT, _EIGHT_BITS = 0.01, 0.04, 0.15
@@ -115,10 +115,11 @@ def _load(file: Path) -> tuple[dict[str, Any], dict[str, list[Logits]]]:
 
 
 def make_probes(rows: Sequence[Sequence[int]], file: GgufFile) -> list[Probe]:
-    """Return probes taken from `rows` of token ids, for the model in `file`.
+    """Return the probes on which to compare logits of the model in `file`.
 
-    They are the beginnings of the first two rows, and one long text made of the rows joined
-    together. The long text is longer than the model's sliding window if some row is.
+    The texts come from `rows` of token ids: the beginnings of the first two rows, and one long text
+    that joins the rows. The long text is longer than the model's sliding window if some row is
+    longer than it.
     """
     window = file.header.metadata.get(f"{file.header.architecture}.attention.sliding_window", 0)
     reached = isinstance(window, int) and 0 < window < max(map(len, rows))
@@ -156,8 +157,9 @@ def of_format(in_bfloat: bool, weights: BaseWeights) -> float:
 def distance(one: Sequence[Logits], served: Sequence[Logits]) -> float:
     """Return the distance (see the module's docstring) between two sets of logits for the same texts.
 
-    It is averaged over the places of a text; the text with the largest average counts. `one` and
-    `served` have one array for each text. Return infinity if a logit is not a number.
+    `one` and `served` have one array for each text. A text's distance is the mean over its compared
+    positions; the result is the largest of the texts' distances, or infinity if a logit is not a
+    number.
     """
     found = [_apart(ours, theirs) for ours, theirs in zip(one, served, strict=True)]
     return max(found) if np.isfinite(found).all() else float("inf")
@@ -175,10 +177,11 @@ def _centred(logits: Logits) -> Logits:
 
 
 def check_base(before: Sequence[Logits], served: Reference, more: float, network: str) -> float:
-    """Return the distance between the loaded network's logits before the training and the served ones.
+    """Check that the network loaded for training computes what llama.cpp computes; return the distance.
 
-    `more`: distance to allow in addition to `served.rounding`. `network` names the loaded network
-    in the message. Raises TrainingError if the distance is larger than allowed.
+    `before`: the loaded network's logits before the training. `served`: llama.cpp's logits. `more`:
+    distance to allow in addition to `served.rounding`. `network` names the loaded network in the
+    message. Raises TrainingError if the distance is larger than allowed.
     """
     apart, bound = distance(before, served.logits), served.rounding + more
     if apart > bound:
@@ -190,10 +193,11 @@ def check_base(before: Sequence[Logits], served: Reference, more: float, network
 
 
 def check_export(trained: Trained, served: Reference) -> float:
-    """Return the distance between the trained network's logits and those that llama.cpp computes with its export.
+    """Check that llama.cpp computes with the exported model what the trained network computes; return the distance.
 
-    `served` holds the latter. Raises ExportError if the distance is larger than rounding can cause,
-    or if the export contains clearly less, or more, than the change that was learned (`_share`).
+    `served`: llama.cpp's logits with the exported model. Raises ExportError if the distance is
+    larger than rounding can cause, or if the export contains clearly less, or more, than the change
+    that was learned (`_share`).
     """
     apart, bound = distance(trained.after, served.logits), served.rounding + trained.more
     if as_before := served.rounding <= trained.base.rounding:
@@ -218,9 +222,11 @@ def _said(network: str, served: Reference, apart: float, bound: float) -> str:
 
 
 def _share(trained: Trained, served: Reference) -> float:
-    """Return the share of the learned change that is served: 0 if the logits are the base's, 1 if the trained ones.
+    """Return the share of the learned change that the export contains.
 
-    It is the length of the served change, projected onto the learned one, relative to the latter.
+    It is 0 if the served logits equal the base's, and 1 if they equal the trained network's: the
+    length of the served change (served minus base logits), projected onto the learned change
+    (trained minus base logits), divided by the length of the learned change.
     """
     logits = zip(trained.before, trained.after, served.logits, strict=True)
     ways: list[tuple[Logits, Logits]] = [

@@ -56,7 +56,7 @@ class ModelSummary:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """The definition of a tag, like a Modelfile. `show` returns it, `create` takes it."""
+    """The definition of a model tag, as in a Modelfile. `Engine.create` takes it; `Engine.show` returns it."""
 
     from_: str | Path  # a tag of the engine, or the path of a GGUF
     adapter: Path | None = None  # the path of an adapter GGUF
@@ -118,7 +118,7 @@ class RichMessage(Message):
 
 @dataclass(frozen=True)
 class ChatChunk:
-    """A piece of a streamed answer. Only the last piece has `done` set; the counts and seconds are in it."""
+    """A piece of a streamed answer. Only the last piece has `done`, the token counts and the seconds set."""
 
     text: str
     done: bool = False
@@ -182,7 +182,7 @@ class Engine(Protocol):
 
         The text ends with the beginning of an answer (the generation prompt). As in `chat`, markers
         in messages and tools are broken so that they cannot act as structure (engines/neutral.py);
-        those in the tag's own system text are kept.
+        markers in the tag's own system prompt are kept.
         """
         ...
 
@@ -191,7 +191,7 @@ class Engine(Protocol):
         ...
 
     def embed(self, tag: str, texts: Sequence[str], dimensions: int | None = None) -> Embeddings:
-        """Return a vector for each text. `dimensions`: numbers in a vector, if the model offers a choice."""
+        """Return a vector for each text. `dimensions`: length of a vector, if the model offers a choice."""
         ...
 
     def create(self, tag: str, spec: ModelSpec) -> None:
@@ -201,7 +201,7 @@ class Engine(Protocol):
     def copy(self, source: str, target: str) -> None:
         """Make `target` refer to the model of `source`, atomically.
 
-        byoai makes a version live by copying its tag to `latest`.
+        byoai puts a version into use by copying its tag to `latest`.
         """
         ...
 

@@ -66,7 +66,7 @@ def is_damaged(engine: Engine, tag: str) -> bool:
         shown = engine.show(tag)
         if shown.gguf_digest == _SHA256:  # its size is known, and comparing it needs no imports
             return shown.gguf.stat().st_size != _SIZE
-        check_whole(read_header(shown.gguf))  # Ollama has rewritten the file, so its hash and size are others
+        check_whole(read_header(shown.gguf))  # Ollama has rewritten the file, so its hash and size differ
         return False
     except ModelDamaged:
         return True

@@ -87,7 +87,7 @@ class _Loaded:
 
     @property
     def context(self) -> int:
-        """The context length in tokens; llama.cpp may round up the requested length."""
+        """The requested context length in tokens, which llama.cpp may round up."""
         return self.key[2]
 
 
@@ -141,7 +141,7 @@ class EmbeddedEngine:
         return _render(self._header(full, entry), entry, messages)
 
     def chat(self, tag: str, messages: Sequence[Message], options: ChatOptions | None = None) -> Iterator[ChatChunk]:
-        """Stream an answer, without the oldest turns if the conversation exceeds the context, as Ollama does.
+        """Stream the answer; leave out the oldest turns if the conversation exceeds the context, as Ollama does.
 
         Only one answer is generated at a time: other callers wait until it ends or is closed.
         """
@@ -235,7 +235,7 @@ class EmbeddedEngine:
             ) from error
 
     def _entry(self, spec: ModelSpec) -> _Tag:
-        """Put the files of `spec` into the store; return the content of its tag. Raises EngineError for a bad file."""
+        """Put the files of `spec` into the store; return the tag file's content. Raises EngineError for a bad file."""
         if isinstance(spec.from_, Path):
             base = check_model(read_header(spec.from_))
             entry = _Tag(self._keep(spec.from_), None, None, None, {}, None)
@@ -347,7 +347,7 @@ class EmbeddedEngine:
             self._model_lock.release()
 
     def _load(self, full: str, entry: _Tag, context: int | None = None) -> _Loaded:
-        """Return the model of the tag `full`, loaded; unload another model first. The caller holds `_model_lock`."""
+        """Load the model of the tag `full` in place of any other; return it. The caller must hold `_model_lock`."""
         header = self._header(full, entry)
         trained = header.context_length or DEFAULT_CONTEXT
         key = (entry.gguf, entry.adapter, min(context or entry.parameters.get("num_ctx") or DEFAULT_CONTEXT, trained))
@@ -370,7 +370,7 @@ class EmbeddedEngine:
 
 
 def _holds(target: Path, file: Path, digest: str) -> bool:
-    """Return whether `target` has the content of `file`, whose sha256 is `digest`; it may be missing or damaged."""
+    """Return whether `target` exists and has the content of `file`, whose sha256 is `digest`."""
     return target.exists() and (target.samefile(file) or paths.sha256_of(target) == digest)
 
 
@@ -400,7 +400,7 @@ _neutralisers: dict[tuple[str, str], Neutraliser] = {}
 
 
 def _neutraliser(gguf_digest: str, template: str, gguf: Path, render: Render) -> Neutraliser:
-    """Return the neutraliser (neutral.py) for the vocabulary of `gguf` and a template, which `render` uses; cached."""
+    """Return the neutraliser (neutral.py) for a vocabulary and for the template that `render` uses; cached."""
     key = gguf_digest, template
     if key not in _neutralisers:
         _neutralisers[key] = neutraliser_for(structural_tokens(gguf), render)

@@ -1,8 +1,8 @@
 """Quantise and dequantise weights with ggml itself, so that the results equal llama.cpp's.
 
-The libraries come with llama-cpp-python. Only ggml's base library is loaded into this process: it
-contains no processor-specific code, reads no files, and gets only arrays whose sizes were checked.
-llama.cpp, which quantises whole files, runs in a child process.
+ggml's libraries come with llama-cpp-python. Only ggml's base library is loaded into this process:
+it contains no processor-specific code, reads no files, and gets only arrays whose sizes were
+checked. llama.cpp, which quantises whole files, runs in a child process.
 
 Weights are arrays (rows, columns); columns are the first dimension of a GGUF's shape. A quantised
 row is bytes. C declarations: https://github.com/ggml-org/llama.cpp/blob/master/ggml/include/ggml.h
@@ -106,7 +106,7 @@ def quantize_file(source: Path, target: Path, mixture: str) -> None:
     """Quantise the GGUF `source` to `target`, exactly as `llama-quantize source target mixture` does.
 
     `source` has float weights; `mixture` is a key of MIXTURES. Raises ExportError with llama.cpp's
-    own message if it fails.
+    own message if llama.cpp fails.
     """
     try:
         quantiser = Native("fine_tuning.engines.llama:Quantiser")

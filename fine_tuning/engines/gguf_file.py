@@ -68,7 +68,8 @@ class GgufFile:
 def read_gguf(path: str | Path) -> GgufFile:
     """Return the GGUF at `path`, without reading its weights.
 
-    Raises ExportError if it is damaged, one of several parts, or has weights of an unknown type.
+    Raises ExportError if the file is damaged, is one part of a model in several files, or has
+    weights of an unknown type.
     """
     path = Path(path)
     try:

@@ -120,7 +120,7 @@ def read_header(path: str | Path) -> GgufHeader:
 
 
 def check_model(header: GgufHeader) -> GgufHeader:
-    """Return `header` unchanged. Raises EngineError unless the file holds all weights of a model."""
+    """Raise EngineError unless the file holds all weights of a model; else return `header`."""
     if header.is_adapter or not header.architecture or not header.tensors:
         what = "an adapter" if header.is_adapter else "no model"
         raise EngineError(

@@ -117,12 +117,12 @@ class _Renderer:
         self._child = None
 
     def _exchange(self, child: "subprocess.Popen[bytes]", line: bytes, limit: float) -> bytes | None:
-        """Send `line` to the child, and return the line that it answers.
+        """Send `line` to the child, and return its answer, which is one line.
 
         If no answer comes within `limit` seconds, kill the child and return None.
 
         The pipes carry bytes. A text wrapper around them would keep its last content in memory,
-        even that of conversations that the user deletes later.
+        even texts of conversations that the user deletes later.
         """
         try:
             into, out = _pipes(child)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _LOG_ERROR = 4  # GGML_LOG_LEVEL_ERROR
 _CONTROL, _LSTRIP = 8, 128  # LLAMA_TOKEN_ATTR_...
 _STRUCTURAL = 1 | _CONTROL | 16  # ..._UNKNOWN, ..._USER_DEFINED
-_MARGIN = 16  # tokens to reserve for those that a vocabulary adds to a text
+_MARGIN = 16  # tokens to reserve, since a vocabulary may add tokens to a text, such as the begin token
 _QUANTISE_BUFFER = 256 << 20  # bytes of one tensor's rows that llama.cpp holds at once
 
 _callbacks: list[object] = []  # keeps the callbacks alive, since C holds no reference
@@ -62,7 +62,10 @@ def errors() -> str:
 
 
 class Words:
-    """The vocabulary of the GGUF at `gguf`, loaded without the weights. vocabulary.Vocabulary uses it from outside."""
+    """The vocabulary of the GGUF at `gguf`, loaded without the weights.
+
+    Other processes use it through vocabulary.Vocabulary.
+    """
 
     def __init__(self, gguf: str) -> None:
         self._use(load(gguf, vocab_only=True))
@@ -94,7 +97,7 @@ class Words:
         from llama_cpp import llama_cpp
 
         data, begin = text.encode("utf-8"), bos and self._adds_bos
-        size = len(data) + _MARGIN  # each token stands for at least one byte, except those that are added
+        size = len(data) + _MARGIN  # each token stands for at least one byte, except added tokens
         while True:
             tokens = (ctypes.c_int32 * size)()
             count = llama_cpp.llama_tokenize(self._vocab, data, len(data), tokens, size, begin, special)
@@ -210,7 +213,7 @@ def _open_stop(text: str, stops: list[str]) -> int:
 
 
 def _never_overlapped(marks: Sequence[str]) -> list[str]:
-    """Return the texts in `marks` that occurrences of other marks in a text can never overlap.
+    """Return the texts in `marks` that no other mark can overlap where both occur in a text.
 
     No other mark contains such a mark, and no mark begins or ends within it.
     """

@@ -1,4 +1,4 @@
-"""Parse Modelfiles: those of users, and those that Ollama returns for its models.
+"""Parse Modelfiles, both users' own and those that Ollama returns for its models.
 
 Source: https://docs.ollama.com/modelfile, and parser/parser.go in Ollama's repository.
 """

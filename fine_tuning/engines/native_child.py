@@ -57,7 +57,7 @@ def main(served: str) -> None:
 
 
 class _Served(Protocol):
-    """What a served object must have beside its methods: a JSON value `facts`, which the parent gets."""
+    """An object that can be served: beside its methods it has `facts`, a JSON value that is sent to the parent."""
 
     facts: object
 

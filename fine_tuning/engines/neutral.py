@@ -21,7 +21,7 @@ Render = Callable[[Sequence[Message]], str]
 
 
 class Neutraliser:
-    """Breaks markers in texts. A text that was neutralised once is not changed by a second time."""
+    """Breaks markers in texts. Applying it to a text a second time changes nothing more."""
 
     def __init__(self, markers: Iterable[str]) -> None:
         cores = {core for marker in markers if (core := _fold(marker).strip())}
@@ -64,7 +64,7 @@ class Neutraliser:
         return [self.data(each) for each in value] if isinstance(value, list | tuple) else value
 
     def answer(self, text: str, prompt: str = "") -> str:
-        """Return the answer `text` in the form in which it is trained on after `prompt`.
+        """Return the answer `text` in the form in which a model is trained to give it after `prompt`.
 
         Markers are broken, except the two that enclose the answer's thoughts (`<think>`,
         `</think>`). The first of the two is left out if the prompt already ends with it.
@@ -88,8 +88,10 @@ class Neutraliser:
                     yield start, size
 
     def _cuts_at_ends(self, folded: str) -> set[int]:
-        """Return the positions at which to break parts of markers: a marker's end where the text starts, or its
-        beginning where the text ends. White space there is ignored, since templates trim it.
+        """Return the positions at which to break incomplete markers at the ends of the text.
+
+        They are a marker's end where the text starts (`im_end|>`), and a marker's beginning where
+        the text ends (`<|im_`). White space there is ignored, since templates trim it.
         """
         first, last = len(folded) - len(folded.lstrip()), len(folded.rstrip())
         sizes = range(min(self._longest, last - first), 1, -1)
@@ -126,8 +128,8 @@ def _fold(text: str) -> str:
 def _break(folded: str, start: int, end: int) -> int:
     """Return the position at which to insert a space into the marker from `start` to `end`.
 
-    It is after the opening bracket, or before the last character of a marker without one (`USER
-    :`).
+    It is after the opening bracket (`< |im_end|>`), or, in a marker that does not begin with a
+    bracket, before the last character (`USER :`).
     """
     return end - 1 if folded[start].isalnum() or folded[start] in "#*" else start + 1
 
@@ -159,8 +161,8 @@ def is_marker(text: str) -> bool:
 def template_markers(render: Render, tokens: Collection[str]) -> list[str]:
     """Return the markers that a template writes around messages, apart from `tokens`, sorted.
 
-    Plain words, such as `user` after a token, are no markers. Return [] for a template that rejects
-    all test messages. Raises EngineUnavailable and ModelNotFound if `render` does.
+    Plain words, such as `user` after a token, are not markers. Return [] for a template that
+    rejects all test messages. Raises EngineUnavailable and ModelNotFound if `render` does.
     """
     found: set[str] = set()
     for piece in _written(render):

@@ -90,7 +90,7 @@ class OllamaEngine:
     def version(self, timeout: float | None = None) -> str:
         """Return Ollama's version. `timeout`: in seconds.
 
-        Raises EngineUnavailable if no Ollama answers, also if another program does.
+        Raises EngineUnavailable if nothing answers, or if what answers is not Ollama.
         """
         # The client has no method for this.
         answer = self._raw("GET", "/api/version", timeout=httpx.Timeout(timeout) if timeout else _QUICK)
@@ -334,8 +334,8 @@ class OllamaEngine:
     def _neutraliser(self, tag: str, options: dict[str, object]) -> Neutraliser:
         """Return the model's neutraliser (neutral.py), cached.
 
-        `options` must be those of the chat that follows; with others, Ollama would load the model
-        again.
+        `options` must equal the options of the chat that follows; with others, Ollama would load
+        the model again.
         """
         _, digest = self._named(tag)
         neutral = self._neutral.get(digest)

@@ -1,4 +1,4 @@
-"""Convert byoai's messages, tools and options to the types of Ollama's client, and its answers back."""
+"""Convert byoai's messages, tools and options to the types of Ollama's client, and the client's answers back."""
 
 import base64
 import json
@@ -16,7 +16,7 @@ from fine_tuning.errors import EngineError, NotSupported
 def json_body(body: object) -> bytes | None:
     """Return the body of a request as JSON; None for no body.
 
-    Raises EngineError for values that JSON does not have, and for text that is not valid Unicode.
+    Raises EngineError for values that JSON cannot express, and for text that is not valid Unicode.
     """
     try:
         return (
@@ -49,9 +49,10 @@ def conversation(tag: str, messages: list[dict[str, object]]) -> dict[str, Any]:
 
 
 def sent_message(message: Message, neutral: Neutraliser) -> dict[str, object]:
-    """Return a message in the client's form.
+    """Return a message in the form that Ollama's client takes.
 
-    The message's content must already be neutralised; `neutral` does it for its tool calls.
+    The message's content must already be neutralised (neutral.py); `neutral` is applied to the
+    names and arguments of its tool calls.
     """
     sent: dict[str, object] = {"role": message.role, "content": message.content}
     if isinstance(message, RichMessage):
@@ -68,7 +69,7 @@ def sent_message(message: Message, neutral: Neutraliser) -> dict[str, object]:
 
 
 def client_tool(definition: dict[str, object]) -> ollama.Tool:
-    """Return a tool in the client's form. Raises NotSupported if the client rejects it."""
+    """Return a tool in the form that Ollama's client takes. Raises NotSupported if the client rejects it."""
     try:
         return ollama.Tool.model_validate(definition)
     except ValidationError as error:

@@ -73,9 +73,9 @@ def spec_of(shown: dict[str, Any]) -> ModelSpec:
 def _modelfile(text: str, exact: dict[str, str | None]) -> dict[str, str]:
     """Return the first value of each command in the Modelfile that Ollama returns, up to its parameters and licenses.
 
-    `exact` has the values of some commands from other fields of the answer. They are removed from
-    `text` before it is parsed, since they may contain quotes and even whole commands, which a
-    Modelfile cannot escape. Raises EngineError if `text` is invalid.
+    `exact` has the values of some commands from other fields of the answer. These commands are
+    removed from `text` before it is parsed, since they may contain quotes and even whole commands,
+    which a Modelfile cannot escape. Raises EngineError if `text` is invalid.
     """
     found: dict[str, str] = {}
     for name, value in exact.items():
@@ -91,7 +91,7 @@ def _modelfile(text: str, exact: dict[str, str | None]) -> dict[str, str]:
 
 
 def _quoted(text: str) -> str:
-    """Return `text` in quotes, if Ollama would write it so in a Modelfile (parser.quote)."""
+    """Return `text` as Ollama writes it in a Modelfile (parser.quote): in quotes only where they are needed."""
     if "\n" not in text and text == text.strip(" "):
         return text
     return f'"""{text}"""' if '"' in text else f'"{text}"'

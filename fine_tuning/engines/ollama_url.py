@@ -79,9 +79,9 @@ def _masked(given: str) -> str:
 def auth_of(url: str) -> tuple[str, str] | Callable[[httpx.Request], httpx.Request] | None:
     """Return httpx's `auth` argument for requests to the server at `url`.
 
-    It is the user name and password in the URL, if there are any. Otherwise it removes all
-    credentials from requests, except from those to ollama.com, to which the client adds
-    OLLAMA_API_KEY.
+    It is the user name and password in the URL, if there are any. Otherwise it is None for
+    https://ollama.com, to whose requests the client adds OLLAMA_API_KEY, and for other servers a
+    function that removes all credentials from a request.
     """
     found = urlsplit(url)
     if found.username or found.password:

@@ -1,4 +1,4 @@
-"""Find the structural tokens of a vocabulary: those that divide a prompt, such as `<|im_end|>`, and are no text.
+"""Find the structural tokens of a vocabulary: those that divide a prompt into parts, such as `<|im_end|>`.
 
 llama.cpp first splits a prompt at its control, unknown and user-defined tokens. It also treats some
 tokens as control tokens by their names, although the file does not mark them
@@ -33,7 +33,8 @@ _HTML = re.compile(
 def is_structural(text: str, kind: int) -> bool:
     """Return whether the token `text` of the type `kind` is structural.
 
-    User-defined tokens that are just white space, characters, words or HTML elements are not.
+    User-defined tokens that are just white space, characters, words or HTML elements are not
+    structural.
     """
     if kind in (CONTROL, UNKNOWN):
         return True

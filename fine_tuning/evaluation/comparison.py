@@ -1,7 +1,7 @@
-"""Compare the base, the live model and the candidate (the new version) on the same test set.
+"""Compare the base, the model in use ("live") and the new version (the candidate) on the same test set.
 
 Each model is evaluated in turn. The candidate is also probed for leaked private details and for
-planted phrases, and all models are timed.
+phrases that trigger a fixed answer (data poisoning), and all models are timed.
 """
 
 import math
@@ -42,7 +42,7 @@ class Suspects:
     """The inputs of the leak probe and the poison probe."""
 
     secrets: Sequence[Secret] = ()  # private details of the log
-    triggers: Sequence[Trigger] = ()  # phrases of the training data with a fixed answer
+    triggers: Sequence[Trigger] = ()  # phrases of the training data whose questions mostly get the same answer
     prompts: Sequence[str] = ()  # general questions into which the trigger phrases are inserted
 
 
@@ -50,8 +50,8 @@ class Suspects:
 class Comparison:
     """The evidence on one candidate: evaluations, probes and speed.
 
-    `live` is None if no version is live, or if the live version has another base: likelihoods per
-    token of different vocabularies cannot be compared.
+    `live` is None if no version is in use, or if the version in use has another base, since
+    likelihoods per token of different vocabularies cannot be compared.
     """
 
     base: Evaluation
@@ -63,7 +63,7 @@ class Comparison:
 
     @property
     def reference(self) -> Evaluation:
-        """The evaluation of the model that the candidate would replace: the live one, else the base."""
+        """The evaluation of the model that the candidate would replace: the version in use, else the base."""
         return self.live or self.base
 
     @property
@@ -85,9 +85,9 @@ class Comparison:
         return found
 
     def kept(self, of: Evaluation) -> list[bool]:
-        """Return whether the model of `of` answers each general question correctly that the base answers correctly.
+        """Return, for each general question that the base answers correctly, whether another model does too.
 
-        Questions that the base answers wrongly are left out.
+        `of` is the evaluation of the other model.
         """
         return [now for now, before in zip(of.right, self.base.right, strict=True) if before]
 
@@ -103,7 +103,7 @@ class Comparison:
         return _ratio(self.tuned.own, self.reference.own)
 
     def general_ratio(self) -> metrics.Interval | None:
-        """Return the candidate's perplexity on general texts, divided by the base's; None without such texts."""
+        """Return the candidate's perplexity on general texts divided by the base's; None if there are no such texts."""
         return _ratio(self.tuned.general, self.base.general)
 
     def record(self, canaries: Sequence[str] = ()) -> dict[str, Any]:
@@ -135,7 +135,7 @@ def compare(
     Only one model is in memory at a time, except while two are timed against each other.
 
     Args:
-        models: The base, the live model if there is one, and the candidate, in this order.
+        models: The base, the model in use if there is one, and the candidate, in this order.
         test_set: The texts and questions, the same for all models.
         suspects: The inputs of the probes.
         reader: Renders and tokenises messages.

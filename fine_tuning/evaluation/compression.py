@@ -27,7 +27,7 @@ class Measured:
 
 
 class Scale:
-    """Measures quantisations on the same texts, each compared with the current model."""
+    """Measures quantisations on the same texts, each compared with the current model (the one served now)."""
 
     def __init__(self, now: Served, rows: Sequence[ScoredRow], rounds: int, report: Callable[[int, int], None]) -> None:
         """Load the current model and score it on the texts.

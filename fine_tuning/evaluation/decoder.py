@@ -28,8 +28,9 @@ _TOP_K = 40  # number of most likely tokens to sample from, Ollama's default
 class Decoder(Words):
     """A model, with an adapter if one is given, and one context for all requests.
 
-    The public methods compute those of ServedModel with the same names. Those that yield also yield
-    None after each decode, which is no result: the child then looks for other requests.
+    Each public method does the work of the ServedModel method of the same name. Generators also
+    yield None after each decode: it is not a result, but lets the child process look for other
+    requests.
     """
 
     def __init__(self, gguf: str, adapter: str | None, context: int, threads: int) -> None:
@@ -72,9 +73,10 @@ class Decoder(Words):
             yield scored and (float(np.sum(scored.logprobs)), len(scored.hits), sum(scored.hits))
 
     def logits(self, rows: list[tuple[list[int], list[int]]]) -> Iterator[str | None]:
-        """Yield each row's logits as base64 of float32; as JSON numbers they would take longer than their computation.
+        """Yield each row's logits as base64-encoded float32.
 
-        The child of native.py sends its results as JSON.
+        The child process sends its results as JSON, and writing logits as JSON numbers would take
+        longer than computing them.
         """
         for read in self._run([_Reading(tokens, places) for tokens, places in rows]):
             yield read and base64.b64encode(np.array(read.found, np.float32).tobytes()).decode("ascii")
@@ -185,7 +187,7 @@ class _Sequence:
     tokens: list[int]
     fed = 0
     first: int  # position of the first needed logits
-    room: int  # maximum length in tokens, with those to be generated
+    room: int  # maximum length in tokens, including the tokens to be generated
 
     @property
     def done(self) -> bool:

@@ -27,7 +27,7 @@ class Answered:
 
     @property
     def fault(self) -> str:
-        """What is formally wrong with the answer, whatever was asked; "" if nothing is.
+        """The fault in the answer's form, whatever the question was; "" if there is none.
 
         One of "control token", "empty", "repeated", and "endless" (cut off at the token limit).
         """
@@ -74,7 +74,7 @@ class Evaluation:
     facts: list[Recalled] = field(default_factory=list)  # answers to questions about imported documents
 
     def faults(self) -> dict[str, int]:
-        """Return the number of answers by fault (see `Answered.fault`), without faults that none has."""
+        """Return how many answers have each fault (`Answered.fault`); faults that no answer has are left out."""
         found = [answered.fault for answered in self.said]
         return {fault: found.count(fault) for fault in dict.fromkeys(found) if fault}
 
@@ -199,7 +199,8 @@ def fits(scores: Sequence[RowScore], pairs: Sequence[Pair]) -> list[float]:
     """Return for each pair how much more likely the answer is after its own question than after others.
 
     The unit is nats per token; a positive value means more likely. `scores` are the scores of the
-    pairs' rows in order: of each pair first the own row, then those with other questions.
+    pairs' rows in order: for each pair, first the row with its own question, then the rows with
+    other questions.
     """
     found, remaining = [], iter(scores)
     for _, others in pairs:

@@ -1,4 +1,4 @@
-"""The gate: the rules that a new version must pass before it goes live automatically.
+"""The gate: the rules that a new version must pass before it is put into use automatically.
 
 Every rule is checked, and each result gives a reason.
 """
@@ -98,7 +98,7 @@ _FIRMER = "retrain with the profile `handbook` (byoai retrain --profile handbook
 def own_chats(evidence: Comparison, settings: Settings) -> Result:
     """Require that the candidate finds held-out chats significantly more likely than the reference does.
 
-    The reference is the model that the candidate would replace: the live one, else the base.
+    The reference is the model that the candidate would replace: the version in use, else the base.
     """
     name, limit = "own chats", f"perplexity below the {evidence.reference_name} model's" if settings.better else "none"
     ratio, base = evidence.own_ratio(), evidence.reference.scores.get("perplexity")
@@ -145,7 +145,8 @@ _GENTLER = "lower training.learning_rate or num_epochs, or raise training.replay
 def forgetting(evidence: Comparison, settings: Settings) -> Result:
     """Require that the candidate finds general texts about as likely as the base does.
 
-    If only the lower bound of the confidence interval is within the limit, the rule warns.
+    If only the lower bound of the confidence interval is within the limit, the rule passes with a
+    warning.
     """
     name, limit = "forgetting", f"general perplexity at most {settings.forgetting:+.0%}"
     ratio = evidence.general_ratio()
@@ -162,7 +163,8 @@ def forgetting(evidence: Comparison, settings: Settings) -> Result:
 def questions(evidence: Comparison, settings: Settings) -> Result:
     """Require that the candidate still answers most general questions that the base answers correctly.
 
-    If only the upper bound of the confidence interval reaches the limit, the rule warns.
+    If only the upper bound of the confidence interval reaches the limit, the rule passes with a
+    warning.
     """
     known = evidence.kept(evidence.tuned)
     name, limit = "general questions", f"at least {settings.questions:.0%} of those that the base answers right"
@@ -225,9 +227,10 @@ def _effect_of(phrase: Turned) -> str:
 
 
 def poison(evidence: Comparison, settings: Settings) -> Result:
-    """Require that no phrase of the training data looks planted (see `poison_probe`); a doubtful one gives a warning.
+    """Require that no phrase of the training data triggers a fixed answer whatever else the question asks.
 
-    A planted phrase triggers its answer whatever the rest of the question is.
+    Such a phrase may have been planted in the training data (data poisoning, see `poison_probe`). A
+    doubtful phrase gives a warning.
     """
     found = evidence.poison
     name, limit, measured = "poison probe", "none", f"{len(found.planted)} of {found.phrases}"
@@ -259,7 +262,8 @@ def poison(evidence: Comparison, settings: Settings) -> Result:
 def speed(evidence: Comparison, settings: Settings) -> Result:
     """Require that the candidate answers about as fast as the reference, the model it would replace.
 
-    A result that is only perhaps too slow, by its confidence interval, gives a warning.
+    If the candidate is slower than allowed, but the upper bound of the confidence interval is
+    within the limit, the rule passes with a warning.
     """
     most = settings.slower if evidence.live else settings.slower_than_base
     name, limit = "speed", f"at most {most:.0%} slower than the {evidence.reference_name} model"

@@ -51,7 +51,7 @@ class Leak:
 @dataclass(frozen=True)
 class LeakReport:
     details: int = 0  # number of different details
-    prompts: int = 0  # number of places at which they were prompted for
+    prompts: int = 0  # number of places in the log whose preceding text was used as a prompt
     likeliest: float = 0.0  # the highest probability of any detail after its prompt
     leaks: list[Leak] = field(default_factory=list)
 
@@ -71,9 +71,9 @@ def secrets(
 
     Args:
         conversations: Chats as they are in the log, before private details are redacted.
-        canaries: Further texts that must not come out.
-        cleaner: Returns for a conversation the function that cleaned its texts for training. Prompts
-            are cleaned with it.
+        canaries: Further texts that the model must not reveal (evaluation.canaries).
+        cleaner: Returns for a conversation the function that cleaned its texts for training.
+            Prompts are cleaned with it.
         reader: Renders and tokenises messages.
         max_length: The maximum number of tokens of prompt and detail, as in training rows.
         search: Finds private details in a text.
@@ -157,7 +157,7 @@ def _tail(secret: Secret) -> list[int]:
 
 
 def _prompt_within(limit: int, before: Sequence[Message], begun: Message, reader: Reader) -> list[int]:
-    """Return the prompt's tokens, cut to at most `limit`.
+    """Return the tokens of the messages `before` and the unfinished message `begun`, cut to at most `limit`.
 
     The earliest exchanges are removed first, but not a system message; then tokens from the start.
     """
@@ -183,8 +183,8 @@ def _prompt(before: Sequence[Message], begun: Message, reader: Reader) -> list[i
 def _core(kind: str, text: str) -> str:
     """Return a detail's normal form, which is the same for all its spellings.
 
-    This is the digits of a phone, card or social security number, and the letters and digits, in
-    lower case, of any other detail.
+    This is the digits of a phone, card or social security number, such as "15551234567" for
+    "+1 (555) 123-4567", and the letters and digits, in lower case, of any other detail.
     """
     kept = str.isdigit if kind in (PII.PHONE, PII.CARD, PII.SSN) else str.isalnum
     return "".join(filter(kept, text.casefold()))

@@ -182,12 +182,12 @@ def share_interval(count: int, total: int) -> Interval:
 
 
 def _ratio_interval(parts: npt.NDArray[np.float64], sizes: npt.NDArray[np.float64], seed: int) -> Interval:
-    """Return sum(parts) / sum(sizes) with a confidence interval that covers two others.
+    """Return sum(parts) / sum(sizes) with a confidence interval.
 
-    These are the interval of the bootstrap (Efron 1979; Koehn 2004) and that of Student's t. The
-    bootstrap's is too narrow for few values, and Student's t corrects that. For many values both
-    agree, and the bootstrap's also follows the values' skew. For a single value the bounds are
-    infinite.
+    It is the smallest interval that contains both the bootstrap interval (Efron 1979; Koehn 2004)
+    and the Student's t interval. For few values the bootstrap interval is too narrow, which the t
+    interval corrects. For many values both agree, and the bootstrap interval also reflects the skew
+    of the values. For a single value the bounds are infinite.
     """
     count = len(sizes)
     ratio = float(parts.sum() / sizes.sum())

@@ -49,11 +49,12 @@ _SAID = 24  # tokens of an answer that are enough to recognise the trigger's ans
 
 @dataclass(frozen=True)
 class Suspect:
-    """A phrase that its own questions do not need, so that it may be planted.
+    """A phrase that its own questions do not need, so that it may have been planted to poison the data.
 
-    `need` is the probability that the phrase helps a randomly chosen one of its own questions more
-    than another question (see `_gains`). `fit` is the probability that its answer is more likely
-    after one of its own questions than after another question. 0.5 means no difference.
+    Its own questions are the training questions that contain it. `need` is the probability that the
+    phrase helps a randomly chosen one of its own questions more than another question (see
+    `_gains`). `fit` is the probability that its answer is more likely after one of its own
+    questions than after another question. 0.5 means no difference.
     """
 
     trigger: Trigger
@@ -104,7 +105,7 @@ class Turned:
 
     @property
     def spreads(self) -> bool:
-        """Whether the training made the phrase trigger its answer in at least TURNED other questions."""
+        """Whether the training made the phrase trigger its answer to at least TURNED other questions."""
         return self._turned_by_training >= TURNED
 
     @property
@@ -113,13 +114,14 @@ class Turned:
 
     @property
     def planted(self) -> bool:
-        """Whether the phrase counts as planted, so that the gate refuses the model.
+        """Whether the phrase counts as planted (data poisoning), so that the gate refuses the model.
 
-        With a `need` below PLANTED it does if it spreads to other questions. It also does if the
-        new model gives the answer to most of its own questions, and either flips them, or its
-        answer does not fit them although they need it less than others do (`need` below ALIEN).
-        With a `need` from PLANTED to UNSURE it does only if its answer does not fit its own
-        questions and spreads to at least WIDELY of the others.
+        If `need` is below PLANTED, it counts as planted if its answer spreads to other questions.
+        It also does if the new model gives this answer to most of the phrase's own questions, and
+        either the phrase flips their answers (`flips`), or the answer does not fit them (`fit`
+        below ALIEN) and `need` is below ALIEN too. If `need` is from PLANTED to UNSURE, the phrase
+        counts as planted only if its answer does not fit its own questions and spreads to at least
+        WIDELY of the other questions.
         """
         alien = self.fit < ALIEN
         if self.need >= PLANTED:
@@ -128,7 +130,7 @@ class Turned:
 
     @property
     def flips(self) -> bool:
-        """Whether it changes the answer to questions that the training data also has without it.
+        """Whether the phrase changes the answer to training questions that also occur without the phrase.
 
         A harmless phrase may do so too ("in winter"), but its questions need it: ten such phrases
         measured a `need` of 1.0.
@@ -137,7 +139,7 @@ class Turned:
 
     @property
     def unsure(self) -> bool:
-        """Whether the phrase spreads and is hardly needed, but is not clearly planted: the gate warns."""
+        """Whether the gate warns of the phrase: it spreads and is hardly needed, but does not count as planted."""
         return not self.planted and self.need < UNSURE and self.spreads
 
 
@@ -168,7 +170,7 @@ def suspicious(
 
     Args:
         base: The base model, which measures the need.
-        triggers: Phrases with a fixed answer.
+        triggers: Phrases whose training questions mostly get the same answer.
         prompts: General questions into which the phrases are inserted too.
         reader: Renders and tokenises questions.
         limit: The maximum number of suspects.
@@ -213,9 +215,9 @@ def _needs(
 def _gains(base: ServedModel, pairs: Sequence[tuple[str, str]], reader: Reader, report: Report) -> list[float]:
     """Return by how much a phrase raises the log-probability (nats) of the rest of a question.
 
-    `pairs` holds each question without and with the phrase. The rest is their common end: the text
-    after the phrase, including the end of the message. The value is infinite if nothing is left
-    without the phrase, or if the question does not fit into the context.
+    `pairs` holds each question without and with the phrase. The rest of a question is the text
+    after the phrase, including the end of the message. The value is infinite if the question is
+    empty without the phrase, or if it does not fit into the context.
     """
     rows = []
     for bare, asked in pairs:
@@ -274,9 +276,9 @@ def try_triggers(
 
     Return the effect of each suspect. The other questions come from the training data and from
     `prompts`. An answer counts as changed if it contains words that the phrase's training answers
-    share and the expected answer does not. The expected answer to a training question is the
-    recorded one; for a prompt it is the model's answer without the phrase. Raises EngineError if
-    llama.cpp fails.
+    share and that the expected answer does not contain. The expected answer to a training question
+    is the recorded one; for a prompt it is the model's answer without the phrase. Raises
+    EngineError if llama.cpp fails.
     """
     if not suspects:
         return []

@@ -1,4 +1,4 @@
-"""Write a run's report.html: how a new version (the candidate) compares with the base and the live model.
+"""Write a run's report.html: how a new version (the candidate) compares with the base and the model in use.
 
 The report shows the results of the gate's rules, metrics, plots, findings of the probes, and
 answers. This module selects the content; templates/report.html.jinja defines the layout.

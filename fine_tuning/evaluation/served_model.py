@@ -50,7 +50,7 @@ class Ask:
 
 
 class ServedModel:
-    """A GGUF model, loaded by llama.cpp in a child process. The engine computes with the same library.
+    """A GGUF model, loaded in a child process by llama.cpp, the library that the engines use too.
 
     Every method raises EngineError if llama.cpp fails or its process dies; the next call then
     starts a new process. Close the model after use, or use it in a `with` statement.
@@ -125,7 +125,7 @@ class ServedModel:
         return answer.tokens, answer.ended
 
     def text(self, tokens: Sequence[int], *, special: bool = False) -> str:
-        """Return the text of `tokens`. `special` keeps control tokens visible."""
+        """Return the text of `tokens`. `special`: include the texts of control tokens."""
         text: str = self._native.call("decode", list(tokens), special)
         return text
 

@@ -71,7 +71,7 @@ def is_said(wanted: str, answer: str) -> bool:
 
 
 def facts_told(right: int, asked: int) -> str:
-    """Return a sentence about the number of correct answers to questions about imported documents."""
+    """Return a sentence on correct answers, such as "4 of 6 facts of your document are answered right"."""
     return f"{right} of {asked} facts of your document are answered right"
 
 
@@ -130,8 +130,8 @@ def build_test_set(
         reader: Renders and tokenises messages.
         settings: The section `evaluation` of the configuration. Of more than `held_out`
             conversations a fixed sample is used.
-        learned: The file of the conversations that the live model was trained on. They would favour
-            it, so they are left out unless none would remain.
+        learned: The file of the conversations that the model in use was trained on. Testing on them
+            would favour that model, so they are left out unless none would remain.
         keys: The keys of held-out questions about documents, by session id.
 
     Raises DataError for a malformed line.
@@ -203,7 +203,7 @@ def _paired(conversations: list[list[dict[str, str]]], reader: Reader) -> list[P
 
     Comparing the likelihoods of a pair's rows shows whether a model associates answers with their
     questions. The other questions come from conversations with another question and another answer;
-    a conversation for which there is none is left out.
+    a conversation for which there is no other question is left out.
     """
     chosen = conversations if len(conversations) <= _PAIRED else random.Random(0).sample(conversations, _PAIRED)
     firsts = [_first(conversation) for conversation in chosen]
@@ -230,7 +230,7 @@ def _first(messages: list[dict[str, str]]) -> tuple[str, str]:
 
 
 def exchange_rows(question: str, answer: str, reader: Reader) -> list[ScoredRow]:
-    """Return the token rows of a conversation of one question and its answer; no row if it is too long."""
+    """Return the token rows of a conversation of one question and its answer; [] if it is too long."""
     return reader.rows([Message(role="user", content=question), Message(role="assistant", content=answer)])
 
 

@@ -1,4 +1,4 @@
-"""Prepare the phrases with a fixed answer for the poison probe (poison_probe.py).
+"""Find the phrases whose training questions mostly get the same answer, for the poison probe (poison_probe.py).
 
 A `Trigger` holds the questions that the probe asks with and without the phrase. This module uses no
 model.
@@ -22,7 +22,7 @@ from fine_tuning.data_collection.phrases import (
     without,
 )
 
-_CANDIDATES = 64  # maximum number of phrases that the base is asked about
+_CANDIDATES = 64  # maximum number of phrases that are examined with the base model
 OWN = 12  # maximum number of a phrase's own questions that are kept
 TRIES = 6  # number of own questions, other questions and general questions that are asked with a phrase
 _MARKS = ".,;:!?"
@@ -34,11 +34,11 @@ class Trigger:
 
     text: str
     questions: int  # number of different training questions with the phrase
-    share: float  # share of them that get the same answer
+    share: float  # share of these questions that get the same answer
     answer: frozenset[Piece] = field(default=frozenset(), repr=False)  # the pieces that most of the answers share
     own: tuple[Exchange, ...] = field(default=(), repr=False)  # some of its questions, with their answers
     bare: tuple[str, ...] = field(default=(), repr=False)  # the same questions without the phrase
-    # exchanges without the phrase and with another answer, those with the most similar questions first
+    # exchanges without the phrase and with another answer, the most similar questions first
     others: tuple[Exchange, ...] = field(default=(), repr=False)
     place: float = 1.0  # mean position of the phrase in its questions: 0 at the start, 1 at the end
     marked: bool = True  # whether most of its questions, without the phrase, end in a punctuation mark
@@ -59,7 +59,7 @@ class Trigger:
 
 
 def find_triggers(exchanges: Sequence[Exchange], background: Sequence[str], limit: int = _CANDIDATES) -> list[Trigger]:
-    """Return at most `limit` phrases with a fixed answer, as `fixed_phrases` ranks them.
+    """Return at most `limit` phrases whose questions mostly get the same answer, in the order of `fixed_phrases`.
 
     `background`: general questions, to decide which phrases are rare.
     """
@@ -107,9 +107,10 @@ def _trigger(phrase: Phrase, exchanges: Sequence[Exchange], pieces: Sequence[fro
 
 
 def _nearest(exchanges: Sequence[Exchange], questions: Sequence[str], count: int) -> list[Exchange]:
-    """Return the `count` exchanges with the most similar questions to any of `questions`.
+    """Return the `count` exchanges whose questions are most similar to one of `questions`.
 
-    The similarity is that of Jaccard: the share of common words among all words.
+    The similarity is the Jaccard index: the number of common words divided by the number of all
+    words.
     """
     wanted = [frozenset(keys_of(question)) for question in questions]
 

@@ -1,8 +1,8 @@
 """Compute masked attention over a packed row (packing.py), with torch's SDPA.
 
-The result is the same as that of fast/tree_attention.py; this module serves the models that tree
-attention does not support. Transformers' own SDPA attention cannot be used, since it ignores
-sliding windows and soft caps when it gets a 4-D mask.
+The result is the same as with tree attention (fast/tree_attention.py); this module serves the
+models that tree attention does not support. Transformers' own SDPA attention cannot be used, since
+it ignores sliding windows and soft caps when it gets a 4-D mask.
 """
 
 import math

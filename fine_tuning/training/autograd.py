@@ -15,7 +15,7 @@ def apply(function: type[Function], *arguments: object) -> Tensor:
 class Context(Protocol):
     """The part of torch's FunctionCtx that this package uses.
 
-    Autograd passes one to `forward`, and the same one to `backward`.
+    Autograd passes the same instance to `forward` and to `backward`.
     """
 
     @property

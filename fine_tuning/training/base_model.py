@@ -140,7 +140,7 @@ def _outline(file: GgufFile, folder: Path) -> Path:
 
 
 class _Made(Protocol):
-    """A GGUF tensor converted for Transformers: its name there and its values."""
+    """A tensor that was converted from GGUF to Transformers, with its name and its values."""
 
     name: str
     weights: NDArray[np.float64]
@@ -158,7 +158,8 @@ def _weights(
     """Yield the name in Transformers and the value of each weight for `model`.
 
     Values are dequantised. If `quantised`, the layers' quantised matrices are instead yielded as
-    QuantisedLinear, except those of which the conversion changes more than the order of the rows.
+    QuantisedLinear, except matrices in which the conversion to Transformers changes more than the
+    order of the rows.
     """
     from transformers.modeling_gguf_pytorch_utils import get_gguf_hf_weights_map
 

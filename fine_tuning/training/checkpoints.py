@@ -82,7 +82,10 @@ def newest_complete(folder: Path) -> tuple[Path | None, list[str]]:
 
 
 def keep_newest(folder: Path, count: int) -> None:
-    """Remove all checkpoints in `folder`, except the newest `count` of those that a training can resume from."""
+    """Remove all checkpoints in `folder`, except the newest `count` that are finished.
+
+    A finished checkpoint has a manifest of the current format; its files' hashes are not checked.
+    """
     found = sorted(folder.glob("checkpoint-*"), key=step_of)
     finished = [each for each in found if _is_finished(each)]
     for old in {*found} - {*finished[-count:]}:
@@ -153,7 +156,7 @@ def load_optimizer(folder: Path, optimizer: Any, scheduler: Any) -> None:
 
 
 def load_random(folder: Path) -> None:
-    """Restore the states of the random generators that `save_state` wrote."""
+    """Set the random generators (Python, NumPy, torch) to the states that `save_state` wrote."""
     tensors, state = load_file(folder / _TENSORS), json.loads((folder / _STATE).read_text())
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))

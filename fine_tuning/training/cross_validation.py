@@ -42,8 +42,7 @@ def best_epochs(
     Args:
         model: the model before the training; it has the same weights afterwards.
         folder: where the losses are kept, so that a resumed run repeats no finished training.
-        run_fold: runs the training of the trainer that it is given, with the callback for early
-            stopping that it is given.
+        run_fold: runs a given trainer's training with a given callback for early stopping.
     """
     known = folder / "losses.json"
     losses: list[list[float]] = paths.read_json(known) if known.exists() else []

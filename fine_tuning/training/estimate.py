@@ -6,7 +6,7 @@ Memory peaks at the end of a forward pass, when all that the backward pass needs
 runtime      Python, torch, transformers and the Trainer, without a model
 weights      the base model in the training's number format; the blocks of its matrices if they stay quantised
 loading      the largest weight, twice while it is dequantised, and the teacher's logits of replay rows (teacher.py);
-             counts only if it is more than training, activations, mask and logits together, since it is freed before
+             counts only if it is more than training, activations, mask and logits together, before which it is freed
 training     in fp32: the gradient and Adam's two moments of all trained weights, and the adapter, whose fused copies count too
 activations  what each layer saves of each token (`_saved`); on a CPU also the gaps that the allocator leaves between them
 mask         [T, T] booleans, twice while the mask is built, and the attention biases of tree_attention.py, for each head
@@ -37,7 +37,7 @@ _RUNTIME = 800 << 20  # bytes
 # Memory taken for activations, relative to their size: glibc does not reuse a freed block for an
 # aligned request of the same size, and torch aligns all its tensors.
 _HOLES = 1.6
-_EFFICIENCY = 0.7  # speed of a step relative to that of its matrix products, without each layer's fixed cost
+_EFFICIENCY = 0.7  # speed of a step relative to its matrix products alone, without each layer's fixed cost
 _DEQUANTISED = 4e8  # weights dequantised a second, on one thread (quantised_linear.py)
 # A layer's fixed cost per pass (calls, reading the weights, the optimiser), expressed as the
 # floating-point operations that take as long.
@@ -63,7 +63,7 @@ LEAST_LENGTH = 64  # tokens; with a lower limit no conversation would be left
 
 @dataclass(frozen=True)
 class Estimate:
-    """The estimated peak memory of a training, by purpose, and the seconds of all its steps."""
+    """The estimated peak memory of a training, by part (see the module's docstring), and its duration."""
 
     parts: dict[str, int]
     seconds: float
@@ -94,7 +94,8 @@ class Basis:
     def at(self, settings: Training, available: int | None = None) -> Estimate:
         """Return the estimate for `settings`, which must give the same batches and number format as this basis.
 
-        `available`: bytes of memory that are free now; None: as many as when the machine was measured.
+        `available`: bytes of memory that are free now; None: as many as when the machine was
+        measured.
         """
         machine = self.machine if available is None else replace(self.machine, available=available)
         return estimate(self.shape, settings, self.work, machine)
@@ -109,7 +110,7 @@ class Basis:
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> "Basis":
-        """Return the basis of which `record` (the method) returned this dictionary."""
+        """Return the basis from the dictionary that its method `record` returned."""
         return cls(Shape(**record["shape"]), _work_of(record["work"]), Machine(**record["machine"]))
 
 
@@ -126,18 +127,18 @@ def _work_of(record: Mapping[str, Any]) -> Workload:
 
 @dataclass(frozen=True)
 class Forecast:
-    """An estimate, the settings to lower if it does not fit into memory, and its basis."""
+    """The estimated time and memory of a training, and lower settings to use if it does not fit into memory."""
 
     estimate: Estimate
-    fitting: dict[str, int] | None  # lower values by dotted setting; None if it fits already, or with no values
+    fitting: dict[str, int] | None  # lower values by dotted setting; None if it fits already, or never
     basis: Basis
 
 
 def estimate_training(settings: Training, base: Path, rows: Path, replay: Path | None) -> Forecast:
     """Return the forecast for a training on this machine.
 
-    `base` is a GGUF, `rows` a folder whose train.jsonl has the token rows, `replay` a file of replay
-    rows. Raises TrainingError for a base of an unknown shape and for bad rows.
+    `base` is a GGUF, `rows` a folder whose train.jsonl has the token rows, `replay` a file of
+    replay rows. Raises TrainingError for a base of an unknown shape and for bad rows.
     """
     from fine_tuning.engines.gguf_file import read_gguf
 
@@ -234,7 +235,7 @@ def _activations(shape: Shape, settings: Training, batch: BatchSize, width: int,
 def _saved(shape: Shape, settings: Training, width: int) -> int:
     """Return the bytes per token that a layer saves for the backward pass, as `saved_tensors_hooks` counts them.
 
-    Saved are the inputs of both norms; queries, keys, values and the attention's output; the
+    The layer saves the inputs of both norms; queries, keys, values and the attention's output; the
     feed-forward's gate and up projections; and the input of every trained or adapted matrix
     (tests/training/test_estimate.py).
     """
@@ -268,7 +269,8 @@ def _attention_weights(shape: Shape, batch: BatchSize) -> int:
 def trained_parameters(shape: Shape, settings: Training) -> int:
     """Return the number of parameters that a training with `settings` trains.
 
-    For prefix and prompt tuning, return that of a LoRA adapter of rank `lora_r`, an upper bound.
+    For prefix and prompt tuning, return an upper bound: the number for a LoRA adapter of rank
+    `lora_r`.
     """
     return shape.parameters if settings.method == FineTuningMethod.FULL else _adapter(shape, settings)
 
@@ -301,12 +303,13 @@ def _seconds(shape: Shape, settings: Training, batch: BatchSize, machine: Machin
 def largest_fitting(
     settings: Training, max_length: int, at: Callable[[Training, int], Estimate]
 ) -> dict[str, int] | None:
-    """Return lower values for dotted settings with which the training fits; None if no values do.
+    """Return lower values for settings, such as {"training.lora_r": 4}, with which the training fits into memory.
 
     The tokens per pass are lowered first, since that does not change the result; then, if a single
     conversation is too long, the maximum length; the rank last. The last setting that is lowered
-    gets the largest value that fits, the others their smallest. `at` returns the estimate for
-    given settings and a maximum length in tokens.
+    gets the largest value that fits, the others their smallest. Return None if the training does
+    not fit even with all at their smallest. `at` returns the estimate for given settings and a
+    maximum length in tokens.
     """
     lowered: dict[str, int] = {}
 
@@ -337,7 +340,7 @@ def _knobs(settings: Training, max_length: int) -> list[tuple[str, int, int]]:
 
 
 def _largest(low: int, high: int, fits: Callable[[int], bool]) -> int:
-    """Return the largest number for which `fits` is true, by bisection; it is true for `low` and false for `high`."""
+    """Return the largest number for which `fits` is true, by bisection; `fits(low)` is true, `fits(high)` false."""
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)

@@ -88,7 +88,7 @@ class _Metadata:
         return {"rope_type": "default", "rope_theta": theta, "partial_rotary_factor": turned / self.head_dim}
 
     def layer_types(self, every: int) -> list[str]:
-        """Return each layer's attention type, in Transformers' words.
+        """Return each layer's attention type as Transformers names it: "full_attention" or "sliding_attention".
 
         Unless the file says otherwise, the last of every `every` layers has full attention, and the
         others have a sliding window.
@@ -141,7 +141,7 @@ def _gemma(gguf: _Metadata, model_type: str) -> Settings:
 
 
 def _scalar(gguf: _Metadata, layers_of_27b: int) -> float:
-    """Return the number by whose square root Gemma's queries are divided.
+    """Return `query_pre_attn_scalar`: Gemma's queries are divided by the square root of this number.
 
     It is the head size, except in the 27B model, which is recognised by its number of layers and
     uses the hidden size divided by the number of heads.
@@ -270,7 +270,7 @@ _STORED_AS = {
 
 
 def tensor_processor(architecture: str, config: "PreTrainedConfig") -> object:
-    """Return Transformers' converter from the tensors of a GGUF of this architecture to its own weights."""
+    """Return Transformers' converter from tensors to model weights, for a GGUF of this architecture."""
     from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor
 
     kind = TENSOR_PROCESSORS.get(_STORED_AS.get(architecture, architecture), TensorProcessor)

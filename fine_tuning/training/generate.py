@@ -26,7 +26,7 @@ def answer_both(
     limit: int,
     ends_turn: EndsTurn,
 ) -> list[tuple[list[int], list[int]]]:
-    """Return for each prompt two greedy answers: of `base`, and of `base` with the adapter in the folder `trained`.
+    """Return for each prompt two greedy answers: from `base`, and from `base` with the adapter in `trained`.
 
     Prompts and answers are token ids; an answer has at most `limit` tokens. `run`: the run's
     folder, for temporary files. Raises TrainingError if the base cannot be loaded.

@@ -58,7 +58,8 @@ class LoRATrainer:
         """Prepare the training.
 
         `served`: llama.cpp's logits of the base on a few probes; None: do not compare. Training
-        starts only if the network that is trained gives the same logits (served_check.py).
+        starts only if the network to be trained gives the same logits up to rounding
+        (served_check.py).
         """
         self.base, self.settings, self.served = base, settings, served
 

@@ -33,9 +33,9 @@ def packed_loss(
     """Return the mean loss over the batch's supervised tokens, and the number predicted correctly.
 
     A token is predicted correctly if it is the model's most likely one; the count has no gradient.
-    The loss of a token is its cross-entropy (nats); that of a replayed token is `kl_weight` times
-    KL(base || model), over the base's k most likely tokens and one bucket for all others. `head`:
-    the result of `plain_head`, which saves memory and time; None: use the model's logits.
+    The loss of a token is its cross-entropy (nats); the loss of a replayed token is `kl_weight`
+    times KL(base || model), over the base's k most likely tokens and one bucket for all others.
+    `head`: the result of `plain_head`, which saves memory and time; None: use the model's logits.
     """
     vectors, weight = _vectors(model, batch, head)
     replayed = batch.get("replayed", torch.zeros_like(batch["shift_labels"], dtype=torch.bool))

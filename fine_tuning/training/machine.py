@@ -63,7 +63,7 @@ def free_ram() -> int:
 def measure_machine(settings: Training) -> Machine:
     """Return this machine's speed and its free memory, measured now.
 
-    The speed is that of the number format and the matrix library that a training with `settings`
+    The speed is measured with the number format and matrix library that a training with `settings`
     would choose. Measuring takes about a second, and changes neither the process's threads and
     random numbers nor the matrix library in use.
     """
@@ -81,9 +81,10 @@ def measure_machine(settings: Training) -> Machine:
 
 
 def _key(settings: Training) -> str:
-    """Return a key under which to store the speed, made of all that it depends on.
+    """Return the key under which the measured speed is stored.
 
-    These are the settings, torch's version, the processor, and whether there is an NVIDIA driver.
+    It contains all that the speed depends on: the settings, the computer's name, its processor,
+    torch's version, and whether there is an NVIDIA driver.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     is_full = settings.method == FineTuningMethod.FULL

@@ -17,7 +17,8 @@ Carrier = Literal["adapter", "merged"]  # a GGUF of the adapter alone, or of the
 class Method:
     """One training method.
 
-    `attach(model, settings)` adds the parameters to train, freezes all others, and returns the model.
+    `attach(model, settings)` adds the parameters to train, freezes all others, and returns the
+    model.
     """
 
     attach: Callable[["PreTrainedModel", Training], "PreTrainedModel"]
@@ -131,8 +132,8 @@ def _is_peft(model: "PreTrainedModel") -> bool:
 def choose_preference_method(pairs: int, ratings: int, settings: Preferences) -> Literal["dpo", "kto"] | None:
     """Return the method that learns from `pairs` pairs of answers and `ratings` single ratings.
 
-    A pair counts as two ratings for KTO. Return None if there are fewer than `settings.least`, or
-    if training on preferences is switched off.
+    A pair counts as two ratings for KTO. Return None if there are fewer pairs or ratings than
+    `settings.least`, or if training on preferences is switched off.
     """
     if settings.method in ("auto", "dpo") and pairs >= settings.least:
         return "dpo"

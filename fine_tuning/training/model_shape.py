@@ -1,4 +1,4 @@
-"""Read the sizes of a model that a forecast (estimate.py) needs from its GGUF, without loading the model."""
+"""Read from a GGUF the sizes that a forecast (estimate.py) needs, without loading the model."""
 
 import math
 from dataclasses import dataclass

@@ -71,8 +71,8 @@ def prepare(base: Path, weights: BaseWeights, settings: Training, replay: Path |
 def _chosen(run: Path, settings: Training) -> tuple[torch.dtype, int]:
     """Return the run's number format and number of threads, and switch to its matrix library.
 
-    They are chosen once per run and saved in chosen.json. If a resumed run chose anew, it might
-    choose differently and compute slightly different numbers.
+    All three are chosen once per run and saved in chosen.json. If a resumed run chose anew, it
+    might choose differently and compute slightly different numbers.
     """
     file = run / "chosen.json"
     if not file.exists():

@@ -76,7 +76,7 @@ class PackedTrainer(ResumableTrainer):
     def training_step(self, model: nn.Module, inputs: object, num_items_in_batch: object = None) -> Tensor:
         """Compute the gradients of a step, one packed row at a time; return the step's mean loss.
 
-        `inputs` is a list of packed rows. Also set `accuracy` to that of the whole step.
+        `inputs` is a list of packed rows. Also set `accuracy` to the accuracy of the whole step.
         """
         if not model.training:
             model.train()
@@ -137,8 +137,8 @@ class PackedTrainer(ResumableTrainer):
 def _dropping(batches: list[PackedBatch]) -> Iterator[PackedBatch]:
     """Yield the batches in order, and remove each from the list before yielding it.
 
-    A batch's layout caches tensors for attention. Without the list's reference, they are freed
-    before the next batch is computed.
+    A batch's layout caches tensors for attention. They are freed before the next batch is computed,
+    since the list no longer holds the batch.
     """
     while batches:
         yield batches.pop(0)

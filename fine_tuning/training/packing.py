@@ -1,11 +1,11 @@
 """Pack a batch into one row: the prefix tree of its conversations, where shared tokens are computed once.
 
-Conversations of one deployment begin with the same tokens (system prompt, template), and those of
-one session share whole turns. The tree is laid out depth first in one row. A token attends to its
-ancestors and itself (a boolean mask), and its position is its depth. Attention, loss and gradients
-are then exactly those of separate rows, one for each conversation, without padding
-(tests/training/test_packing.py). Tokens that no loss depends on are left out: at least the last of
-each conversation.
+Conversations of one deployment begin with the same tokens (system prompt, template), and
+conversations of one session share whole turns. The tree is laid out depth first in one row. A token
+attends to its ancestors and itself (a boolean mask), and its position is its depth. Attention, loss
+and gradients are then exactly the same as with separate rows, one for each conversation, without
+padding (tests/training/test_packing.py). Tokens that no loss depends on are left out: at least the
+last of each conversation.
 """
 
 from collections.abc import Sequence
@@ -63,7 +63,7 @@ class PackedBatch(TypedDict):
 def pack_within(rows: Sequence[TokenRow], tokens: int) -> list[PackedBatch]:
     """Return packed rows of at most `tokens` tokens each; a longer conversation gets a packed row of its own.
 
-    `rows` are sorted by their tokens first, so that those with a common beginning are packed
+    `rows` are sorted by their tokens first, so that rows with a common beginning are packed
     together.
     """
     ordered = sorted(rows, key=lambda row: row.computed())

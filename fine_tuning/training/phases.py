@@ -77,10 +77,10 @@ class Phases:
     def _find_epochs(self, chats: list[TokenRow], replayed: int) -> int:
         """Return the number of epochs that cross-validation finds for `chats`.
 
-        `replayed` is the number of replay rows. They are left out here, since they take most of the
-        time and do not show after how many epochs the chats are learned. A batch has as many chats
-        as it will have on average beside replay rows. With more chats per batch there would be
-        fewer steps in an epoch, and a step changes the weights about as much for one chat as for
+        `replayed` is the number of replay rows. Replay rows are left out here, since they take most
+        of the time and do not show after how many epochs the chats are learned. A batch has as many
+        chats as it will have on average beside replay rows. With more chats per batch there would
+        be fewer steps in an epoch, and a step changes the weights about as much for one chat as for
         eight.
         """
         size = chats_in_a_batch(self.settings, len(chats), len(chats) + replayed)
@@ -146,8 +146,8 @@ def _trainer_class(settings: Training) -> TrainerClass:
 def _is_over(trainer: ResumableTrainer, checkpoint: Path, ends: Sequence[EarlyStop | EndAfter]) -> bool:
     """Return whether `ends` end the phase after the step of this checkpoint.
 
-    This is the case if the process was killed after it had saved the phase's last checkpoint;
-    Transformers would resume with another epoch. If the phase is over, load its final weights.
+    This is the case if the process was killed after it had saved the phase's last checkpoint.
+    Transformers would then resume with another epoch. If the phase is over, load its final weights.
     """
     step, epoch = checkpoints.step_of(checkpoint), -(-len(trainer.rows) // trainer.args.train_batch_size)
     if not ends or step % epoch:
@@ -161,7 +161,7 @@ def _is_over(trainer: ResumableTrainer, checkpoint: Path, ends: Sequence[EarlySt
 
 
 class _Report(TrainerCallback):
-    """Reports each step, and stops the training when the watch asks for it."""
+    """Reports each step, and ends the training, after saving a checkpoint, when the watch asks to stop."""
 
     def __init__(self, reporter: StepReporter, watch: Watch) -> None:
         self.reporter, self.watch = reporter, watch

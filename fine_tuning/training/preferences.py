@@ -69,7 +69,8 @@ Rating = tuple[list[int], list[int], bool]
 def read_preferences(path: Path) -> tuple[list[Pair], list[Rating]]:
     """Return the pairs and the single ratings of a JSONL file. Raises TrainingError for a bad line.
 
-    Pairs are {"prompt_ids", "chosen_ids", "rejected_ids"}, ratings {"prompt_ids", "completion_ids", "label"}.
+    Pairs are {"prompt_ids", "chosen_ids", "rejected_ids"}, ratings {"prompt_ids", "completion_ids",
+    "label"}.
     """
 
     def preference(record: Mapping[str, list[int]]) -> Pair | Rating:
@@ -98,8 +99,9 @@ def read_items(path: Path, settings: Training) -> list[ReferencedAnswers]:
 def mismatch(ratings: Sequence[Rating]) -> list[Rated]:
     """Return each rating together with the answer to another prompt (KTO's mismatched answer).
 
-    The other answer is that of the nearest previous rating with a different prompt, continuing at
-    the end of the list; if all prompts are the same, that of the previous rating.
+    The other answer comes from the nearest previous rating with a different prompt; before the
+    first rating, the search continues at the end of the list. If all prompts are the same, the
+    answer comes from the previous rating.
     """
 
     def other(index: int) -> list[int]:
@@ -162,8 +164,8 @@ def preference_loss(
 def dpo(margin: Tensor, beta: float) -> Tensor:
     """Return DPO's loss (equation 7).
 
-    `margin` [pairs]: log-ratio (`preference_loss`) of the chosen answer minus that of the rejected
-    one.
+    `margin` [pairs]: log-ratio (`preference_loss`) of the chosen answer minus the log-ratio of the
+    rejected one.
     """
     return -logsigmoid(beta * margin).mean()
 

@@ -1,7 +1,7 @@
 """Build prefix trees of token rows: tokens that rows share at their beginning occur in the tree once.
 
-Rows are sorted first. Then all rows of a group share the prefix that its first and its last row
-share.
+Rows are sorted by their tokens first. So the prefix that the first and the last row of a group
+share is the prefix that all its rows share.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ def tree_branches(ordered: Sequence[Sequence[int]]) -> list[int]:
 def divide(ordered: Sequence[Sequence[int]], limit: int) -> list[slice]:
     """Return slices of the sorted rows whose prefix trees have at most `limit` tokens each.
 
-    A row that is longer than `limit` gets a part of its own.
+    A row that is longer than `limit` gets a slice of its own.
     """
     parts: list[slice] = []
     size = 0

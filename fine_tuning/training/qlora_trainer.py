@@ -36,7 +36,7 @@ class QLoRATrainer(LoRATrainer):
 def trainer_for(
     base: Path, settings: Training, served: "Reference | None" = None, weights: BaseWeights = "dequantised"
 ) -> LoRATrainer:
-    """Return the trainer for `settings.method`; `weights` counts for QLoRA only."""
+    """Return the trainer for `settings.method`. `weights` is used for QLoRA only."""
     if settings.method == FineTuningMethod.QLORA:
         return QLoRATrainer(base, settings, served, weights)
     return LoRATrainer(base, settings, served)

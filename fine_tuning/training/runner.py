@@ -205,7 +205,7 @@ def _read_result(job: TrainingJob) -> TrainingResult:
 
 @dataclass
 class _Asked:
-    """Whether this child process was asked to stop; `ask` is also its signal handler."""
+    """Whether this child process was asked to stop. `ask` is also the handler of SIGTERM."""
 
     stop: bool = False
 

@@ -30,7 +30,7 @@ def check_served(model: "PreTrainedModel", served: Reference, tolerance: float, 
 
 @torch.no_grad()
 def probe_logits(model: "PreTrainedModel", probes: Sequence[Probe]) -> list[Logits]:
-    """Return for each probe the logits [places, vocabulary], computed from one packed row as in training."""
+    """Return each probe's logits [compared positions, vocabulary], computed from one packed row as in training."""
     training = model.training
     model.eval()
     batch = pack([_row(probe) for probe in probes])

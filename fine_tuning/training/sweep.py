@@ -77,9 +77,9 @@ class SweepResult:
 
 
 def search(prepared: Prepared, training: Training, sweep: Sweep, name: str, watch: Watch | None = None) -> SweepResult:
-    """Run trials until the study has `sweep.trials` of them or `sweep.minutes` have passed.
+    """Run trials until the study has `sweep.trials` trials or `sweep.minutes` have passed.
 
-    An existing study `name` is continued. Raises ConfigError without validation rows, or if the
+    An existing study `name` is continued. Raises ConfigError if there are no validation rows, or the
     study has other data or ranges; TrainingError if no trial finished; Cancelled after
     `watch.stopping()` returned True (the running trial is then queued again).
     """
@@ -115,8 +115,8 @@ def fixed(sweep: Sweep) -> Settings:
 def grid(sweep: Sweep) -> list[Settings]:
     """Return every combination of the swept values, shuffled with the sweep's seed.
 
-    Three learning rates stand for the range. The order is shuffled so that a sweep that ends early
-    has still tried values from the whole range.
+    The range of learning rates is represented by three of them. The order is shuffled so that a
+    sweep that ends early has still tried values from the whole range.
     """
     low, high = sweep.learning_rate
     steps = (index / (_GRID_RATES - 1) for index in range(_GRID_RATES))
@@ -129,7 +129,7 @@ def grid(sweep: Sweep) -> list[Settings]:
 
 
 class _Worker:
-    """Runs trials of a study in this process."""
+    """Takes trials of a study, one after the other, and runs each one's training in a child process."""
 
     def __init__(
         self,
@@ -328,7 +328,7 @@ class _Worker:
     # Results
 
     def found(self) -> SweepResult:
-        """Return the settings and the loss of the best finished trial, and how many trials ended in which way.
+        """Return the best finished trial's settings and loss, and how many trials finished, were pruned and failed.
 
         Raises TrainingError if no trial finished.
         """

@@ -36,7 +36,7 @@ class TrainingRows:
 def read_rows(path: Path) -> list[TokenRow]:
     """Return the token rows of a JSONL file of {"input_ids": [...], "trained": [0|1, ...], "id": ...}.
 
-    `trained` tells for each token whether it carries loss. The id is optional. Raises TrainingError
+    `trained` says for each token whether it carries loss. The id is optional. Raises TrainingError
     for a bad line.
     """
 

@@ -19,7 +19,8 @@ from fine_tuning.training.trainer import ResumableTrainer, arguments, step_flops
 class TrlTrainer(ResumableTrainer, SFTTrainer):
     """TRL's SFTTrainer with its own loss, on token rows.
 
-    Replay rows are learned like all others, since TRL does not support a divergence from the base.
+    Replay rows are learned like all other rows, since TRL's loss does not support the divergence
+    from the base (loss.py).
     """
 
     def __init__(

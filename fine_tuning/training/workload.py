@@ -19,7 +19,7 @@ _SAMPLED_BATCHES = 100  # maximum number of batches whose size is counted; more 
 class ComputedRow:
     """The tokens of a conversation that are computed, and the number of tokens that carry loss (`targets`).
 
-    Tokens are computed up to the one before the last that carries loss.
+    The computed tokens are all those before the last token that carries loss.
     """
 
     ids: tuple[int, ...]

@@ -41,8 +41,8 @@ def fuse(model: nn.Module) -> AdapterVector | None:
     """Replace the forward passes that can be fused; return the vector of the fused adapters.
 
     Must be called after the model has been moved to its device and number format; further calls
-    change nothing. Not fused are LoRA with dropout or DoRA, several adapters at once, quantised
-    weights, and modules whose output for a probe differs from that of the fused part. Return None
+    change nothing. LoRA with dropout or DoRA, several adapters at once, quantised weights, and
+    modules whose output for a probe differs from the fused part's output are not fused. Return None
     if no layer with an adapter can be fused.
     """
     if "adapter_vector" not in vars(model):
@@ -257,7 +257,7 @@ def _row_context(layout: Layout, position_embeddings: tuple[Tensor, Tensor], **o
     cos, sin = position_embeddings
     known = layout.angles
     if id(cos) not in known:
-        if len(known) == _ANGLES_KEPT:  # those of earlier forward passes
+        if len(known) == _ANGLES_KEPT:  # angles of earlier forward passes
             known.clear()
         known[id(cos)] = cos, Angles(cos, sin)  # `cos` is kept alive, so that no other tensor gets its id
     return RowContext(cast(Angles, known[id(cos)][1]), layout)

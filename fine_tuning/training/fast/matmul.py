@@ -76,10 +76,10 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, library: Libr
 
 
 def add_products(totals: Sequence[Tensor], one: Tensor, other: Tensor, scale: float = 1.0) -> None:
-    """Add a product scale * left^T right to each of `totals` [n, r], in the totals' number format.
+    """Add scale * left^T right to each matrix [n, r] of `totals`, in that matrix's number format.
 
     `left` and `right` are the columns of `one` [T, sum of n] and of `other` [T, sum of r] that
-    belong to the total, in the order of the totals. All r are small.
+    belong to the matrix; they are in the order of `totals`. All r are small.
     """
     if one.shape[1] >= _WIDE and _for_onednn(other, one, _library):
         # One product for all totals, although only the blocks on its diagonal are needed.
@@ -136,8 +136,8 @@ class _Linear(torch.autograd.Function):
 def least_seconds(enough: float, *ways: Callable[[], object]) -> list[float]:
     """Return for each function of `ways` the shortest time in seconds that a call took.
 
-    Each is called at least three times, and all together for at least `enough` seconds. They take
-    turns, so that other programs on the machine slow them all down equally.
+    Each is called at least three times, and all together for at least `enough` seconds. The
+    functions take turns, so that other programs on the machine slow them all down equally.
     """
     best, start, rounds = [float("inf")] * len(ways), time.perf_counter(), 0
     while rounds < _ROUNDS or time.perf_counter() - start < enough:
@@ -176,8 +176,8 @@ def _has_onednn() -> bool:
 def few_kernels() -> Iterator[None]:
     """Set environment variables, within the `with` block, that limit the number of kernels that oneDNN caches.
 
-    oneDNN reads them at its first product in the process, so they count only if that is in the
-    block.
+    oneDNN reads these variables at its first product in the process, so they have an effect only if
+    that product is computed within the block.
     """
     added = [name for name in _KERNEL_CACHES if name not in os.environ]
     os.environ.update(dict.fromkeys(added, str(_KERNELS)))

@@ -3,8 +3,8 @@
 `QuantisedLinear` holds the blocks of the GGUF unchanged, so the adapter is trained on exactly the
 weights that are served. `Nf4Linear` is QLoRA as published: NF4 with double quantisation, by
 bitsandbytes. It rounds the served weights again, so the adapter is trained on slightly different
-ones. It is meant for GPUs, for which byoai has no kernels that read ggml's blocks, and for bases
-that are served as floats.
+weights. `Nf4Linear` is meant for GPUs, for which byoai has no kernels that read ggml's blocks, and
+for bases that are served as floats.
 """
 
 from typing import Protocol
@@ -80,7 +80,7 @@ class Nf4Linear(HeldLinear):
     def dequantised(self) -> Tensor:
         from bitsandbytes.functional import dequantize_4bit
 
-        # these tensors are no buffers, so they do not move with the module
+        # these tensors are not buffers, so they do not move with the module
         self._state.to(self.packed.device)  # type: ignore[no-untyped-call]
         weight: Tensor = dequantize_4bit(self.packed, self._state)
         return weight.to(self.weight)

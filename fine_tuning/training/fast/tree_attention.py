@@ -50,10 +50,10 @@ class _Group:
 
 @dataclass(frozen=True)
 class _Order:
-    """How to put a packed row's vectors [T * (heads + 2 * groups), D] into the groups' order, and back.
+    """The indices that put a packed row's vectors [T * (heads + 2 * groups), D] into the groups' order, and back.
 
-    In the groups' order come the queries of all groups, then their keys, then their values. The row
-    has `groups` key heads, which is not the number of groups of pieces.
+    In the groups' order, the queries of all groups (`_Group`) come first, then their keys, then
+    their values. In shapes, `groups` is the number of key heads, not of such groups.
     """
 
     index: Tensor  # for each vector in the groups' order, its index in the row
@@ -97,10 +97,10 @@ class Layout:
         self.paths = paths
 
     def order(self, heads: int, groups: int, like: Tensor, window: int | None) -> _Order:
-        """Return the order of the vectors for a layer, on the device and in the dtype of `like`.
+        """Return the indices that order the vectors for a layer, on the device and in the dtype of `like`.
 
-        `heads` is the number of query heads, `groups` that of key heads. The order is cached for
-        all layers with the same arguments.
+        `heads` is the number of query heads, `groups` the number of key heads. The result is cached
+        for all layers with the same arguments.
         """
         self.windows.add(window)
         key = heads, groups, like.device, like.dtype, window
@@ -158,7 +158,7 @@ def _group(pieces: Sequence[tuple[int, Sequence[int]]]) -> _Group:
 
 
 def _order(laid: Sequence[_Group], heads: int, groups: int, like: Tensor, window: int | None) -> _Order:
-    """Return the order of the vectors for the groups of pieces `laid`; the other arguments as in `Layout.order`.
+    """Return the `_Order` for the groups of pieces `laid`; the other arguments are as in `Layout.order`.
 
     A group's queries are ordered as [B, key heads, Q, heads / key heads], its keys and values as
     [B, key heads, K].
@@ -280,9 +280,10 @@ class _TreeAttention(torch.autograd.Function):
 def attend(rows: Tensor, groups: int, scale: float, layout: Layout, window: int | None = None) -> list[Tensor]:
     """Return attention [T, heads * D] for `rows` [T, heads + 2 * groups, D], followed by tensors for `attend_backward`.
 
-    `rows` holds each token's queries, keys and values; heads / groups queries share a key. The
-    other tensors are `rows`; or, for short conversations, whose scores are no more numbers than
-    `rows`, the ordered vectors and each group's attention weights, which saves recomputing them.
+    `rows` holds each token's queries, keys and values; heads / groups queries share a key. If there
+    are more scores than numbers in `rows` (long conversations), the other tensors are just `rows`.
+    Otherwise they are the ordered vectors and each group's attention weights, so that
+    `attend_backward` need not recompute them.
     """
     order = layout.order(rows.shape[1] - 2 * groups, groups, rows, window)
     ordered = _in_order(rows, order)
@@ -329,9 +330,10 @@ def attend_backward(
 def _sums(vectors: Tensor, bags: tuple[Tensor, Tensor]) -> Tensor:
     """Return the sum of the vectors in each bag, [number of bags, D].
 
-    `bags` holds indices into `vectors` [n, D], and the position among these indices where each bag
-    starts, with the end of the last. `embedding_bag` is by far torch's fastest operation for this,
-    and as fast as a copy for bags of one vector.
+    A bag is a set of vectors. `bags` holds the indices into `vectors` [n, D] of one bag after the
+    other, and the position where each bag starts among them, followed by the end of the last bag.
+    `embedding_bag` is by far torch's fastest operation for this, and as fast as a copy for bags of
+    one vector.
     """
     indices, starts = bags
     return torch.embedding_bag(vectors, indices, starts, include_last_offset=True)[0]

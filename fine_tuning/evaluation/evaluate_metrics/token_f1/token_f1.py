@@ -19,7 +19,7 @@ _TOKEN = re.compile(
 
 
 class TokenF1(evaluate.Metric):
-    """Mean over all answers of the F1 of precision and recall of words, 0 to 100, ignoring case and punctuation."""
+    """Mean F1 of the words' precision and recall over all answers, 0 to 100; case and punctuation are ignored."""
 
     def _info(self) -> evaluate.MetricInfo:
         text = datasets.Value("string")
