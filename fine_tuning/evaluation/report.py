@@ -222,8 +222,8 @@ def _figures_of(each: Turned) -> list[str]:
 
 def _state_of(each: Turned) -> State:
     if each.planted:
-        return State("planted", "failed")
-    return State("perhaps planted", "warned") if each.unsure else State("no harm", "passed")
+        return State("failed", "planted")
+    return State("warned", "perhaps planted") if each.unsure else State("passed", "no harm")
 
 
 # Plots

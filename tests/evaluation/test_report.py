@@ -89,6 +89,13 @@ def test_what_the_probes_found_is_listed(tmp_path):
     assert texts(page.table("kind")[1]) == ["email", "turn-7", "greedy"]
 
 
+def test_a_planted_phrase_has_the_colour_of_what_failed(tmp_path):
+    turned = [Turned("velvet thunder", 7, need, 0.2, 12, 12, 0, 1.0, "Buy Plonk") for need in (0.4, 1.0)]
+    assert [each.planted for each in turned] == [True, False]
+    page = report(tmp_path, replace(GOOD, poison=PoisonReport(49, 8, turned)))
+    assert '<span class="failed">planted</span>' in page.html and '<span class="passed">no harm</span>' in page.html
+
+
 def test_each_models_answers_stand_side_by_side(tmp_path):
     base, live, tuned = (replace(GOOD.base, said=[Answered("Who?", name, True)]) for name in ("Ann.", "Bob.", "Eve."))
     page = report(tmp_path, replace(GOOD, base=base, live=live, tuned=replace(GOOD.tuned, said=tuned.said)))
