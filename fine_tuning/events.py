@@ -87,6 +87,7 @@ class Planned:
     """The plan of a training: (name, value) pairs for the user."""
 
     facts: tuple[tuple[str, str], ...]
+    parts: dict[str, float] = field(default_factory=dict)  # forecast seconds, by part of the work (durations.Times)
 
 
 @dataclass(frozen=True)

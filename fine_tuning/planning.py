@@ -79,7 +79,7 @@ def make_plan(shop: Workshop, said: "Said | None" = None, *, to_train: bool = Fa
         needed, free = gigabytes(plan.estimate.memory), gigabytes(plan.estimate.available)
         shop.watch.note(f"this would need about {needed} of memory, and {free} are free: --auto takes {lowered}")
         plan = _plan(shop.with_config(shop.config.changed(plan.fitting)), said, cleaned)
-    shop.watch.tell(Planned(plan.facts()))
+    shop.watch.tell(Planned(plan.facts(), dict(plan.times.parts)))
     return plan
 
 

@@ -174,7 +174,12 @@ def welcome(choice: Choice | None) -> None:
         else "Nothing of it is recorded."
     )
     st.markdown(f"**{who}** answers, on this machine. {kept}")
-    st.page_link("pages/data.py", label="Teach it a handbook, or chats from elsewhere", icon=":material/school:")
+    st.page_link(
+        "pages/data.py",
+        label="Teach it a handbook, or chats from elsewhere",
+        icon=":material/school:",
+        query_params={"show": "Import"},
+    )
     key = f"example-{state.chat.id}"
     st.pills("Examples", EXAMPLES, label_visibility="collapsed", key=key, on_change=begin, args=(state.chat.id, key))
 

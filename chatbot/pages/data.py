@@ -33,6 +33,7 @@ def draw() -> None:
             _nothing_yet()
         data_import.draw(log)
         return
+    data_overview.learn(now)
     section = st.segmented_control(
         "Section",
         SECTIONS,

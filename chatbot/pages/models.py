@@ -199,7 +199,8 @@ def versions(seen: Seen) -> None:
     found = service().registry.list()
     if not found:
         st.info(
-            "Chat, then press Train: each training makes a version, and the better one answers.", title="No version yet"
+            "Each training on your chats and documents makes a version, and the better one answers.",
+            title="No version yet",
         )
         st.page_link("pages/train.py", label="Train one", icon=":material/school:")
     for name in dict.fromkeys(version.name for version in found):

@@ -141,7 +141,7 @@ def draw() -> None:
                 wrap_lines=True,
             )
     st.subheader("Look and keys", anchor=False)
-    st.markdown("Light or dark: by your system, or in the menu ⋮ at the top right.")
+    st.markdown("Light or dark: as your system or browser is set.")
     for shortcut, what in SHORTCUTS.items():
         st.markdown(f"`{shortcut}`: {what}")
 

@@ -14,7 +14,7 @@ from chatbot.server import config, service
 from fine_tuning.data_collection import outcomes
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.outcomes import Look
-from fine_tuning.integration import charts, data_view
+from fine_tuning.integration import charts, data_view, learning
 from fine_tuning.units import clock
 
 SHOWN = 300  # shown characters of an example
@@ -31,16 +31,22 @@ def draw(log: ConversationLogger, now: data_view.Counts) -> None:
             )
             st.metric("Dropped", f"{sum(look.facts['dropped'].values()):,}", help=meaning("dropped"))
         st.metric("Excluded", f"{now.excluded:,}", help=meaning("excluded"))
-    if now.new:
-        label = f"Learn from {now.new:,} new {'turn' if now.new == 1 else 'turns'}"
-        if st.button(label, type="primary", icon=":material/school:"):
-            train_place.begin_with_chats()
-            st.switch_page("pages/train.py")
     _look(log, look)
     if look:
         _dropped(data_view.dropped(log, look))
         _scrubbed(data_view.scrubbings(config(), log, look), look.facts["scrubbed"])
         _lengths(look.facts)
+
+
+def learn(now: data_view.Counts) -> None:
+    """Draw the button that leads to the training of what is new; while something is trained, a line that says so."""
+    if learning.look().running:
+        st.caption("A version is being trained. What is new since it began is learned by the next one.")
+    elif now.new and now.turns >= learning.least_turns(config()):
+        label = f"Learn from {now.new:,} new {'turn' if now.new == 1 else 'turns'}"
+        if st.button(label, type="primary", icon=":material/school:"):
+            train_place.begin_with_chats()
+            st.switch_page("pages/train.py")
 
 
 def _look(log: ConversationLogger, look: Look | None) -> None:

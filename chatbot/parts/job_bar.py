@@ -7,7 +7,7 @@ from chatbot.server import service
 from fine_tuning.integration import watched
 from fine_tuning.jobs.progress import Progress, progress_of_job
 from fine_tuning.jobs.store import ACTIVE, Job
-from fine_tuning.units import clock
+from fine_tuning.units import about
 
 GLANCE = 2.0  # seconds between updates
 SHOWN = 3  # jobs at most
@@ -32,5 +32,4 @@ def at_work() -> list[Job]:
 def line(job: Job, told: Progress) -> str:
     """Return a line to display about a running job, such as `Retrain: Training, 2 min left`."""
     stage = "stopping" if job.state == "cancelling" else told.stage or "beginning"
-    left = told.steps[-1].eta if told.steps and told.stage == "Training" else None
-    return f"{job.kind.capitalize()}: {stage}" + (f", {clock(left)} left" if left else "")
+    return f"{job.kind.capitalize()}: {stage}" + (f", about {about(told.left)} left" if told.left else "")

@@ -77,7 +77,7 @@ def _watch_import(id: str) -> None:
         state.train_draft = replace(state.train_draft, data="chats", dataset=None, changes={})
         st.rerun()
     if state.train_draft.data == "chats" and (added := paths.read_json(job.result)["added"]):
-        st.success(f"{added:,} questions with their answers came with it. They are learned with your chats.")
+        st.success(f"The import added {added:,} questions with their answers. They are learned with your chats.")
 
 
 # A file

@@ -50,10 +50,6 @@ class Learning:
         """Whether the last retrain was interrupted: its process was killed, or the machine or its server went down."""
         return self.job is not None and self.job.state == State.INTERRUPTED
 
-    def left(self) -> float | None:
-        """The estimated seconds until the training ends; None if nothing is being trained."""
-        return self.told.steps[-1].eta if self.running and self.told.steps and self.told.stage == "Training" else None
-
 
 def look(queue: Queue | None = None) -> Learning:
     """Return the state of the running retrain; if none is running, of the waiting or the last one."""

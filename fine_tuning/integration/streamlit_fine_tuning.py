@@ -10,10 +10,11 @@ from typing import Literal
 
 import streamlit as st
 
+from fine_tuning.durations import EVALUATING
 from fine_tuning.errors import ByoaiError
 from fine_tuning.events import Finished
 from fine_tuning.integration import charts, learning, versions, watched
-from fine_tuning.integration.job_runs import Point, curve, thinned
+from fine_tuning.integration.job_runs import KEPT_ASIDE, LEARNED, Point, curve, thinned
 from fine_tuning.integration.learning import Learning
 from fine_tuning.integration.service import Service
 from fine_tuning.jobs.progress import progress_of_job
@@ -21,7 +22,7 @@ from fine_tuning.jobs.queue import Queue
 from fine_tuning.jobs.store import Job, State
 from fine_tuning.model_management.model_registry import Registry
 from fine_tuning.profiles import made_of_documents
-from fine_tuning.units import clock, size
+from fine_tuning.units import about, clock, size
 
 Shown = Callable[[str], str]  # makes a text safe for Markdown
 
@@ -133,9 +134,14 @@ def watch(id: str, shown: Shown, small: bool = False) -> None:
     share = min(told.done / told.total, 1.0) if told.total else 0.0
     st.progress(
         share,
-        text=f"{told.done} of {told.total}" + (f", {clock(last.eta)} left" if last else "") if told.total else " ",
+        text=f"{told.done} of {told.total}" if told.total else " ",
     )
-    st.caption(_times(job, dict(told.facts).get("time", "")))
+    st.caption(_times(job, told.left))
+    if told.stage == EVALUATING:
+        st.caption(
+            "The new version and the model that answers now are asked the same questions. The new one takes over only "
+            "if it is better."
+        )
     if last and not small:
         facts = f"{last.tokens_per_second:.0f} tokens/s", f"{size(last.memory)} of memory", f"pass {last.epoch:.1f}"
         st.caption(" · ".join(facts), help=_FACTS)
@@ -145,14 +151,15 @@ def watch(id: str, shown: Shown, small: bool = False) -> None:
     _stop_buttons(job, small)
     if not small:
         log_tail(job)
-    st.caption(shown(f"Begun by {job.origin}" if job.origin else ""))
+    if not job.origin.startswith("the page"):
+        st.caption(shown(f"Begun by {job.origin}" if job.origin else ""))
 
 
-def _times(job: Job, planned: str) -> str:
-    """Return how long a job has been running, and how long it was planned to take in all."""
+def _times(job: Job, left: float | None) -> str:
+    """Return how long a job has been running, and how long it will still take if that is known."""
     if not job.begun:
         return ""
-    return f"{clock(time.time() - job.begun)} so far" + (f" of {planned}" if planned else "")
+    return f"{clock(time.time() - job.begun)} so far" + (f", about {about(left)} left" if left else "")
 
 
 def _stop_buttons(job: Job, small: bool) -> None:
@@ -166,6 +173,7 @@ def _stop_buttons(job: Job, small: bool) -> None:
             on_click=_stop,
             args=(job.id, False),
             key=f"stop-{job.id}-{small}",
+            help="What it has done so far is kept: you can go on from there",
         )
         if not small:
             told = "What it made so far is removed, and it begins anew the next time"
@@ -279,6 +287,9 @@ def _curve(points: Sequence[Point], figure: str, title: str, small: bool, by_run
     altair = charts.load()
     values = [asdict(point) for point in thinned(points, _POINTS)]
     colour, dash = ("run", "kind") if by_run else ("kind", "kind")
+    kinds = altair.Scale(domain=[LEARNED, KEPT_ASIDE])  # so that a line keeps its look when the other one begins
+    scale = altair.Scale() if by_run else kinds
+    legend = altair.Legend(orient="top", values=sorted({getattr(point, colour) for point in points}))
     axis = altair.Axis(format="%") if figure == "accuracy" else altair.Axis()
     chart = (
         altair.Chart(altair.Data(values=values))
@@ -286,9 +297,9 @@ def _curve(points: Sequence[Point], figure: str, title: str, small: bool, by_run
         .encode(
             x=altair.X("step:Q", title="step", axis=altair.Axis(format="d", tickMinStep=1)),
             y=altair.Y(f"{figure}:Q", title=title, scale=altair.Scale(zero=False), axis=axis),
-            color=altair.Color(f"{colour}:N", title=None, legend=altair.Legend(orient="top")),
+            color=altair.Color(f"{colour}:N", title=None, legend=legend, scale=scale),
             strokeDash=altair.StrokeDash(
-                f"{dash}:N", title=None, legend=altair.Legend(orient="top") if by_run else None
+                f"{dash}:N", title=None, legend=altair.Legend(orient="top") if by_run else None, scale=kinds
             ),
         )
         .properties(height=200 if small else 320)  # legend, axis and title included

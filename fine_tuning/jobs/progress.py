@@ -1,11 +1,12 @@
 """Compute a job's progress from its events, and convert jobs to dictionaries."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 from fine_tuning import paths
+from fine_tuning.durations import EVALUATING, TRAINING
 from fine_tuning.events import Count, Event, Finished, Note, Planned, RunOpened, Stage, Step, Trial, read_events
 from fine_tuning.jobs.store import Job
 
@@ -30,10 +31,10 @@ _FACTS = (
 _BEGINS = {
     "Reading what was said": 0.0,
     "Preparing the dataset": 0.01,
-    "Training": 0.03,
+    TRAINING: 0.03,
     "Exporting to GGUF": 0.7,
     "Checking that what was exported is what was trained": 0.72,
-    "Evaluating": 0.75,
+    EVALUATING: 0.75,
     "Registering": 0.97,
     "Checking that it is served as it was trained": 0.98,
     "Making": 0.99,
@@ -53,6 +54,25 @@ class Progress:
     run: str = ""  # the run's folder
     finished: Finished | None = None  # the last event, once the job is over
     trials: tuple[Trial, ...] = ()  # trials of a sweep
+    parts: Mapping[str, float] = field(default_factory=dict)  # forecast seconds of a retrain, by part
+
+    @property
+    def left(self) -> float | None:
+        """The estimated seconds until a retrain ends; None if they are unknown.
+
+        The training corrects its own forecast, step by step; the parts after it are as they were planned.
+        """
+        begins, parts = _begins(self.stage), dict(self.parts)
+        if self.finished or begins is None or not parts:
+            return None
+        if begins > _BEGINS[TRAINING]:
+            del parts[TRAINING]
+        elif self.stage == TRAINING and self.steps:
+            parts[TRAINING] = self.steps[-1].eta
+        if begins >= _BEGINS[EVALUATING]:
+            unasked = 1 - self.done / self.total if self.total else 1.0
+            return parts[EVALUATING] * unasked if self.stage == EVALUATING else None
+        return sum(parts.values())
 
     @property
     def share(self) -> float:
@@ -78,6 +98,7 @@ def progress_of(events: Iterable[Event]) -> Progress:
     notes: list[str] = []
     trials: dict[int, Trial] = {}
     facts: tuple[tuple[str, str], ...] = ()
+    parts: Mapping[str, float] = {}
     for event in events:
         match event:
             case Stage(title):
@@ -92,14 +113,14 @@ def progress_of(events: Iterable[Event]) -> Progress:
                 trials[event.number] = event
             case Note(text):
                 notes.append(text)
-            case Planned(found):
+            case Planned(found, parts):
                 facts, steps = found, {}
             case RunOpened(folder):
                 run = folder
             case Finished():
                 finished = event
     return Progress(
-        stage, done, total, tuple(steps.values()), facts, tuple(notes), run, finished, tuple(trials.values())
+        stage, done, total, tuple(steps.values()), facts, tuple(notes), run, finished, tuple(trials.values()), parts
     )
 
 

@@ -95,7 +95,7 @@ def press(app: AppTest, label: str) -> AppTest:
 
 def test_without_versions_the_page_says_why_and_what_to_do(home: Path) -> None:
     app = open_page()
-    assert "each training makes a version" in app.info[0].value
+    assert "Each training on your chats and documents makes a version" in app.info[0].value
 
 
 def test_versions_are_shown_newest_first_with_verdict_and_why(engine: EmbeddedEngine) -> None:

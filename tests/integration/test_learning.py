@@ -47,11 +47,21 @@ def test_the_stage_and_how_far_it_is(home: Path) -> None:
         ("engine",),
         (("base", "x"),),
     )
-    assert now.running and now.job and now.job.process and now.job.process.pid == os.getpid() and now.left() is None
+    assert now.running and now.job and now.job.process and now.job.process.pid == os.getpid() and now.told.left is None
     now = told(Stage("Asking"), Count(2, 8), Stage("Training"))
     assert (now.told.stage, now.told.done, now.told.total) == ("Training", 0, 0)
     now = told(Stage("Training"), STEP)
-    assert (now.told.done, now.told.total, now.left(), now.told.steps) == (3, 12, 42.0, (STEP,))
+    assert (now.told.done, now.told.total, now.told.steps) == (3, 12, (STEP,))
+
+
+def test_what_is_left_is_the_time_until_the_verdict(home: Path) -> None:
+    planned = Planned((), {"Training": 100.0, "Evaluating": 60.0, "all else": 10.0})
+    assert told(Stage("Training"), STEP).told.left is None  # nothing was planned
+    assert told(planned, Stage("Training")).told.left == 170.0
+    assert told(planned, Stage("Training"), STEP).told.left == 112.0  # 42 of the training
+    assert told(planned, Stage("Training"), STEP, Stage("Exporting to GGUF")).told.left == 70.0
+    assert told(planned, Stage("Evaluating"), Count(15, 60)).told.left == 45.0
+    assert told(planned, Stage("Registering x")).told.left is None
 
 
 def test_how_it_ended(home: Path) -> None:
