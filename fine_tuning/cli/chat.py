@@ -6,7 +6,15 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fine_tuning.cli.options import Commands, connect_engine, positive, print_json, read_config, tag_that_answers
+from fine_tuning.cli.options import (
+    Commands,
+    connect_engine,
+    message,
+    positive,
+    print_json,
+    read_config,
+    tag_that_answers,
+)
 from fine_tuning.cli.serving import add_server_options, server_of
 from fine_tuning.errors import ConfigError
 
@@ -29,7 +37,7 @@ def add_commands(commands: Commands) -> None:
     chat.add_argument("--no-browser", action="store_true", help="serve the page without opening it")
 
     ask = commands.add("ask", _ask, "ask one question in the terminal")
-    ask.add_argument("question", help="the question, in quotes")
+    ask.add_argument("question", type=message, help="the question, in quotes")
     ask.add_argument(
         "--model",
         metavar="TAG",
@@ -43,7 +51,9 @@ def add_commands(commands: Commands) -> None:
         "The answers are shown side by side. With --blind two models answer without their names, and you choose the "
         "better answer.",
     )
-    compare.add_argument("prompt", nargs="+", help="a prompt in quotes; each prompt starts a new conversation")
+    compare.add_argument(
+        "prompt", type=message, nargs="+", help="a prompt in quotes; each prompt starts a new conversation"
+    )
     compare.add_argument(
         "--models", metavar="A,B", help="the models: base, live, a version (v3) or any tag (default: base,live)"
     )

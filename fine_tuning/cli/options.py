@@ -169,6 +169,13 @@ def _whole(least: int, most: int) -> Callable[[str], int]:
     return number
 
 
+def message(text: str) -> str:
+    """Return `text`; an argparse type for what a model is asked. Raises ArgumentTypeError for white space alone."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty: write what the model should answer, in quotes")
+    return text
+
+
 count, positive, port = _whole(0, 2**31 - 1), _whole(1, 2**31 - 1), _whole(1, 65_535)
 
 

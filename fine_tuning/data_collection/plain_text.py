@@ -12,7 +12,8 @@ from fine_tuning.data_collection.code_parts import Part, parts
 
 _LINE_ENDS = re.compile("\r\n?")
 _LINE_ENDS_OF_PROSE = re.compile("[\v\f\x85\u2028\u2029]")
-_WIDE_SPACES = re.compile(r"(?<=\S)(?:[ \t]{2,}|\t)")
+# Several spaces or a tab within a line, or else code in backticks, which is kept.
+_WIDE_SPACES = re.compile(r"(?P<code>(?<!`)(?P<ticks>`+)(?!`)[^\n]+?(?<!`)(?P=ticks)(?!`))|(?<=\S)(?:[ \t]{2,}|\t)")
 _EMPTY_LINES = re.compile(r"\n{3,}")
 _SPACES = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
 # The flag of a region: a black flag, the region's code in tag characters, and a tag that ends it (Unicode UTS #51).
@@ -173,6 +174,6 @@ def _tidy_prose(text: str) -> str:
     if not text.isascii():
         text = _SPACES.sub(" ", text)
     if "  " in text or "\t" in text:
-        text = _WIDE_SPACES.sub(" ", text)
+        text = _WIDE_SPACES.sub(lambda match: match["code"] or " ", text)
     text = "\n".join(map(str.rstrip, text.split("\n")))
     return _EMPTY_LINES.sub("\n\n", text) if "\n\n\n" in text else text

@@ -25,6 +25,10 @@ from fine_tuning.data_collection.privacy import PII, finds, scrub
         ("on example.com/pricing, ok", "on [URL], ok"),
         ("http://user:pw@host.example/ is it", "[URL] is it"),
         ("ftp://files.example/a", "[URL]"),
+        ("postgres://bob:s3cretpw@db.example.com:5432/app, ok", "[URL], ok"),
+        ("redis://:p4ssw0rd@cache.internal:6379/0", "[URL]"),
+        ("mongodb+srv://admin:Pa55word@cluster0.mongodb.net/test", "[URL]"),
+        ("camera rtsp://admin:cam12345@203.0.113.4/stream", "camera [URL]"),
         # phones
         ("call +44 20 7946 0377.", "call [PHONE]."),
         ("reach me on +1 415-555-0127, ok?", "reach me on [PHONE], ok?"),
@@ -149,6 +153,13 @@ def test_what_only_looks_private_stays(text: str) -> None:
         ("密码是hunter2谢谢", "密码是[SECRET]谢谢"),
         ("パスワードはhunter2です", "パスワードは[SECRET]です"),
         ("пароль: hunter2", "пароль: [SECRET]"),
+        ("接続先はpostgresql://app:Xk29sLq0@db.example.jp/mainです", "接続先は[URL]です"),
+        ("IP203.0.113.7挂了", "IP[IP]挂了"),
+        ("IP2001:db8::8a2e:370:7334です", "IP[IP]です"),
+        ("SSN078-05-1120です", "SSN[SSN]です"),
+        ("លេខទូរស័ព្ទ 012 345 678។", "លេខទូរស័ព្ទ [PHONE]។"),
+        ("ເບີໂທ02055512345ເດີ", "ເບີໂທ[PHONE]ເດີ"),
+        ("ဖုန်း09123456789ပါ", "ဖုန်း[PHONE]ပါ"),
     ],
 )
 def test_letters_of_scripts_without_spaces_may_be_neighbours(text: str, clean: str) -> None:
@@ -170,6 +181,8 @@ def test_letters_of_scripts_without_spaces_may_be_neighbours(text: str, clean: s
         "1234567891",
         "`x@W.sum()` and `items[1::2]`", "class SourceLoaderBadBytecodeTestPEP451(Base):",
         r"re.compile(r'\d{3}-\d{4}')",
+        'f"postgres://{user}:{password}@{host}/db"', "amqp://$USER:$PASSWORD@host/", "secret = key1 # as above",
+        "password = a1+b; c = 2;", "zip203.0.113.7", "postgres://localhost:5432/app",
     ],
 )  # fmt: skip
 def test_code_is_not_read_as_prose(code: str) -> None:
@@ -186,6 +199,9 @@ def test_code_is_not_read_as_prose(code: str) -> None:
         ("requests.get('https://example.com/a',timeout=3)", "requests.get('[URL]',timeout=3)"),
         ('```python\nkey = "sk-abcdefghijklmnop1234567890"\n```', '```python\nkey = "[SECRET]"\n```'),
         ("ssh root@203.0.113.7", "ssh root@[IP]"),
+        ('URL = "postgresql://app:Xk29sLq0@db.example.jp/main"', 'URL = "[URL]"'),
+        ("DB_PASSWORD=abc123def # of the test server", "DB_PASSWORD=[SECRET] # of the test server"),
+        ("Server=db;User Id=sa;Password=Passw0rd;Database=x", "Server=db;User Id=sa;Password=[SECRET];Database=x"),
         ('card = "4111-1111-1111-1111";', 'card = "[CARD]";'),
     ],
 )
@@ -239,6 +255,8 @@ def test_versions_masks_and_other_numbers_stay(text: str) -> None:
         ("我的SSN是123-45-6789。", "我的SSN是[SSN]。"),
         ("call 206.269.0743x9150", "call [PHONE]"),
         ("my number is 415 555 2671", "my number is [PHONE]"),
+        ("điện thoại 0912345678 nhé", "điện thoại [PHONE] nhé"),
+        ("numaram 05321234567'dir", "numaram [PHONE]'dir"),
     ],
 )
 def test_hyphens_emphasis_and_social_security_numbers(text: str, clean: str) -> None:

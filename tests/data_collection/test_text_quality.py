@@ -133,6 +133,7 @@ def test_prose_that_goes_round_in_circles_is_seen(answer: str) -> None:
         "def f():\n\n\n\n    return  1   \n\tpass",
         "Look:\n\n```\na  b   \n\n\n\n\tc\u00a0d\u3000e\n```\n\nSo it is.",
         "~~~\nAnna    eats   a\t\tpear.\n~~~",
+        'Write `print("a  b")` or ``x  `y`  z``, and `a\tb`.',
         "Name      Age   Town\nAnna      30    Rome\nBo        40    Oslo",
         "| a   | b  |\n|-----|----|\n| 1   | 2  |",
         "SELECT  name\nFROM    users\nWHERE   id = 3;",

@@ -17,7 +17,9 @@ _IN_LINK = rf"[!#-&(-;=?-\[\]^_a-z{{}}~'{LATIN}{SPACED}]"
 _REST = rf"(?:{_IN_LINK}|(?<==)[{UNSPACED}]+|(?<=/wiki/)[{UNSPACED}]+|(?<=%[0-9A-F][0-9A-F])[{UNSPACED}])"
 _LINK = re.compile(
     rf"""(?ix) (?<![{LATIN}0-9_@]) (?:
-        (?P<scheme> (?:https?|ftps?|sftp|ssh|git|wss?|file) :// )
+        # With a name and a password before the host, a link of any scheme: "postgres://app:hunter2@db.example.com/main".
+        (?P<login> [a-z][a-z0-9+.-]{{1,19}} :// [a-z0-9._%+-]{{0,64}} : [^\s\0/@$%<{{\[\"'`]+ @ ) [a-z0-9\[] {_REST}*
+      | (?P<scheme> (?:https?|ftps?|sftp|ssh|git|wss?|file) :// )
         (?: [{LATIN}{SPACED}0-9\[] | (?<=file://)/\w | [{UNSPACED}]+(?=\.) ) {_REST}*
       | www \. [{LATIN}{SPACED}0-9] {_REST}{{2,}}
       | (?<![./-]) (?:[a-z0-9-]{{1,63}}\.){{1,4}}
@@ -34,7 +36,7 @@ def links(reading: Reading) -> Iterator[Span]:
     In code, only a link with a scheme (https://...) counts.
     """
     for match in _LINK.finditer(reading.text):
-        if match["scheme"] or not reading.in_code(match.start()):
+        if match["scheme"] or match["login"] or not reading.in_code(match.start()):
             yield match.start(), match.start() + _length(match[0], reading.text[match.start() - 1 : match.start()])
 
 
@@ -136,12 +138,13 @@ def _is_domain(name: str, top: str, local: int, reading: Reading, start: int) ->
 
 # IP addresses
 
+_START = r"(?:(?<![\w.])|(?<=\bIP))"  # with its label just before it where words have no spaces: "IP203.0.113.7"
 _IP = re.compile(
     rf"""(?xia)
-        (?<![\w.]) (?<![a-z_]-) (?:::ffff:)? ( (?:\d{{1,3}}\.){{3}}\d{{1,3}} ) {ENDS} (?! \.\d | -(?!\d+\.\d+\.\d+\.) )
-      | (?<![\w.]) (?<![0-9a-f]:) (?=(?:[0-9a-f]{{1,4}}:){{7}}) (?=[0-9a-f:]*\d) (?:[0-9a-f]{{1,2}}:)??
+        {_START} (?<![a-z_]-) (?:::ffff:)? ( (?:\d{{1,3}}\.){{3}}\d{{1,3}} ) {ENDS} (?! \.\d | -(?!\d+\.\d+\.\d+\.) )
+      | {_START} (?<![0-9a-f]:) (?=(?:[0-9a-f]{{1,4}}:){{7}}) (?=[0-9a-f:]*\d) (?:[0-9a-f]{{1,2}}:)??
         (?:[0-9a-f]{{3,4}}:[0-9a-f]{{0,4}}:?){{3}} [0-9a-f:]{{2,20}} {ENDS} (?!:)
-      | (?<![\w.]) (?<![0-9a-f]{{2}}:) (?:[23][0-9a-f]{{3}}|f[cd][0-9a-f]{{2}}|fe[89ab][0-9a-f]) : [0-9a-f:]{{2,34}} {ENDS} (?!:|\.\d)"""  # noqa: E501
+      | {_START} (?<![0-9a-f]{{2}}:) (?:[23][0-9a-f]{{3}}|f[cd][0-9a-f]{{2}}|fe[89ab][0-9a-f]) : [0-9a-f:]{{2,34}} {ENDS} (?!:|\.\d)"""  # noqa: E501
 )
 # Addresses of public DNS resolvers, and of the metadata service of clouds.
 _PUBLIC_ADDRESSES = """

@@ -57,6 +57,8 @@ _REFERENCE = re.compile(
     re.IGNORECASE,
 )
 _QUANTITY = re.compile(r"\d{1,6}[A-Za-z]{1,10}")
+_VALUE_ENDS = re.compile(r"\r?$|[ \t]+(?:#|//)", re.MULTILINE)  # the line ends, or a comment begins
+_NEXT_SETTING = re.compile(r"[.!?)\]]*;[A-Z][A-Za-z ]*=\S")  # as in "Server=db;Password=hunter2!;Database=main"
 _PLAIN_NAME = re.compile(r"[A-Za-z_][\w.]*")
 
 
@@ -129,6 +131,10 @@ def _chosen(match: re.Match[str], reading: Reading) -> bool:
 
 def _set_in_file(match: re.Match[str]) -> bool:
     """Return whether an unquoted value in code is a text, as in configuration files, and not a variable."""
-    line_end = match.string[match.end() : match.end() + 1] in ("", "\n", "\r")
+    if _NEXT_SETTING.match(match.string, match.end()):
+        return True
+    line_end = _VALUE_ENDS.match(match.string, match.end())
     in_capitals = match.string[match.start() : match.start("sign")].strip("\"'`").isupper()
-    return line_end and (in_capitals or not _PLAIN_NAME.fullmatch(match["value"]) or match["sign"].strip() == ":")
+    return line_end is not None and (
+        in_capitals or not _PLAIN_NAME.fullmatch(match["value"]) or match["sign"].strip() == ":"
+    )

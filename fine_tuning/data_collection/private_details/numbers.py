@@ -158,7 +158,7 @@ def _luhn(digits: str) -> bool:
 # Social security numbers of the United States
 
 _SSN = re.compile(
-    rf"(?a){STARTS}(?<![\d.,/+-])(?<!\d )(?!000|666)\d{{3}}([- "
+    rf"(?ai)(?:{STARTS}|(?<=\bSSN))(?<![\d.,/+-])(?<!\d )(?!000|666)\d{{3}}([- "
     rf"]?)(?!00)\d{{2}}\1(?!0000)\d{{4}}{ENDS}(?!-\w|[.,]\d| \d)"
 )
 _SSN_WORD = re.compile(

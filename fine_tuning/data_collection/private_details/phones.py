@@ -37,6 +37,7 @@ _NOUNS = (
     r"?app|fax|hotline|portable|móvil|celular|rufnummer|komórka|puhelin|contact(?: number)?"
     r"|(?:my|your|his|her|our|their|meine|deine|seine|ihre|mon|son|mi|su|meu) (?:\w+ )?(?:number|nummer|numéro|número)"
     r"|телефон\w*|тел|моб\w*)\b|[☎☏📞📱]|电话|電話|手机|手機|座机|联系方式|携帯|連絡先|ファックス|전화|휴대폰|핸드폰|연락처|팩스"
+    r"|điện thoại|sđt|numaram\w*|ទូរស័ព្ទ|ໂທ|ເບີ|ဖုန်း"
     r"|โทร|เบอร์|มือถือ|फ़ोन|फोन|मोबाइल|दूरभाष|هاتف|جوال|موبايل|رقمي|تلفون|טלפון|τηλέφωνο"
 )
 _VERBS = (
