@@ -2,8 +2,9 @@
 
 import multiprocessing
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing
+from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import Any
 
@@ -149,10 +150,17 @@ def test_the_file_is_its_owners_alone_since_it_holds_what_was_said(home):
         assert len(files) > 1 and all(file.stat().st_mode & 0o077 == 0 for file in files)
 
 
+@pytest.fixture(scope="module")
+def another() -> Iterator[Pool]:
+    """Another process, which does what it is asked to."""
+    with SPAWN.Pool(1) as pool:
+        yield pool
+
+
 @pytest.mark.parametrize("held", [state.connect, lambda: closing(state.Changes())], ids=["connection", "changes"])
 @pytest.mark.parametrize("between", range(3))
 def test_a_connection_sees_what_others_write_whoever_opens_the_file_meanwhile(
-    home: Path, held: Callable[[], AbstractContextManager[Any]], between: int
+    home: Path, another: Pool, held: Callable[[], AbstractContextManager[Any]], between: int
 ) -> None:
     """Where an opening took the locks of the connection before it, the other process removed the WAL under it."""
     with held() as first:
@@ -162,10 +170,7 @@ def test_a_connection_sees_what_others_write_whoever_opens_the_file_meanwhile(
             with state.connect() as second:
                 _titles(second)
         for number in range(3):
-            other = SPAWN.Process(target=_label, args=(home, f"chat {number}"))
-            other.start()
-            other.join()
-            assert other.exitcode == 0
+            another.apply(_label, (home, f"chat {number}"))
             assert look() != seen
             seen = look()
             assert look() == seen
