@@ -2,6 +2,7 @@
 
 import time
 from importlib.metadata import PackageNotFoundError
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,9 @@ from fine_tuning.data_collection.turn_decisions import CleanSettings
 from fine_tuning.errors import ConfigError
 from fine_tuning.planning import sift
 
-pytest.importorskip("presidio_analyzer", reason="presidio is not installed (the extra byoai[presidio])")
+pytestmark = pytest.mark.skipif(  # without importing it, which takes seconds also where no test of this file runs
+    find_spec("presidio_analyzer") is None, reason="presidio is not installed (the extra byoai[presidio])"
+)
 
 
 @pytest.mark.parametrize(
