@@ -13,6 +13,7 @@ from native_children import Children, native_children
 from own_ollama import OwnOllama
 from small_base import write_small_base
 from small_disk import disk  # noqa: F401 (a fixture of all)
+from small_training import SMALL
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -74,9 +75,29 @@ def small_base(base_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return write_small_base(base_gguf, tmp_path_factory.mktemp("small_base") / "small.gguf")
 
 
+@pytest.fixture(scope="session")
+def machine_measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file in which byoai keeps the machine's speed for a day, measured for usual trainings and SMALL ones."""
+    from fine_tuning.config import load_config
+    from fine_tuning.training.machine import this_machine
+
+    folder = tmp_path_factory.mktemp("measured")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BYOAI_HOME", str(folder))
+        for settings in ({}, SMALL):
+            this_machine(load_config(overrides=settings).training)
+    return folder / "machine.json"
+
+
 @pytest.fixture
-def small_engine(small_base: Path, embedded: None, home: Path) -> "EmbeddedEngine":
-    """The embedded engine in an empty data folder, with the small base by the default base's name."""
+def known_machine(home: Path, machine_measured: Path) -> None:
+    """A data folder as after a first forecast: the next one need not import torch and measure, which takes seconds."""
+    shutil.copy(machine_measured, home)
+
+
+@pytest.fixture
+def small_engine(small_base: Path, known_machine: None, embedded: None, home: Path) -> "EmbeddedEngine":
+    """The embedded engine, with the small base by the default base's name, in a data folder without anything else."""
     from fine_tuning.engines.base import ModelSpec
     from fine_tuning.engines.default_base import CHATML, DEFAULT_TAG
     from fine_tuning.engines.embedded import EmbeddedEngine

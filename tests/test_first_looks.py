@@ -31,7 +31,7 @@ def write_adapter(path: Path) -> Path:
 
 
 @pytest.fixture
-def engine(home: Path, base_gguf: Path) -> Engine:
+def engine(home: Path, base_gguf: Path, known_machine: None) -> Engine:
     engine = EmbeddedEngine()
     engine.create(BASE, ModelSpec(from_=base_gguf))
     log = ConversationLogger()

@@ -19,6 +19,8 @@ from fine_tuning.planning import make_plan
 from fine_tuning.training import machine
 from fine_tuning.workshop import Request, Workshop
 
+pytestmark = pytest.mark.usefixtures("known_machine")
+
 NUMBERS = (
     "one",
     "two",

@@ -74,7 +74,7 @@ def serve(home: Path, servers: list[subprocess.Popen[bytes]]) -> Iterator[Serve]
 
 
 @pytest.fixture
-def embedded(home: Path, base_gguf: Path) -> Engine:
+def embedded(home: Path, base_gguf: Path, known_machine: None) -> Engine:
     """The store that the page's embedded engine reads, with the base in it."""
     engine = EmbeddedEngine(home / "engine")
     engine.create(BASE, ModelSpec(from_=base_gguf, parameters=GREEDY))

@@ -90,6 +90,7 @@ def test_no_more_measurements_are_kept_than_are_of_use(home: Path, measured: lis
 
 
 def test_a_second_dry_run_does_without_torch(home: Path, small_engine: object) -> None:
+    (home / "machine.json").unlink()
     said = [
         subprocess.run([sys.executable, "-c", DRY_RUN], capture_output=True, text=True, check=True).stdout
         for _ in range(2)
