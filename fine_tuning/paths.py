@@ -214,6 +214,11 @@ def sha256_of(file: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
+def holds(target: Path, file: Path, digest: str) -> bool:
+    """Return whether `target` has the content of `file`, whose sha256 is `digest`; it may be missing or damaged."""
+    return target.exists() and (target.samefile(file) or sha256_of(target) == digest)
+
+
 def write_json(path: Path, value: object) -> None:
     """Write `value` as indented JSON with `atomic_write`."""
     atomic_write(path, json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True) + "\n")
