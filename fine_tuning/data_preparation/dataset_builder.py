@@ -400,9 +400,9 @@ def write_manifest(path: Path, facts: Mapping[str, object], turn_ids: Iterable[s
 
     def pieces() -> Iterator[bytes]:
         yield f"{before}\n{_TURNS}[".encode()
-        mark = "\n"
+        mark, written = "\n", json.JSONEncoder(ensure_ascii=False).encode
         for id in turn_ids:
-            yield f"{mark}    {json.dumps(id, ensure_ascii=False)}".encode()
+            yield f"{mark}    {written(id)}".encode()
             mark = ",\n"
         yield f"{'' if mark == chr(10) else chr(10) + '  '}]{after}\n".encode()
 
