@@ -79,10 +79,14 @@ class Turn(BaseModel):
 
     def messages(self, thoughts: bool = False) -> list[Message]:
         """Return the question and the answer as messages. `thoughts`: begin the answer with the model's thoughts."""
-        answer = (
-            with_thoughts(str(self.metadata.get("thoughts", "")), self.bot_response) if thoughts else self.bot_response
-        )
-        return [Message(role="user", content=self.user_message), Message(role="assistant", content=answer)]
+        said = self.answer(thoughts)
+        return [Message(role="user", content=self.user_message), Message(role="assistant", content=said)]
+
+    def answer(self, thoughts: bool = False) -> str:
+        """Return the answer; with `thoughts`, the model's thoughts before it."""
+        if not thoughts:
+            return self.bot_response
+        return with_thoughts(str(self.metadata.get("thoughts", "")), self.bot_response)
 
 
 class Conversation(BaseModel):

@@ -214,6 +214,11 @@ def sha256_of(file: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
+def holds(target: Path, file: Path, digest: str) -> bool:
+    """Return whether `target` has the content of `file`, whose sha256 is `digest`; it may be missing or damaged."""
+    return target.exists() and (target.samefile(file) or sha256_of(target) == digest)
+
+
 def write_json(path: Path, value: object) -> None:
     """Write `value` as indented JSON with `atomic_write`."""
     atomic_write(path, json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True) + "\n")
@@ -254,10 +259,16 @@ def check_writable(folder: Path) -> None:
         ) from error
 
 
-def read_jsonl(path: Path, parse: Callable[[Any], _T], what: str, error: type[ByoaiError]) -> list[_T]:
+def read_jsonl(
+    path: Path,
+    parse: Callable[[Any], _T],
+    what: str,
+    error: type[ByoaiError],
+    load: Callable[[str], Any] = json.loads,
+) -> list[_T]:
     """Return the result of `parse` for each line of a JSONL file; empty lines are skipped.
 
-    `parse` gets the value of a line, and raises ValueError, KeyError or TypeError if it is wrong.
+    `parse` gets the value that `load` reads in a line, and raises ValueError, KeyError or TypeError if it is wrong.
     Then this function raises `error`, whose message says in which line of the file there is not
     `what` ("a token row"). It also raises `error` if the file cannot be read.
     """
@@ -271,7 +282,7 @@ def read_jsonl(path: Path, parse: Callable[[Any], _T], what: str, error: type[By
         if not line:
             continue
         try:
-            found.append(parse(json.loads(line)))
+            found.append(parse(load(line)))
         except (ValueError, KeyError, TypeError) as problem:
             raise error(f"{path}, line {number}: not {what} ({problem})") from problem
     return found

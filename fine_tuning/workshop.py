@@ -2,16 +2,16 @@
 
 import copy
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fine_tuning.config import FineTuningConfig
 from fine_tuning.conversation import Message
 from fine_tuning.data_preparation.rows import prompt_ids, tokenize_conversation
-from fine_tuning.engines.base import Engine, ModelDetails, ModelSpec
+from fine_tuning.engines.base import Engine, ModelDetails, ModelSpec, Rendering
 from fine_tuning.engines.default_base import DEFAULT_TAG, ensure_default_base, is_damaged
 from fine_tuning.engines.neutral import Neutraliser, neutraliser_for
 from fine_tuning.engines.vocabulary import Vocabulary
@@ -61,12 +61,12 @@ class Workshop:
         return Vocabulary(self.base.gguf)
 
     @property
-    def render(self) -> Callable[[Sequence[Message]], str]:
+    def render(self) -> Rendering:
         """Return the function by which the engine renders messages for the base.
 
         With it, training text has exactly the form of served text.
         """
-        return partial(self.engine.render, self.base.tag)
+        return Rendering(self.engine, self.base.tag)
 
     @cached_property
     def neutral(self) -> Neutraliser:

@@ -8,14 +8,14 @@ instruction  {"prompt", "completion"}           + "system", "history" if any    
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fine_tuning.config import DatasetFormat
-from fine_tuning.conversation import Message, order_faults
+from fine_tuning.conversation import Conversation, Message, order_faults, whole_characters
 from fine_tuning.errors import DataError
 
 # Between the instruction and the input of an alpaca pair, which become one user message. The other
@@ -188,6 +188,29 @@ def parse_pairs(format_type: DatasetFormat, pairs: Iterable[object]) -> Iterator
             yield FORMATS[format_type].model_validate(pair).example()
         except ValidationError as error:
             faults += [f"pair {index}: {_say(fault)}" for fault in error.errors()]
+    _raise(faults, format_type)
+
+
+def examples_of(conversations: Iterable[Conversation], thoughts: bool = False) -> Iterator[Example]:
+    """Yield each conversation as a training pair; `thoughts`: with the model's thoughts before its answers.
+
+    After the last one, raise DataError with every empty text of every conversation, by index, if there are any.
+    """
+    faults: list[str] = []
+    for index, conversation in enumerate(conversations):
+        said = [conversation.system] if conversation.system else []
+        for turn in conversation.turns:
+            said += [turn.user_message, turn.answer(thoughts)]
+        texts = [str(whole_characters(text)) for text in said]
+        if empty := [f"message {place} is empty" for place, text in enumerate(texts) if not text.strip()]:
+            faults.append(f"pair {index}: {'; '.join(empty)}")
+            continue
+        system = texts.pop(0) if conversation.system else ""
+        yield Example(list(zip(texts[::2], texts[1::2], strict=True)), system)
+    _raise(faults, DatasetFormat.CHATML)
+
+
+def _raise(faults: Sequence[str], format_type: DatasetFormat) -> None:
     if faults:
         raise DataError(f"{len(faults)} fault(s) in {format_type} pairs:\n  " + "\n  ".join(faults))
 

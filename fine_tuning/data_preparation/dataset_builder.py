@@ -14,7 +14,7 @@ from collections import Counter, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import takewhile
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from fine_tuning.data_preparation.spool import Spool
 from fine_tuning.data_preparation.tokenizer import fingerprint
 from fine_tuning.data_preparation.topics import topics_of
 from fine_tuning.errors import ByoaiError, DataError, NoConversations, TooLittleData
+from fine_tuning.token_rows import TokenRow
 
 MANIFEST = "manifest.json"
 AS_THEY_ARE = Mix()  # each conversation once per epoch
@@ -315,8 +316,7 @@ def _tokenize_split(
 
     def lines() -> Iterator[bytes]:
         with source.open("rb") as file:
-            for record in file:
-                kept = earlier.get(record) or _tokenize(record, conversations)
+            for record, kept in _rows_of(file, conversations, earlier):
                 made = kept.counts
                 counts["conversations"] += 1
                 counts["turns"] += made.turns
@@ -338,10 +338,24 @@ def _tokenize_split(
 _ANSWER = b'{"role": "assistant", '
 
 
-def _tokenize(record: bytes, conversations: ConversationTokenizer) -> Kept:
-    """Return the token rows of the conversation in `record`, a line of JSON."""
-    said = json.loads(record)
-    rows = conversations.rows([Message.model_validate(message) for message in said["messages"]], id=said["id"])
+def _rows_of(
+    records: Iterator[bytes], conversations: ConversationTokenizer, earlier: EarlierRows
+) -> Iterator[tuple[bytes, Kept]]:
+    """Yield each record, a line of JSON, with the token rows of its conversation: the earlier ones, or new ones."""
+    while batch := list(islice(records, _AT_ONCE)):
+        found = [earlier.get(record) for record in batch]
+        new = [json.loads(record) for record, kept in zip(batch, found, strict=True) if kept is None]
+        said = [(each["id"], [Message.model_validate(message) for message in each["messages"]]) for each in new]
+        made = iter(conversations.rows_of(said))
+        for record, kept in zip(batch, found, strict=True):
+            yield record, kept or _stored(next(made))
+
+
+_AT_ONCE = 100  # conversations that are tokenized at once
+
+
+def _stored(rows: Sequence[TokenRow]) -> Kept:
+    """Return the token rows of a conversation as they are stored."""
     lines = b"".join(json.dumps(row.record(), ensure_ascii=False).encode() + b"\n" for row in rows)
     return Kept(
         lines,
@@ -388,9 +402,9 @@ def write_manifest(path: Path, facts: Mapping[str, object], turn_ids: Iterable[s
 
     def pieces() -> Iterator[bytes]:
         yield f"{before}\n{_TURNS}[".encode()
-        mark = "\n"
+        mark, written = "\n", json.JSONEncoder(ensure_ascii=False).encode
         for id in turn_ids:
-            yield f"{mark}    {json.dumps(id, ensure_ascii=False)}".encode()
+            yield f"{mark}    {written(id)}".encode()
             mark = ",\n"
         yield f"{'' if mark == chr(10) else chr(10) + '  '}]{after}\n".encode()
 

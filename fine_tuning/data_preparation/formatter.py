@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from fine_tuning.config import DatasetFormat
 from fine_tuning.conversation import Conversation, parse_conversations
-from fine_tuning.data_collection.pair_formats import FORMATS, known_format, parse_pairs
+from fine_tuning.data_collection.pair_formats import FORMATS, examples_of, known_format, parse_pairs
 
 
 class TrainingDataFormatter:
@@ -31,8 +31,7 @@ class TrainingDataFormatter:
 
     def stream(self, conversations: Iterable[Conversation], thoughts: bool = False) -> Iterator[dict[str, object]]:
         """Yield the pairs of `create_training_pairs` one by one. Its DataError is raised after all valid pairs."""
-        chatml = ({"messages": [message.model_dump() for message in each.messages(thoughts)]} for each in conversations)
-        return map(FORMATS[self.format].of, parse_pairs(DatasetFormat.CHATML, chatml))
+        return map(FORMATS[self.format].of, examples_of(conversations, thoughts))
 
     def validate(self, pairs: Sequence[object]) -> None:
         """Check pairs of this format. Raises DataError, which names every fault and the index of its pair."""

@@ -15,11 +15,11 @@ row starts with encode(prompt k+1), in which only the answers from there on are 
 row, the tokens before an answer are those that the engine would feed to the model.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import takewhile
-from typing import Protocol
+from itertools import islice, takewhile
+from typing import Protocol, runtime_checkable
 
 from fine_tuning.conversation import Message, order_faults
 from fine_tuning.engines.neutral import Neutraliser, neutralise, neutraliser_for
@@ -35,6 +35,15 @@ The last message is the user's; the generation prompt is appended.
 """
 
 
+@runtime_checkable
+class RendersMany(Protocol):
+    """A `Render` that also renders many chats at once, which is faster than one by one (`engines.base.Rendering`)."""
+
+    def __call__(self, messages: Sequence[Message]) -> str: ...
+
+    def many(self, chats: Sequence[Sequence[Message]]) -> list[str]: ...
+
+
 class Tokenizer(Protocol):
     """The interface of tokenizers; for the meaning of the methods see `tokenizer.TokenizerUtils`.
 
@@ -44,6 +53,8 @@ class Tokenizer(Protocol):
     size: int
 
     def encode(self, text: str, *, special: bool = True, bos: bool = False) -> list[int]: ...
+
+    def encode_many(self, texts: Sequence[str]) -> list[list[int]]: ...
 
     def decode(self, tokens: Sequence[int], *, special: bool = False) -> str: ...
 
@@ -65,6 +76,10 @@ def tokenize_conversation(
     For many conversations, one ConversationTokenizer is faster.
     """
     return ConversationTokenizer(render, tokenizer, max_length).rows(messages, id=id)
+
+
+_Turn = tuple[Sequence[Message], str]  # the messages before an answer, and the answer
+_AT_ONCE = 50_000  # characters of prompts and answers that are rendered and tokenized at once
 
 
 class ConversationTokenizer:
@@ -96,17 +111,51 @@ class ConversationTokenizer:
         and so are later turns, whose prompts contain it; there is no row if no turn fits. Raises
         DataError for roles out of order and for empty answers.
         """
-        _check(messages)
+        return self.rows_of([(id, messages)])[0]
+
+    def rows_of(self, conversations: Sequence[tuple[str, Sequence[Message]]]) -> list[list[TokenRow]]:
+        """Return the token rows of each of many conversations, given as (id, messages), as `rows` does.
+
+        Many turns are rendered and tokenized at once, so the processes that do it seldom wait for each other.
+        """
+        for _, messages in conversations:
+            _check(messages)
+        tokens = self._tokens(turn for _, messages in conversations for turn in self._turns(messages))
+        return [
+            self._joined(id, islice(tokens, sum(message.role == "assistant" for message in messages)))
+            for id, messages in conversations
+        ]
+
+    def _turns(self, messages: Sequence[Message]) -> Iterator[_Turn]:
         heard = [message.model_copy(update={"content": self._neutral(_trimmed(message))}) for message in messages]
+        for index, message in enumerate(messages):
+            if message.role == "assistant":
+                yield heard[:index], message.content
+
+    def _tokens(self, turns: Iterable[_Turn]) -> Iterator[tuple[list[int], list[int]]]:
+        """Yield for each turn the tokens of its prompt, and those of its answer with the end after it."""
+        for batch in _batches(turns):
+            chats = [before for before, _ in batch]
+            render = self._render
+            prompts = render.many(chats) if isinstance(render, RendersMany) else list(map(render, chats))
+            answers = [
+                self._form.lead + self._neutral.answer(answer, prompt) + self._form.trail
+                for prompt, (_, answer) in zip(prompts, batch, strict=True)
+            ]
+            texts = [
+                text for prompt, answer in zip(prompts, answers, strict=True) for text in (prompt, prompt + answer)
+            ]
+            ids = (_begun(each, self.tokenizer) for each in self.tokenizer.encode_many(texts))
+            for answer in answers:
+                prompt_tokens, whole = next(ids), next(ids)
+                yield prompt_tokens, self._answer_ids(prompt_tokens, whole, answer)
+
+    def _joined(self, id: str, turns: Iterable[tuple[list[int], list[int]]]) -> list[TokenRow]:
+        """Return the rows of a conversation, given the tokens of its turns (`_tokens`)."""
         rows: list[TokenRow] = []
         ids: list[int] = []
         trained: list[bool] = []
-        for index, message in enumerate(messages):
-            if message.role != "assistant":
-                continue
-            prompt_text = self._render(heard[:index])
-            prompt = prompt_ids(prompt_text, self.tokenizer)
-            answer = self._answer_ids(prompt_text, prompt, self._neutral.answer(message.content, prompt_text))
+        for prompt, answer in turns:
             if len(prompt) + len(answer) > self.max_length:
                 continue
             if prompt[: len(ids)] != ids:
@@ -131,17 +180,17 @@ class ConversationTokenizer:
         size = len(list(takewhile(bool, reversed(last.trained))))
         return last.input_ids[:-size], last.input_ids[-size:]
 
-    def _answer_ids(self, prompt_text: str, prompt: list[int], answer: str) -> list[int]:
+    def _answer_ids(self, prompt: list[int], whole: list[int], answer: str) -> list[int]:
         """Return the tokens of an answer and of its end, as the model would generate them after `prompt`.
+
+        `whole`: the tokens of the prompt and the answer as one text.
 
         The answer is tokenized together with its prompt, because SentencePiece treats the start of a
         text differently. If a token would then span the boundary between both, the answer is
         tokenized alone, because generation starts after the prompt's last token.
         """
-        text = self._form.lead + answer + self._form.trail
-        whole = prompt_ids(prompt_text + text, self.tokenizer)
         seam = len(prompt)
-        return [*(whole[seam:] if whole[:seam] == prompt else self.tokenizer.encode(text)), self._form.end]
+        return [*(whole[seam:] if whole[:seam] == prompt else self.tokenizer.encode(answer)), self._form.end]
 
 
 def _check(messages: Sequence[Message]) -> None:
@@ -167,9 +216,27 @@ def prompt_ids(text: str, tokenizer: Tokenizer) -> list[int]:
     Control tokens are parsed. The begin-of-sequence token comes first if the model uses one, but not
     twice if the template already wrote it.
     """
+    return _begun(tokenizer.encode(text, special=True), tokenizer)
+
+
+def _begun(ids: list[int], tokenizer: Tokenizer) -> list[int]:
+    """Return the tokens of a prompt with the begin-of-sequence token, if the model uses one, but not twice."""
     bos = tokenizer.encode("", bos=True)[:1]
-    ids = tokenizer.encode(text, special=True)
     return ids if ids[:1] == bos else [*bos, *ids]
+
+
+def _batches(turns: Iterable[_Turn]) -> Iterator[list[_Turn]]:
+    """Yield the turns in batches of about `_AT_ONCE` characters, but at least one turn."""
+    batch: list[_Turn] = []
+    size = 0
+    for before, answer in turns:
+        batch.append((before, answer))
+        size += sum(len(message.content) for message in before) + len(answer)
+        if size >= _AT_ONCE:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ class Spool:
         ids = [turn.id for turn in turns]
         fields = [conversation.id, [session, source, pinned], ids, pair, text_of(conversation)]
         # JSON escapes tabs and line ends within texts, so these can separate fields and lines
-        line = "\t".join(json.dumps(field, ensure_ascii=False) for field in fields) + "\n"
+        line = "\t".join(_written(field) for field in fields) + "\n"
         written = line.encode("utf-8", "surrogatepass")
         self._digest.update(written)
         self._file.write(written)
@@ -89,15 +89,15 @@ class Spool:
         Conversation i is repeated often[i] times; if this is 0, it is left out.
         """
         for number, line in self._lines(often):
-            yield json.loads(self._record(number, line)), json.loads(line[_TURNS]), often[number]
+            yield _read(self._record(number, line)), _read(line[_TURNS]), often[number]
 
     def _record(self, number: int, line: Sequence[bytes]) -> bytes:
-        id = json.dumps(self._id(number, json.loads(line[_ID])), ensure_ascii=False)
-        return b'{"id": %s, %s\n' % (id.encode(), line[_PAIR].removeprefix(b"{"))
+        id = line[_ID] if self._counts[number] == 1 else _written(self._id(number, _read(line[_ID]))).encode()
+        return b'{"id": %s, %s\n' % (id, line[_PAIR].removeprefix(b"{"))
 
     def ids(self) -> list[str]:
         """Return the id of each conversation's record (see `_id`)."""
-        return [self._id(number, json.loads(line[_ID])) for number, line in self._lines()]
+        return [self._id(number, _read(line[_ID])) for number, line in self._lines()]
 
     def session_numbers(self) -> list[int]:
         """Return a number for each conversation, which is the same for all conversations of one session."""
@@ -114,7 +114,7 @@ class Spool:
 
     def turn_ids(self, chosen: Sequence[int] | None = None) -> Iterator[str]:
         """Yield the ids of all turns, or only of the conversations i for which chosen[i] is not 0."""
-        return (id for _, line in self._lines(chosen) for id in json.loads(line[_TURNS]))
+        return (id for _, line in self._lines(chosen) for id in _read(line[_TURNS]))
 
     def texts(self) -> "Texts":
         """Return the texts of all conversations (see `text_of`) as a sequence that reads them on access."""
@@ -122,12 +122,12 @@ class Spool:
 
     def said(self) -> Iterator[str]:
         """Yield the text of each conversation (see `text_of`), in order."""
-        return (json.loads(line[_TEXT]) for _, line in self._lines())
+        return (_read(line[_TEXT]) for _, line in self._lines())
 
     def text(self, number: int) -> str:
         """Return the text of the conversation with this number (see `text_of`)."""
         self._file.seek(self._starts[number])
-        said: str = json.loads(self._file.readline().split(b"\t")[_TEXT])
+        said: str = _read(self._file.readline().split(b"\t")[_TEXT])
         return said
 
     def sizes(self, splits: Sequence[str], often: Sequence[int]) -> dict[str, dict[str, int]]:
@@ -170,6 +170,13 @@ class Spool:
         counts = np.empty(len(ids), np.int32)
         counts[order] = places - np.maximum.accumulate(np.where(begins, places, 0)) + 1
         return counts
+
+
+_written = json.JSONEncoder(ensure_ascii=False).encode  # as json.dumps, which makes an encoder for each value
+
+
+def _read(field: bytes) -> Any:
+    return json.loads(field.decode("utf-8", "surrogatepass"))
 
 
 def _pinned(conversation: Conversation) -> int:

@@ -57,6 +57,10 @@ class TokenizerUtils:
         """
         return self.tokenizer.encode(text, special=special, bos=bos)
 
+    def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of each text, with control tokens parsed."""
+        return self.tokenizer.encode_many(texts)
+
     def decode(self, tokens: Sequence[int], *, special: bool = False) -> str:
         """Return the text of tokens. Control tokens are left out unless `special` is true."""
         return self.tokenizer.decode(tokens, special=special)
@@ -178,6 +182,9 @@ class HuggingFaceTokenizer:
     def encode(self, text: str, *, special: bool = True, bos: bool = False) -> list[int]:
         ids = (self._fast if special else self._literal).encode(text, add_special_tokens=False).ids
         return [*self._bos, *ids] if bos else ids
+
+    def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
+        return [self.encode(text) for text in texts]
 
     def decode(self, tokens: Sequence[int], *, special: bool = False) -> str:
         return self._fast.decode(list(tokens), skip_special_tokens=not special)

@@ -186,6 +186,10 @@ class Engine(Protocol):
         """
         ...
 
+    def render_many(self, tag: str, chats: Sequence[Sequence[Message]]) -> list[str]:
+        """Return the result of `render` for each of `chats`, which must be texts only; faster than one by one."""
+        ...
+
     def chat(self, tag: str, messages: Sequence[Message], options: ChatOptions | None = None) -> Iterator[ChatChunk]:
         """Stream the model's answer to `messages` in pieces. Closing the iterator stops the generation."""
         ...
@@ -218,6 +222,20 @@ class Engine(Protocol):
     def loaded(self) -> list[str]:
         """Return the tags of the models in memory."""
         ...
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """Renders messages with an engine's chat template for the model `tag`. It implements `rows.RendersMany`."""
+
+    engine: Engine
+    tag: str
+
+    def __call__(self, messages: Sequence[Message]) -> str:
+        return self.engine.render(self.tag, messages)
+
+    def many(self, chats: Sequence[Sequence[Message]]) -> list[str]:
+        return self.engine.render_many(self.tag, chats)
 
 
 def digest_of(engine: Engine, tag: str) -> str:

@@ -41,7 +41,7 @@ from fine_tuning.engines.base import (
     tokens_wanted,
 )
 from fine_tuning.engines.gguf_header import GgufHeader, check_adapter, check_model, read_header
-from fine_tuning.engines.jinja import check_template, render_chat
+from fine_tuning.engines.jinja import check_template, render_chat, render_chats
 from fine_tuning.engines.native import Native, threads
 from fine_tuning.engines.neutral import Neutraliser, Render, neutraliser_for
 from fine_tuning.engines.structure import structural_tokens
@@ -137,8 +137,11 @@ class EmbeddedEngine:
     def render(self, tag: str, messages: Sequence[Message], tools: Sequence[dict[str, object]] = ()) -> str:
         """Render the prompt as `Engine.render` describes, without loading the model."""
         _check_plain(messages, tools)
+        return self.render_many(tag, [messages])[0]
+
+    def render_many(self, tag: str, chats: Sequence[Sequence[Message]]) -> list[str]:
         full, entry = self._read(tag)
-        return _render(self._header(full, entry), entry, messages)
+        return _render(self._header(full, entry), entry, chats)
 
     def chat(self, tag: str, messages: Sequence[Message], options: ChatOptions | None = None) -> Iterator[ChatChunk]:
         """Stream the answer; leave out the oldest turns if the conversation exceeds the context, as Ollama does.
@@ -259,7 +262,7 @@ class EmbeddedEngine:
         """Put `file` into the store unless it is already there; return its sha256."""
         digest = paths.sha256_of(file)
         target = self._blob(digest)
-        if not _holds(target, file, digest):
+        if not paths.holds(target, file, digest):
             target.parent.mkdir(parents=True, exist_ok=True)
             partial = target.with_suffix(".partial")
             partial.unlink(missing_ok=True)
@@ -369,11 +372,6 @@ class EmbeddedEngine:
         return held.tag == full or (entry is not None and held.key[:2] == (entry.gguf, entry.adapter))
 
 
-def _holds(target: Path, file: Path, digest: str) -> bool:
-    """Return whether `target` exists and has the content of `file`, whose sha256 is `digest`."""
-    return target.exists() and (target.samefile(file) or paths.sha256_of(target) == digest)
-
-
 _IN_ITS_PLACE = "which byoai then uses instead, and name a model that supports this"
 
 
@@ -385,15 +383,17 @@ def _check_plain(messages: Sequence[Message], tools: Sequence[object]) -> None:
         )
 
 
-def _render(header: GgufHeader, entry: _Tag, messages: Sequence[Message]) -> str:
+def _render(header: GgufHeader, entry: _Tag, chats: Sequence[Sequence[Message]]) -> list[str]:
     template = entry.template or header.chat_template
     if not template:
         raise EngineError(f"{header.path} has no chat template: make the model again with one (a Jinja text)")
-    render = partial(render_chat, template, bos_token=header.bos_token, eos_token=header.eos_token)
-    messages = _neutraliser(entry.gguf, template, header.path, render).messages(messages)
-    if entry.system and (not messages or messages[0].role != "system"):
-        messages = [Message(role="system", content=entry.system), *messages]
-    return render(messages)
+    bos, eos = header.bos_token, header.eos_token
+    render = partial(render_chat, template, bos_token=bos, eos_token=eos)
+    chats = _neutraliser(entry.gguf, template, header.path, render).chats(chats)
+    if entry.system:
+        own = Message(role="system", content=entry.system)
+        chats = [each if each and each[0].role == "system" else [own, *each] for each in chats]
+    return render_chats(template, chats, bos_token=bos, eos_token=eos)
 
 
 _neutralisers: dict[tuple[str, str], Neutraliser] = {}
@@ -414,7 +414,7 @@ def _fit(held: _Loaded, header: GgufHeader, entry: _Tag, messages: Sequence[Mess
     """
     room = held.context * 3 // 4
     kept = list(messages)
-    while len(tokens := _encode(held.model, header, _render(header, entry, kept))) > room:
+    while len(tokens := _encode(held.model, header, *_render(header, entry, [kept]))) > room:
         users = [index for index, message in enumerate(kept) if message.role == "user"]
         if len(users) < 2:
             raise EngineError(

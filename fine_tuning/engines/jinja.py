@@ -16,7 +16,7 @@ import threading
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from fine_tuning.conversation import Message, whole_characters
 from fine_tuning.errors import EngineError
@@ -33,7 +33,28 @@ def render_chat(template: str, messages: Sequence[Message], *, bos_token: str, e
     template may use. Raises EngineError, with the template's own message, if it rejects the
     messages or fails.
     """
-    variables = {
+    variables = _variables(messages, bos_token, eos_token)
+    return _text(_renderer(os.getpid()).ask({"template": template, "variables": variables}), messages)
+
+
+def render_chats(template: str, chats: Sequence[Sequence[Message]], *, bos_token: str, eos_token: str) -> list[str]:
+    """Return the result of `render_chat` for each of `chats`, with one message to the child for all of them.
+
+    Raises EngineError as `render_chat` does, for the first of `chats` that fails.
+    """
+    many = [_variables(messages, bos_token, eos_token) for messages in chats]
+    try:
+        answers = _renderer(os.getpid()).ask({"template": template, "many": many})["many"] if len(many) > 1 else None
+    except EngineError:  # all together took longer than one may take, or too much memory
+        answers = None
+    if answers is None:
+        return [render_chat(template, messages, bos_token=bos_token, eos_token=eos_token) for messages in chats]
+    return [_text(answer, messages) for answer, messages in zip(answers, chats, strict=True)]
+
+
+def _variables(messages: Sequence[Message], bos_token: str, eos_token: str) -> dict[str, object]:
+    """Return what a template sees."""
+    return {
         "messages": [message.model_dump() for message in messages],
         "add_generation_prompt": True,
         "bos_token": bos_token,
@@ -42,7 +63,10 @@ def render_chat(template: str, messages: Sequence[Message], *, bos_token: str, e
         "documents": None,
         "enable_thinking": False,  # ask for answers without thoughts, as engines/ollama.py does
     }
-    answer = _renderer(os.getpid()).ask({"template": template, "variables": variables})
+
+
+def _text(answer: dict[str, Any], messages: Sequence[Message]) -> str:
+    """Return the text that the child rendered. Raises EngineError if it answered that the template refuses."""
     if "text" in answer:
         return str(whole_characters(answer["text"]))
     why = answer.get("syntax") or answer["refused"]
@@ -76,7 +100,7 @@ class _Renderer:
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
 
-    def ask(self, request: dict[str, object]) -> dict[str, str]:
+    def ask(self, request: dict[str, object]) -> dict[str, Any]:
         """Send `request` to the child, and return its answer; jinja_child.py defines both.
 
         Raises EngineError if the child takes too long or dies.
@@ -92,7 +116,7 @@ class _Renderer:
                     f"the chat template takes more than {TIME_LIMIT:g} seconds, or ends the process that renders it: "
                     "give the model another one (a Jinja text), or take another model"
                 )
-        answer: dict[str, str] = json.loads(said)
+        answer: dict[str, Any] = json.loads(said)
         return answer
 
     def _start(self) -> "subprocess.Popen[bytes]":

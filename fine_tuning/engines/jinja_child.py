@@ -4,6 +4,7 @@ jinja.py runs this script. Each line of input is a request in JSON, each line of
 
     {"template": "...", "variables": {...}}   ->   {"text": "..."}, {"syntax": "syntax error"} or {"refused": "template's error"}
     {"template": "..."}                       ->   {"text": ""} if it can be compiled
+    {"template": "...", "many": [{...}, ...]} ->   {"many": [...]}: the answer for each of these variables
 
 The Jinja environment is the same as in transformers.utils.chat_template_utils, on which published
 templates rely. This script imports nothing of byoai, so that the process starts in a tenth of a second.
@@ -102,11 +103,14 @@ def _compile(template: str) -> jinja2.Template:
     return environment.from_string(template)
 
 
-def answer(request: dict[str, object]) -> dict[str, str]:
+def answer(request: dict[str, object]) -> dict[str, object]:
     """Return the answer to one request (see the module's docstring).
 
     The template is rendered, or only compiled if the request has no variables.
     """
+    many = request.get("many")
+    if isinstance(many, list):
+        return {"many": [answer({"template": request["template"], "variables": each}) for each in many]}
     try:
         template = _compile(request["template"])
         return {"text": template.render(request["variables"]) if "variables" in request else ""}

@@ -93,6 +93,9 @@ class Words:
         self._last = {piece: before.get(piece) or self._tokens(piece, special, bos) for piece in dict.fromkeys(pieces)}
         return [token for piece in pieces for token in self._last[piece]]
 
+    def encode_many(self, texts: list[str]) -> list[list[int]]:
+        return [self.encode(text, True, False) if text else [] for text in texts]
+
     def _tokens(self, text: str, special: bool, bos: bool) -> list[int]:
         from llama_cpp import llama_cpp
 

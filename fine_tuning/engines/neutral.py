@@ -55,6 +55,12 @@ class Neutraliser:
         """
         return [message.model_copy(update={"content": self(_content(message))}) for message in messages]
 
+    def chats(self, chats: Sequence[Sequence[Message]]) -> list[list[Message]]:
+        """Return each of `chats` as `messages` does. A message object that is in several is only read once."""
+        found = {id(message): message for messages in chats for message in messages}
+        clean = dict(zip(found, self.messages(list(found.values())), strict=True))
+        return [[clean[id(message)] for message in messages] for messages in chats]
+
     def data(self, value: Any) -> Any:
         """Return JSON data, such as a tool's definition, with the markers broken in all texts and field names."""
         if isinstance(value, str):

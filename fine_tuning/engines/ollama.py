@@ -140,6 +140,9 @@ class OllamaEngine:
         """
         return self._render(self._conversation(tag, messages, tools, {}), {})
 
+    def render_many(self, tag: str, chats: Sequence[Sequence[Message]]) -> list[str]:
+        return [self.render(tag, messages) for messages in chats]
+
     def _render(self, body: dict[str, object], options: dict[str, object]) -> str:
         """Return the prompt that Ollama would give the model for the chat request `body`.
 

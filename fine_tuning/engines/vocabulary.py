@@ -37,6 +37,11 @@ class Vocabulary:
         tokens: list[int] = self._native.call("encode", text, special, bos)
         return tokens
 
+    def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the result of `encode` for each text, with one message to the child process for all of them."""
+        found: list[list[int]] = self._native.call("encode_many", list(texts))
+        return found
+
     def decode(self, tokens: Sequence[int], *, special: bool = False) -> str:
         """Return the text of `tokens`; bytes that are not UTF-8 become U+FFFD.
 

@@ -423,11 +423,11 @@ def chats(count: int) -> list[Conversation]:
 def rendered(served: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Say which conversations' rows are made."""
     made: list[str] = []
-    rows = dataset_builder.ConversationTokenizer.rows
+    rows_of = dataset_builder.ConversationTokenizer.rows_of
     monkeypatch.setattr(
         dataset_builder.ConversationTokenizer,
-        "rows",
-        lambda self, messages, id: made.append(id) or rows(self, messages, id=id),
+        "rows_of",
+        lambda self, said: made.extend(id for id, _ in said) or rows_of(self, said),
     )
     return made
 

@@ -275,3 +275,15 @@ def test_ollama_reads_as_many_tokens_as_a_row_has_before_its_answer(
             assert last.prompt_tokens == begin
     finally:
         engine.delete(tag)
+
+
+def test_many_conversations_get_the_rows_of_each(all_served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = [talk(*(f"{part} {number}" for part in range(2 * (1 + number % 4)))) for number in range(9)]
+    said.insert(4, talk("a", "<think>hm</think>Yes.", "b", "word " * 300, "c", "No."))
+    said.insert(6, talk("only a question"))
+    for at_once in (1, 100, 50_000):
+        monkeypatch.setattr("fine_tuning.data_preparation.rows._AT_ONCE", at_once)
+        for served in all_served.values():
+            tokenizer = ConversationTokenizer(served.render, served.vocabulary, 200)
+            many = tokenizer.rows_of([(f"c{number}", messages) for number, messages in enumerate(said)])
+            assert many == [tokenizer.rows(messages, id=f"c{number}") for number, messages in enumerate(said)]

@@ -100,6 +100,10 @@ def test_render_is_the_text_up_to_the_answer(engine: Engine) -> None:
     ]
     wanted = "".join(f"<|im_start|>{turn.role}\n{turn.content}<|im_end|>\n" for turn in turns)
     assert engine.render(BASE, turns) == wanted + "<|im_start|>assistant\n"
+    assert engine.render_many(BASE, [turns[-1:], turns]) == [
+        engine.render(BASE, turns[-1:]),
+        engine.render(BASE, turns),
+    ]
 
 
 def test_render_never_drops_what_exceeds_the_context(engine: Engine) -> None:

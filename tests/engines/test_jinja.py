@@ -11,7 +11,7 @@ import pytest
 from fine_tuning.conversation import Message
 from fine_tuning.engines import jinja
 from fine_tuning.engines.gguf_header import read_header
-from fine_tuning.engines.jinja import check_template, render_chat
+from fine_tuning.engines.jinja import check_template, render_chat, render_chats
 from fine_tuning.errors import EngineError
 
 TALK = [
@@ -198,3 +198,29 @@ def fork_and_render() -> None:
 
 def test_half_a_character_in_a_template_is_replaced() -> None:
     assert _render("{{ '\\ud83d' }}|{{ '\\ud83d\\ude00' }}") == "\ufffd|😀"
+
+
+def test_many_chats_are_rendered_as_one_by_one() -> None:
+    template = "{{ bos_token }}{% for message in messages %}[{{ message.role }}] {{ message.content }}{% endfor %}"
+    chats = [
+        [Message(role="user", content=f"Hi {number} 🐈"), *TALK][:length] for number in range(9) for length in (1, 2, 3)
+    ]
+    assert render_chats(template, chats, bos_token="<s>", eos_token="") == [
+        render_chat(template, messages, bos_token="<s>", eos_token="") for messages in chats
+    ]
+
+
+def test_the_first_of_many_chats_that_a_template_refuses_is_the_error() -> None:
+    template = "{% if messages[0].content != 'ok' %}{{ raise_exception(messages[0].content) }}{% endif %}"
+    chats = [[Message(role="user", content=content)] for content in ("ok", "first", "second")]
+    with pytest.raises(EngineError, match="first"):
+        render_chats(template, chats, bos_token="", eos_token="")
+
+
+def test_many_chats_of_which_one_never_ends_are_rendered_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jinja, "TIME_LIMIT", 1.0)
+    template = "{% if messages[0].content == 'loop' %}" + ENDLESS + "{% endif %}x"
+    chats = [[Message(role="user", content=content)] for content in ("a", "b", "loop")]
+    with pytest.raises(EngineError, match="takes more than"):
+        render_chats(template, chats, bos_token="", eos_token="")
+    assert render_chats(template, chats[:2], bos_token="", eos_token="") == ["x", "x"]
