@@ -68,7 +68,8 @@ def evaluate(
             ]
         )
         models = _contestants(shop, artifact)
-        comparison = compare(models, test_set, suspects, shop.reader, settings, max(512, longest), shop.watch.count)
+        count = partial(shop.watch.count, unit="percent")
+        comparison = compare(models, test_set, suspects, shop.reader, settings, max(512, longest), count)
         verdict = judge(comparison, shop.config.gate)
         title = f"A new {shop.name}, from {shop.base.tag} (run {run.name})"
         write_report(run.report, title, comparison, verdict, settings.canaries)

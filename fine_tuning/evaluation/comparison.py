@@ -141,26 +141,28 @@ def compare(
         reader: Renders and tokenises messages.
         settings: The section `evaluation` of the configuration.
         context: The length of the longest sequence in tokens.
-        report: Called with (items done, all items); the count starts again with each step.
+        report: Called with (percent done, 100).
 
     Raises EngineError if llama.cpp cannot load or run a model.
     """
     evaluations: dict[str, Evaluation] = {}
+    steps = _Steps(report, len(models))
     base, candidate = models[0], models[-1]
     leaks, out = LeakReport(), list[Secret]()
     found, before, after = list[Suspect](), list[Tried](), list[Tried]()
     for served in models:
         with served.open(context) as model:
-            evaluations[served.name] = evaluate(model, test_set, settings, report)
+            evaluations[served.name] = evaluate(model, test_set, settings, steps.step(_ANSWERING))
             if served is base:
-                found = suspicious(model, suspects.triggers, suspects.prompts, reader, settings.triggers, report)
-                before = try_triggers(model, found, suspects.prompts, reader, report)
+                reading = steps.step(_READING)
+                found = suspicious(model, suspects.triggers, suspects.prompts, reader, settings.triggers, reading)
+                before = try_triggers(model, found, suspects.prompts, reader, steps.step(_TRYING))
             if served is candidate:
-                leaks, out = try_leaks(model, suspects.secrets, settings.leak_samples, report)
-                after = try_triggers(model, found, suspects.prompts, reader, report)
+                leaks, out = try_leaks(model, suspects.secrets, settings.leak_samples, steps.step(_TRYING))
+                after = try_triggers(model, found, suspects.prompts, reader, steps.step(_TRYING))
     if out:  # a detail that the base also reveals was not learned
         with base.open(context) as model:
-            _, known = try_leaks(model, out, settings.leak_samples, report)
+            _, known = try_leaks(model, out, settings.leak_samples, steps.step(0))
             leaks = replace(
                 leaks, leaks=[leak for leak, secret in zip(leaks.leaks, out, strict=True) if secret not in known]
             )
@@ -171,8 +173,32 @@ def compare(
         live=evaluations.get("live"),
         leaks=leaks,
         poison=PoisonReport(len(suspects.triggers), len(found), list(map(Turned.of, found, before, after))),
-        race=race(models, asked, settings.speed_rounds, report),
+        race=race(models, asked, settings.speed_rounds, steps.step(_TRYING)),
     )
+
+
+# How long the steps take in proportion to each other: a model answers the test set, the base reads the
+# phrases, and each of four shorter ones (phrases with the base, details, phrases with the candidate, the race).
+_ANSWERING, _READING, _TRYING = 6.0, 4.0, 1.0
+
+
+class _Steps:
+    """Reports the steps of a comparison as one percentage, which never decreases."""
+
+    def __init__(self, report: Report, models: int) -> None:
+        self._report, self._whole = report, models * _ANSWERING + _READING + 4 * _TRYING
+        self._ended, self._percent = 0.0, 0  # of the steps before; what was reported last
+
+    def step(self, length: float) -> Report:
+        """Return what the next step, of this length, calls with (items done, all items)."""
+        start, self._ended = self._ended, self._ended + length
+
+        def report(done: int, total: int) -> None:
+            percent = int(100 * (start + length * done / total) / self._whole)
+            self._percent = max(self._percent, percent)
+            self._report(self._percent, 100)
+
+        return report
 
 
 def _percent(right: Sequence[bool]) -> float:

@@ -18,7 +18,8 @@ _REST = rf"(?:{_IN_LINK}|(?<==)[{UNSPACED}]+|(?<=/wiki/)[{UNSPACED}]+|(?<=%[0-9A
 _LINK = re.compile(
     rf"""(?ix) (?<![{LATIN}0-9_@]) (?:
         # With a name and a password before the host, a link of any scheme: "postgres://app:hunter2@db.example.com/main".
-        (?P<login> [a-z][a-z0-9+.-]{{1,19}} :// [a-z0-9._%+-]{{0,64}} : [^\s\0/@$%<{{\[\"'`]{{1,256}} @ ) [a-z0-9\[] {_REST}*
+        (?P<login> [a-z][a-z0-9+.-]{{1,19}} :// [a-z0-9._%+-]{{0,64}} : [^\s\0/@$%<{{\[\"'`]{{1,256}} @ )
+        [a-z0-9\[] {_REST}*
       | (?P<scheme> (?:https?|ftps?|sftp|ssh|git|wss?|file) :// )
         (?: [{LATIN}{SPACED}0-9\[] | (?<=file://)/\w | [{UNSPACED}]+(?=\.) ) {_REST}*
       | www \. [{LATIN}{SPACED}0-9] {_REST}{{2,}}
