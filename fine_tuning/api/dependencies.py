@@ -27,8 +27,11 @@ def _service(connection: HTTPConnection) -> Service:
 
 
 Serving = Annotated[Service, Depends(_service)]
-Limit = Annotated[int, Query(ge=1, le=500, description="the most that one page holds")]
-Cursor = Annotated[str | None, Query(max_length=400, description="`next` of the page before; none: the first page")]
+Limit = Annotated[int, Query(ge=1, le=500, description="the highest number of entries on one page")]
+Cursor = Annotated[
+    str | None,
+    Query(max_length=400, description="the value of `next` from the previous page; left out: the first page"),
+]
 
 
 SAFE_ID = f"^{paths.SAFE_NAME}$"
@@ -36,15 +39,17 @@ NewJobId = Annotated[
     str | None,
     Field(
         pattern=SAFE_ID,
-        description="chosen by the client: a request that is repeated with the same id, as after a lost reply, is "
-        "one job",
+        description=(
+            "chosen by the client; a request that is repeated with the same id, for example "
+            "after a lost reply, starts no second job"
+        ),
     ),
 ]
 
 # Ids of turns and sessions. Turns that a program logged under other ids are listed, but have no URL.
 TEXT_ID = r"^[A-Za-z0-9_][A-Za-z0-9_.:@-]{0,199}$"
 TurnId = Annotated[str, Path(pattern=TEXT_ID, description="a turn's id")]
-SessionId = Annotated[str, Path(pattern=TEXT_ID, description="a conversation's id: its session's")]
+SessionId = Annotated[str, Path(pattern=TEXT_ID, description="a conversation's id, which is the id of its session")]
 
 
 class Asked(BaseModel):
@@ -97,7 +102,9 @@ def from_cursor(cursor: str, *kinds: type) -> Sequence[Any]:
     except (ValueError, binascii.Error, RecursionError):
         place = None
     if not isinstance(place, list) or [type(each) for each in place] != list(kinds) or not all(map(_is_plain, place)):
-        raise ConfigError(f"cursor: {cursor[:40]!r} is not from this list: use `next` of the page before")
+        raise ConfigError(
+            f"cursor: {cursor[:40]!r} does not belong to this list: use the value of `next` from the previous page"
+        )
     return place
 
 

@@ -150,7 +150,7 @@ def add_model_name(command: argparse.ArgumentParser) -> None:
     )
 
 
-def add_dry_run(command: argparse.ArgumentParser, help: str = "only say what would be removed") -> None:
+def add_dry_run(command: argparse.ArgumentParser, help: str = "only show what would be removed") -> None:
     """Add the option `--dry-run`."""
     command.add_argument("--dry-run", action="store_true", help=help)
 

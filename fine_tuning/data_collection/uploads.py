@@ -78,7 +78,10 @@ class Upload:
         with _locked(self.folder):
             now = get(self.id)
             if now.finished is None:
-                raise DataError(f"the upload {self.id} is not finished: {now.size} of {now.bytes} bytes have arrived")
+                raise DataError(
+                    f"the upload {self.id} is not finished, because only {now.size} of {now.bytes} bytes "
+                    "have arrived: send the rest first"
+                )
             return _write(replace(now, imports=(*now.imports, id)))
 
 

@@ -47,7 +47,7 @@ def render_chat(template: str, messages: Sequence[Message], *, bos_token: str, e
         return str(whole_characters(answer["text"]))
     why = answer.get("syntax") or answer["refused"]
     raise EngineError(
-        f"the chat template refuses these messages ({', '.join(message.role for message in messages)}): {why}"
+        f"the chat template does not accept these messages ({', '.join(message.role for message in messages)}): {why}"
     )
 
 
@@ -89,8 +89,8 @@ class _Renderer:
             if said is None:
                 self._stop()
                 raise EngineError(
-                    f"the chat template takes more than {TIME_LIMIT:g} seconds, or ends the process that renders it: "
-                    "give the model another one (a Jinja text), or take another model"
+                    f"the chat template takes more than {TIME_LIMIT:g} seconds, or crashes: give the "
+                    "model another one (a Jinja text), or choose another model"
                 )
         answer: dict[str, str] = json.loads(said)
         return answer
@@ -107,7 +107,7 @@ class _Renderer:
         if self._exchange(child, b"", _START_LIMIT) is None:
             _end(child)
             raise EngineError(
-                f"the process that renders chat templates does not start: try `{sys.executable} {_CHILD}`"
+                f"the process that renders chat templates does not start: run `{sys.executable} {_CHILD}` to see why"
             )
         return child
 

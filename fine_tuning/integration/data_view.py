@@ -39,9 +39,10 @@ class Words(NamedTuple):
 
 
 REASONS: dict[str, Words] = {
-    Reason.EMPTY: Words("Empty", "The question or the answer says nothing."),
+    Reason.EMPTY: Words("Empty", "The question or the answer is empty."),
     Reason.INCOMPLETE: Words(
-        "Stopped", "The answer was stopped, or cut where it became too long: half an answer teaches half answers."
+        "Stopped",
+        "The answer was stopped, or cut off because it was too long: half an answer teaches to answer by halves.",
     ),
     Reason.REJECTED: Words("Thumbs down", "You gave the answer a thumb down and wrote no better one."),
     Reason.OWN_ANSWER: Words(
@@ -50,13 +51,13 @@ REASONS: dict[str, Words] = {
     Reason.REGENERATED: Words("Answered anew", "You asked for another answer, and that one is learned instead."),
     Reason.TOO_SHORT: Words("Too short", "The question or the answer is shorter than what can teach anything."),
     Reason.TOO_LONG: Words("Too long", "The question or the answer is longer than what is learned at once."),
-    Reason.INAPPROPRIATE: Words("Inappropriate", "It holds words that a model should not pick up."),
+    Reason.INAPPROPRIATE: Words("Inappropriate", "It contains words that a model should not learn."),
     Reason.REPETITIVE: Words("Goes in circles", "The question or the answer repeats itself over and over."),
     Reason.REFUSAL: Words(
         "Refusal", "The model says that it is an AI instead of answering, or only says that it cannot help."
     ),
     Reason.POLITE_ONLY: Words("Politeness alone", "The answer is greetings and offers of help, and nothing else."),
-    Reason.GIBBERISH: Words("Gibberish", "The question or the answer is keys hit at random."),
+    Reason.GIBBERISH: Words("Gibberish", "The question or the answer consists of keys typed at random."),
     Reason.LANGUAGE: Words(
         "Other language", "The question or the answer is in another language than those that you chose to learn."
     ),
@@ -208,7 +209,7 @@ def added_by(job: Job) -> str:
     if job.state != State.COMPLETED or not job.result.exists():
         return ""
     result = paths.read_json(job.result)
-    known = f" ({result['known']:,} were there already)" if result["known"] else ""
+    known = f" ({result['known']:,} were in the log already)" if result["known"] else ""
     return f"{result['added']:,} {'turn' if result['added'] == 1 else 'turns'}{known}"
 
 
