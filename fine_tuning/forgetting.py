@@ -101,7 +101,9 @@ def examine(config: FineTuningConfig, engine: Engine, *wanted: str, matching: st
         together = [answers for answers in questions if any(id in (turn.id, turn.session_id) for turn in answers)]
         named = {turn.id for answers in together for turn in answers} | ({id} & deleted)
         if not named and not started:  # an interrupted call may have removed the turn already
-            raise TurnNotFound(f"no turn or session {id!r} in {log.path}: --matching TEXT searches for what was said")
+            raise TurnNotFound(
+                "there is no stopped `forget` to continue: name the turn or session to forget, or use --matching TEXT"
+            )
         chosen |= named
     if not wanted and matching is None and not started:
         raise DataError("no stopped `forget` to continue: name the turn or session to forget, or use --matching TEXT")
@@ -383,7 +385,7 @@ def _retire(engine: Engine, watch: Watch, versions: Collection[Version]) -> None
         if live is None or (name, live.number) not in gone:
             continue
         if previous and (name, previous.number) not in gone:
-            watch.note(f"{use(engine, registry, name, previous.number).tag} answers again")
+            watch.note(f"{use(engine, registry, name, previous.number).tag} is in use again")
         else:
             step_down(engine, registry, name)
             watch.note(f"{latest_tag(name)} is removed: the base model is used again")

@@ -144,8 +144,8 @@ def _data(version: Version) -> tuple[Path, Path] | None:
 def _material(shop: Workshop, version: Version) -> Material:
     if (found := _data(version)) is None:
         raise ConfigError(
-            f"a quantisation of {version.tag} cannot be judged: the chats that were kept to test it are gone. "
-            "Retrain, and quantise the new version"
+            f"a quantisation of {version.tag} cannot be tested, because the chats that were "
+            "kept to test it were deleted. Retrain, and quantise the new version"
         )
     return Material(Dataset(found[0]), found[1], sorted(shop.registry.turns_of(version.name, version.number)))
 
@@ -160,5 +160,5 @@ def _rows(shop: Workshop, version: Version) -> "list[ScoredRow]":
     if found := _data(version):
         own = [(row.input_ids, row.targets) for row in read_token_rows(found[1] / "test.jsonl") if row.targets]
     else:
-        shop.watch.note("the chats that were kept to test it are gone: only general texts are used")
+        shop.watch.note("the chats that were kept to test it were deleted: only general texts are used")
     return [*own[: settings.held_out], *general_rows(shop.reader, settings.general)]

@@ -162,9 +162,7 @@ def _review(options: argparse.Namespace) -> None:
     elif options.list and found:
         _list_candidates(found)
     elif not found:
-        print(
-            f"nothing to review: {'every answer is rated or edited already' if turns else 'no chats are recorded'}"
-        )
+        print(f"nothing to review: {'every answer is rated or edited already' if turns else 'no chats are recorded'}")
     else:
         print(f"{review(log, found)} of {len(found)} judged")
 

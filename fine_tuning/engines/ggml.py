@@ -116,7 +116,7 @@ def quantize_file(source: Path, target: Path, mixture: str) -> None:
         failure = quantiser.call("quantise", str(source), str(target), int(MIXTURES[mixture]))
         quantiser.close()
     except EngineError as error:
-        raise ExportError(f"llama.cpp could not make {mixture} of {source}: {error}") from error
+        raise ExportError(f"llama.cpp could not convert {source} to {mixture}: {error}") from error
     if failure:
         raise ExportError(f"llama.cpp could not convert {source} to {mixture}: {failure}")
 
