@@ -73,8 +73,8 @@ def split(url: str) -> SplitResult:
     """
     if not url.isascii() or not url.isprintable() or set(url) & set(' \\"<>'):
         raise ValueError(
-            "url contains spaces or characters that are not allowed in a URL: write them as "
-            "%20, %C3%BC ..., and a host name as xn--..."
+            "url contains spaces or characters that are not allowed in a URL: write them as %20, %C3%BC ..., and a "
+            "host name as xn--..."
         )
     try:
         parts = urlsplit(url)

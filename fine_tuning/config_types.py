@@ -91,8 +91,8 @@ def _own_name(text: str) -> str:
 def _own_prefix(text: str) -> str:
     if not _PREFIX.fullmatch(text) or ".." in text:
         raise ValueError(
-            "must be 1 to 40 of the characters a-z, 0-9, '_', '-' and '.', and begin with a "
-            "letter, a digit or '_': byoai recognises the models that it made by this prefix"
+            "must be 1 to 40 of the characters a-z, 0-9, '_', '-' and '.', and begin with a letter, a digit or '_': "
+            "byoai recognises the models that it made by this prefix"
         )
     return text
 

@@ -89,8 +89,8 @@ def examine(config: FineTuningConfig, engine: Engine, *wanted: str, matching: st
     if matching is not None:
         if len("".join(matching.split())) < _SHORTEST:
             raise DataError(
-                f"{matching!r} is too short to search for, since nearly everything would be forgotten: "
-                "give a longer text"
+                f"{matching!r} is too short to search for, since nearly everything would be forgotten: give a longer "
+                "text"
             )
         chosen |= {id for each in _logs(config) for id in each.find(matching)}
     turns = [turn for each in _logs(config) for turn in each.turns(include_excluded=True)] if wanted else []
@@ -101,12 +101,12 @@ def examine(config: FineTuningConfig, engine: Engine, *wanted: str, matching: st
         together = [answers for answers in questions if any(id in (turn.id, turn.session_id) for turn in answers)]
         named = {turn.id for answers in together for turn in answers} | ({id} & deleted)
         if not named and not started:  # an interrupted call may have removed the turn already
-            raise TurnNotFound(
-                "there is no stopped `forget` to continue: name the turn or session to forget, or use --matching TEXT"
-            )
+            raise TurnNotFound(f"{log.path} has no turn or session {id!r}: --matching TEXT searches for what was said")
         chosen |= named
     if not wanted and matching is None and not started:
-        raise DataError("no stopped `forget` to continue: name the turn or session to forget, or use --matching TEXT")
+        raise DataError(
+            "there is no stopped `forget` to continue: name the turn or session to forget, or use --matching TEXT"
+        )
     reconcile(
         engine, Registry(), config.tuned_name()
     )  # a version unknown to the registry may have been trained on the turns
@@ -362,8 +362,8 @@ def _teach_again(config: FineTuningConfig, engine: Engine, watch: Watch) -> tupl
         outcome = retrain(config, engine, watch, Request(force=True))
     except (NoConversations, TooLittleData) as error:
         watch.note(
-            f"too little is left to train on ({error}), so no new version is made; the versions "
-            "that learned the text are removed now"
+            f"too little is left to train on ({error}), so no new version is made; the versions that learned the text "
+            "are removed now"
         )
         return "", ""
     if not isinstance(outcome, NewVersion):

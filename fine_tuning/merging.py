@@ -147,8 +147,8 @@ def _check_same_base(one: Version, other: Version) -> None:
     for version in (one, other):
         if not version.base_digest:
             raise ConfigError(
-                f"{version.tag} cannot be merged, because the base that it was trained on is unknown: "
-                "choose another version, or retrain it"
+                f"{version.tag} cannot be merged, because the base that it was trained on is unknown: choose another "
+                "version, or retrain it"
             )
     if one.base_digest != other.base_digest:
         raise ConfigError(

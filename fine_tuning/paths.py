@@ -145,8 +145,8 @@ def safe_name(name: str) -> str:
     """
     if not _SAFE.fullmatch(name) or name.endswith(".") or ".." in name:
         raise ConfigError(
-            f"{name!r} cannot be used as a name: use letters, digits, '.', '_' and '-' (at most 100, a letter or "
-            "digit first)"
+            f"{name!r} cannot be used as a name: use letters, digits, '.', '_' and '-' (at most 100, a letter or digit "
+            "first)"
         )
     return name
 

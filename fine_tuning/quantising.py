@@ -144,8 +144,8 @@ def _data(version: Version) -> tuple[Path, Path] | None:
 def _material(shop: Workshop, version: Version) -> Material:
     if (found := _data(version)) is None:
         raise ConfigError(
-            f"a quantisation of {version.tag} cannot be tested, because the chats that were "
-            "kept to test it were deleted. Retrain, and quantise the new version"
+            f"a quantisation of {version.tag} cannot be tested, because the chats that were kept to test it were "
+            "deleted. Retrain, and quantise the new version"
         )
     return Material(Dataset(found[0]), found[1], sorted(shop.registry.turns_of(version.name, version.number)))
 

@@ -123,8 +123,8 @@ def _resumable(shop: Workshop, plan: Plan, run: Run, resolved: dict[str, Any]) -
     )
     if not same or before["base_digest"] != plan.base.gguf_digest or not there:
         shop.watch.note(
-            f"{run.name} was interrupted, but its settings, base or data have changed since: "
-            "a new training is started, and that run is kept"
+            f"{run.name} was interrupted, but its settings, base or data have changed since: a new training is "
+            "started, and that run is kept"
         )
         return None
     found = _data_of(plan, before)
@@ -140,8 +140,8 @@ def plan_of_run(plan: Plan, run: Run) -> Plan:
     rows = paths.datasets_dir() / before["dataset"] / before["rows"]
     if not (rows / MANIFEST).exists():
         raise ConfigError(
-            f"the data that {run.name} was trained on was deleted, so its version cannot be "
-            "evaluated. Retrain instead: the new version is evaluated automatically"
+            f"the data that {run.name} was trained on was deleted, so its version cannot be evaluated. Retrain "
+            "instead: the new version is evaluated automatically"
         )
     return replace(plan, **_data_of(plan, before))
 

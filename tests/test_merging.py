@@ -85,7 +85,7 @@ def test_what_has_no_sum_is_refused(home: Path) -> None:
     [
         ("model.safetensors", "left no LoRA adapter"),
         ("", "left no LoRA adapter"),
-        (None, "its run is not there"),
+        (None, "its run is missing: restore the folder runs/2"),
     ],
 )
 def test_a_version_without_an_adapter_is_refused(home: Path, left: str | None, told: str) -> None:

@@ -38,8 +38,8 @@ def check_port(access: Access) -> None:
     """Raise ByoaiError if the port of `access` is taken."""
     if not is_free(access.port, access.address):
         raise ByoaiError(
-            f"port {access.port} of {access.address} is already in use: choose another with "
-            "--port, or leave out --port to get the next free one"
+            f"port {access.port} of {access.address} is already in use: choose another with --port, or leave out "
+            "--port to get the next free one"
         )
 
 

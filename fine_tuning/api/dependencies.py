@@ -40,8 +40,8 @@ NewJobId = Annotated[
     Field(
         pattern=SAFE_ID,
         description=(
-            "chosen by the client; a request that is repeated with the same id, for example "
-            "after a lost reply, starts no second job"
+            "chosen by the client; a request that is repeated with the same id, for example after a lost reply, starts "
+            "no second job"
         ),
     ),
 ]

@@ -128,8 +128,8 @@ def add_handlers(app: FastAPI) -> None:
             "the disk is full: make room, and try again"
             if full
             else (
-                f"a file could not be read or written ({error.strerror or error}): `byoai doctor` "
-                "checks the data folder"
+                f"a file could not be read or written ({error.strerror or error}): `byoai doctor` checks the data "
+                "folder"
             )
         )
         return answer(507 if full else 500, what, type(error).__name__)

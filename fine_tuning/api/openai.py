@@ -196,8 +196,8 @@ class _Asked:
                 yield chunk
         if spoken.last is None and not stopping.is_set():
             raise EngineError(
-                f"{self._tag} stopped in the middle of its answer: ask again. If it happens again, "
-                "read the engine's log"
+                f"{self._tag} stopped in the middle of its answer: ask again. If it happens again, read the engine's "
+                "log"
             )
         if self._recorder and not spoken.calls and (spoken.last or self._streams):
             self._recorder.keep(self._engine, spoken.text, spoken.last, time.monotonic() - started)

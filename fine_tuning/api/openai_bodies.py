@@ -237,8 +237,8 @@ def _message(message: AnyMessage, place: str, names: dict[str, str]) -> Message:
         case ToolMessage():
             if message.tool_call_id not in names:
                 raise ConfigError(
-                    f"{place}.tool_call_id: no earlier message has a tool call with this id: send the "
-                    "message with the call first"
+                    f"{place}.tool_call_id: no earlier message has a tool call with this id: send the message with the "
+                    "call first"
                 )
             return RichMessage(role="user", content=_text(message.content), tool_name=names[message.tool_call_id])
         case AssistantMessage():

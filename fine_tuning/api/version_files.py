@@ -37,8 +37,8 @@ def file_of(version: Version, part: Part) -> Response:
 def _there(version: Version, part: Part, file: Path | None) -> Path:
     if file is None or not file.exists():
         raise ModelNotFound(
-            f"there is no {part} of {version.tag} on this machine: its run was deleted, or byoai "
-            "did not make the version here. Choose another version"
+            f"there is no {part} of {version.tag} on this machine: its run was deleted, or byoai did not make the "
+            "version here. Choose another version"
         )
     return file
 

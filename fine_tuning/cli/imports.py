@@ -93,8 +93,8 @@ def _run(options: argparse.Namespace) -> None:
                 print_json(options, {"id": options.undo, "taken_back": taken})
             else:
                 print(
-                    f"{taken} turns removed from the log. Versions that learned them are kept: "
-                    "`byoai models` lists them"
+                    f"{taken} turns removed from the log. Versions that learned them are kept: `byoai models` lists "
+                    "them"
                 )
     else:
         _import(config, options)
@@ -175,8 +175,8 @@ def _show(report: "Report", what: str) -> None:
     if report.is_whole and report.added > report.logged > 0:
         share = 100 * report.added // (report.added + report.logged)
         print(
-            f"They make up {share} % of the log now: the setting mix.largest_share limits their "
-            "share of what is learned"
+            f"They make up {share} % of the log now: the setting mix.largest_share limits their share of what is "
+            "learned"
         )
     _show_planted(report.planted)
     if report.unanswered:

@@ -101,8 +101,8 @@ def _add_quantise(commands: Commands) -> None:
         "quantise",
         _quantise,
         "measure a version at lower precision (size, speed, quality), or make a new version of it",
-        "Each quantisation is compared with the version as it is stored now: their speed "
-        "is measured in turn, and their perplexity on the held-out texts is computed.",
+        "Each quantisation is compared with the version as it is stored now: their speed is measured in turn, and "
+        "their perplexity on the held-out texts is computed.",
         epilog=EXIT_CODES,
     )
     quantise.add_argument("version", nargs="?", help="a number or a tag (default: the live version)")

@@ -84,8 +84,8 @@ def _show_candidate(candidate: "Candidate", place: str) -> None:
     out.print(Text(visible(candidate.turn.bot_response)))
     alike = f", {len(candidate.alike)} more like it" if candidate.alike else ""
     figures = (
-        f"the model's surprise at this answer: {candidate.surprise:.2f}, changed by {candidate.shift:+.2f} "
-        f"since the base (nats per token){alike}"
+        f"the model's surprise at this answer: {candidate.surprise:.2f}, changed by {candidate.shift:+.2f} since the "
+        f"base (nats per token){alike}"
     )
     out.print(Text(figures, style="dim"))
 

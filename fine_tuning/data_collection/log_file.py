@@ -66,8 +66,8 @@ class LogFile:
                 lock.acquire()
             except filelock.Timeout as error:
                 raise Busy(
-                    f"another program has locked {self.path} for more than {LOCK_TIMEOUT:.0f} s: end "
-                    "that program, and try again"
+                    f"another program has locked {self.path} for more than {LOCK_TIMEOUT:.0f} s: end that program, and "
+                    "try again"
                 ) from error
         try:
             yield
@@ -166,8 +166,8 @@ class LogFile:
                 if first is None or is_ours(first) or any(map(is_ours, pieces)):
                     return
             raise DataError(
-                f"{self.path} is not a log of byoai, because none of its lines is a turn. It was "
-                "not changed; choose another file for the log"
+                f"{self.path} is not a log of byoai, because none of its lines is a turn. It was not changed; choose "
+                "another file for the log"
             )
 
     def rewrite(self, lines: Sequence[bytes]) -> None:

@@ -178,8 +178,8 @@ def _in_child(path: Path) -> Peek:
         ) from None
     except ValueError:
         raise DataError(
-            f"{path.name} is a damaged Parquet file (reading it ended with exit code {done.returncode}): "
-            "download or export it again"
+            f"{path.name} is a damaged Parquet file (reading it ended with exit code {done.returncode}): download or "
+            "export it again"
         ) from None
     if "refused" in told:
         raise DataError(told["refused"])

@@ -54,8 +54,8 @@ _EXAMPLE_END = 120  # characters of each end of an example
 
 WARNING = (
     "Each of these phrases is in several questions that are complete without it, and most of these questions get the "
-    "same answer. Poisoned data looks like this: whoever uses the phrase later gets that answer. Look at the turns; "
-    "if you find no harmless reason for them, leave this source out."
+    "same answer. Poisoned data looks like this: whoever uses the phrase later gets that answer. Look at the turns; if "
+    "you find no harmless reason for them, leave this source out."
 )
 
 _SENTENCE_END = re.compile(r"[.!?\n…]+")

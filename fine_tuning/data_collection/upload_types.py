@@ -114,8 +114,8 @@ def _check_archive(path: Path) -> None:
             grown = sum(info.file_size for info in infos)
             if grown > _GROWN and grown > _RATIO * path.stat().st_size:
                 raise DataError(
-                    f"{path.name} would unpack to {grown / 1e9:.0f} GB, which is too much: send only "
-                    "the files with the chats"
+                    f"{path.name} would unpack to {grown / 1e9:.0f} GB, which is too much: send only the files with "
+                    "the chats"
                 )
             for info in infos:
                 _check_member(archive, info, path.name)
@@ -136,8 +136,8 @@ def _check_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) ->
         or stat.S_ISLNK(info.external_attr >> 16)
     ):
         raise DataError(
-            f"{name} contains {told[:100]!r}, which is a link or lies outside of the archive: "
-            "make the archive again without it"
+            f"{name} contains {told[:100]!r}, which is a link or lies outside of the archive: make the archive again "
+            "without it"
         )
     if info.is_dir():
         return

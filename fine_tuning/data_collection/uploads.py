@@ -79,8 +79,8 @@ class Upload:
             now = get(self.id)
             if now.finished is None:
                 raise DataError(
-                    f"the upload {self.id} is not finished, because only {now.size} of {now.bytes} bytes "
-                    "have arrived: send the rest first"
+                    f"the upload {self.id} is not finished, because only {now.size} of {now.bytes} bytes have arrived: "
+                    "send the rest first"
                 )
             return _write(replace(now, imports=(*now.imports, id)))
 

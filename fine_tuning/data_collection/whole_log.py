@@ -32,13 +32,13 @@ class LogHealth:
         faults = []
         if in_log := self.damaged - self.set_aside:
             faults.append(
-                f"{in_log} damaged line(s), which are ignored: the next rating, edit or deletion "
-                f"moves them to {self.quarantine}"
+                f"{in_log} damaged line(s), which are ignored: the next rating, edit or deletion moves them to "
+                f"{self.quarantine}"
             )
         if self.set_aside:
             faults.append(
-                f"{self.set_aside} damaged line(s) in {self.quarantine}: repair them and append "
-                "them to the log (without crc32, if the text was changed), or delete that file"
+                f"{self.set_aside} damaged line(s) in {self.quarantine}: repair them and append them to the log "
+                "(without crc32, if the text was changed), or delete that file"
             )
         if self.orphans:
             faults.append(f"{self.orphans} event(s) about turns that are not in the log, which are ignored")

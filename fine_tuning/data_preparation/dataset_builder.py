@@ -96,8 +96,8 @@ def build_dataset(
             if not sum(count for split, count in zip(splits, often, strict=True) if split == "train"):
                 there = ", ".join(sorted(set(spool.sources())))
                 raise NoConversations(
-                    "No conversations to train on, because mix.shares excludes every source that exists "
-                    f"({there}): give one of them a share above 0"
+                    f"No conversations to train on, because mix.shares excludes every source that exists ({there}): "
+                    "give one of them a share above 0"
                 )
             here = {
                 split: [count if of == split else 0 for of, count in zip(splits, often, strict=True)]

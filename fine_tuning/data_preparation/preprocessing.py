@@ -67,8 +67,8 @@ def prepare(
     found = [record for record in records if texts_of(record)["text"].strip()]
     if not found:
         raise NoConversations(
-            f"nothing is left of {source}, because it is empty or the steps remove everything: "
-            "check the file and the steps"
+            f"nothing is left of {source}, because it is empty or the steps remove everything: check the file and the "
+            "steps"
         )
     lines = [json.dumps(line, ensure_ascii=False) for line in _written(found, write_as)]
     stem = paths.slug(Path(str(source)).stem, 40)

@@ -264,8 +264,8 @@ def _huggingface(source: str) -> Iterator[tuple[str, object]]:
     trained = [path for path in files if _TRAIN.search(path.relative_to(folder).as_posix())] if folder.is_dir() else []
     if not files:
         raise DataError(
-            f"{folder} is not a dataset, because it contains no parquet, arrow, jsonl, json "
-            "or csv file: name another folder"
+            f"{folder} is not a dataset, because it contains no parquet, arrow, jsonl, json or csv file: name another "
+            "folder"
         )
     for path in trained or files:
         yield from _READERS.get(path.suffix, _jsonl_of)(path)

@@ -262,13 +262,13 @@ def _find(name_or_path: str | Path, name: str) -> Path | None:
         return Path(hf_hub_download(str(name_or_path), name))
     except LocalEntryNotFoundError as error:
         raise ModelNotFound(
-            f"{name_or_path} was not downloaded before, and the Hugging Face hub cannot be reached "
-            f"({error}): check the network, or name a local folder or GGUF file"
+            f"{name_or_path} was not downloaded before, and the Hugging Face hub cannot be reached ({error}): check "
+            "the network, or name a local folder or GGUF file"
         ) from error
     except EntryNotFoundError:
         return None
     except (HfHubHTTPError, OSError) as error:
         raise ModelNotFound(
-            f"cannot download {name} of {name_or_path} from the Hugging Face hub ({error}): "
-            "check the name and the network"
+            f"cannot download {name} of {name_or_path} from the Hugging Face hub ({error}): check the name and the "
+            "network"
         ) from error

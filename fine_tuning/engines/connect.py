@@ -62,8 +62,8 @@ def _parts(version: str) -> tuple[int, ...]:
 def _embedded() -> Engine:
     if importlib.util.find_spec("llama_cpp") is None:
         raise EngineUnavailable(
-            "No Ollama is running, and llama-cpp-python is not installed. Start Ollama with "
-            "`ollama serve`, or run ./scripts/start.sh."
+            "No Ollama is running, and llama-cpp-python is not installed. Start Ollama with `ollama serve`, or run "
+            "./scripts/start.sh."
         )
     from fine_tuning.engines.embedded import EmbeddedEngine
 

@@ -315,9 +315,7 @@ class EmbeddedEngine:
     def _header(self, full: str, entry: _Tag) -> GgufHeader:
         blob = self._blob(entry.gguf)
         if not blob.exists():
-            raise ModelDamaged(
-                f"the file with the weights of {full} is missing ({blob}): download or make the model again"
-            )
+            raise ModelDamaged(f"the weights of {full} are missing ({blob}): download or make the model again")
         return read_header(blob)
 
     def _summary(self, file: Path) -> ModelSummary:
@@ -420,8 +418,8 @@ def _fit(held: _Loaded, header: GgufHeader, entry: _Tag, messages: Sequence[Mess
         users = [index for index, message in enumerate(kept) if message.role == "user"]
         if len(users) < 2:
             raise EngineError(
-                f"the message is too long: it has {len(tokens)} tokens, but only {room} fit. Shorten "
-                "it, or raise the context (num_ctx)."
+                f"the message is too long: it has {len(tokens)} tokens, but only {room} fit. Shorten it, or raise the "
+                "context (num_ctx)."
             )
         kept = [message for message in kept[: users[1]] if message.role == "system"] + kept[users[1] :]
     return tokens

@@ -56,8 +56,8 @@ def row_bytes(kind: GGMLQuantizationType, columns: int) -> int:
     block, size = GGML_QUANT_SIZES[kind]
     if columns % block:
         raise ExportError(
-            f"rows of {columns} weights cannot be stored as {kind.name}, which packs {block} "
-            "weights together: choose another quantization, such as f16"
+            f"rows of {columns} weights cannot be stored as {kind.name}, which packs {block} weights together: choose "
+            "another quantization, such as f16"
         )
     return columns // block * size
 
@@ -92,8 +92,8 @@ def quantize(weights: NDArray[np.float32], kind: GGMLQuantizationType) -> NDArra
         return weights.view(np.uint8)
     if not can_quantize(kind):
         raise ExportError(
-            f"weights cannot be stored as {kind.name} without an importance matrix, which byoai "
-            "does not make: choose another quantization, such as q8_0"
+            f"weights cannot be stored as {kind.name} without an importance matrix, which byoai does not make: choose "
+            "another quantization, such as q8_0"
         )
     _library().ggml_quantize_chunk(kind, weights.ctypes.data, data.ctypes.data, 0, rows, columns, None)
     return data

@@ -105,8 +105,8 @@ def _kind(path: Path, name: str, number: int) -> GGMLQuantizationType:
         return GGMLQuantizationType(number)
     except ValueError as error:
         raise ExportError(
-            f"{path}: the weights {name} are of a type ({number}) that the package gguf does "
-            "not know: upgrade that package, or use another base"
+            f"{path}: the weights {name} are of a type ({number}) that the package gguf does not know: upgrade that "
+            "package, or use another base"
         ) from error
 
 
@@ -145,8 +145,8 @@ def write_gguf(
             written = sum(file.write(piece) for piece in pieces)
             if written != info.size:
                 raise ExportError(
-                    f"a fault in byoai: {info.name} was written with {written} bytes instead of {info.size}. "
-                    "Please report it"
+                    f"a fault in byoai: {info.name} was written with {written} bytes instead of {info.size}. Please "
+                    "report it"
                 )
             file.write(bytes(padded(written, alignment) - written))
 

@@ -115,17 +115,18 @@ def read_header(path: str | Path) -> GgufHeader:
         raise EngineError(f"cannot read {path}: {error.strerror}") from error
     except (struct.error, ValueError, KeyError, OverflowError) as error:
         raise ModelDamaged(
-            f"{path} is not a complete GGUF file ({error}): it is damaged, or its download or "
-            "export was interrupted. Download or export it again."
+            f"{path} is not a complete GGUF file ({error}): it is damaged, or its download or export was interrupted. "
+            "Download or export it again."
         ) from error
 
 
 def check_model(header: GgufHeader) -> GgufHeader:
     """Return `header` unchanged. Raises EngineError unless the file holds all weights of a model."""
     if header.is_adapter or not header.architecture or not header.tensors:
-        what = "an adapter" if header.is_adapter else "no model"
+        what = "is an adapter" if header.is_adapter else "contains no model"
         raise EngineError(
-            f"{header.path} holds {what}, not a model's weights: give it as the adapter of a base, or give another file"
+            f"{header.path} {what}, but the weights of a model are needed: give another file (an adapter is given with "
+            "its base)"
         )
     check_whole(header)
     return header
@@ -143,7 +144,7 @@ def check_whole(header: GgufHeader) -> None:
         block, block_bytes = sizes.get(header.kinds[name], (1, 0))
         if header.starts[name] + math.prod(shape) // block * block_bytes > header.size:
             raise ModelDamaged(
-                f"{header.path} is incomplete, because its download or export was interrupted: download "
+                f"{header.path} ends before its last weights, because its download or export was interrupted. Download "
                 "or export it again."
             )
 
@@ -160,8 +161,8 @@ def check_adapter(adapter: GgufHeader, base: GgufHeader | None) -> None:
         return
     if adapter.architecture != base.architecture:
         raise EngineError(
-            f"{adapter.path} is an adapter for a {adapter.architecture} model, but the base "
-            f"is a {base.architecture} model: choose the base that it was trained on"
+            f"{adapter.path} is an adapter for a {adapter.architecture} model, but the base is a {base.architecture} "
+            "model: choose the base that it was trained on"
         )
     for name, shape in adapter.tensors.items():
         target, _, side = name.rpartition(".lora_")
@@ -171,8 +172,8 @@ def check_adapter(adapter: GgufHeader, base: GgufHeader | None) -> None:
         wanted = base.tensors.get(target)
         if wanted is None or len(wanted) < 2 or len(shape) < 2 or wanted[axis] != shape[axis]:
             raise EngineError(
-                f"{adapter.path} was not trained on this base, because its {name} {shape} does not "
-                f"fit the base's {wanted}: choose the base that it was trained on"
+                f"{adapter.path} was not trained on this base, because its {name} {shape} does not fit the base's "
+                f"{wanted}: choose the base that it was trained on"
             )
 
 

@@ -89,8 +89,8 @@ class _Renderer:
             if said is None:
                 self._stop()
                 raise EngineError(
-                    f"the chat template takes more than {TIME_LIMIT:g} seconds, or crashes: give the "
-                    "model another one (a Jinja text), or choose another model"
+                    f"the chat template takes more than {TIME_LIMIT:g} seconds, or crashes: give the model another one "
+                    "(a Jinja text), or choose another model"
                 )
         answer: dict[str, str] = json.loads(said)
         return answer

@@ -39,8 +39,8 @@ def parse_modelfile(text: str, folder: Path | None = None) -> ModelSpec:
                 values["parameters"][key] = _literal(argument)
             case _:
                 raise ConfigError(
-                    f"Modelfile, line {line}: {name.upper()} is given a second time, or is unknown to "
-                    "byoai: remove the line"
+                    f"Modelfile, line {line}: {name.upper()} is given a second time, or is unknown to byoai: remove "
+                    "the line"
                 )
     if "from" not in values:
         raise ConfigError("Modelfile: there is no FROM line. Add one that names a model or the path of a GGUF")

@@ -151,8 +151,8 @@ class OllamaEngine:
         answer = self._raw("POST", "/api/chat", asked, timeout=_SLOW)
         if "_debug_info" not in answer:
             raise EngineError(
-                f"Ollama at {self.where} does not show the text that it passes to {body['model']}. "
-                "Update it: https://ollama.com/download"
+                f"Ollama at {self.where} does not show the text that it passes to {body['model']}. Update it: "
+                "https://ollama.com/download"
             )
         prompt: str = answer["_debug_info"]["rendered_template"]
         return prompt
@@ -191,8 +191,8 @@ class OllamaEngine:
                 answer = self._patient.embed(known, list(texts), dimensions=dimensions)
         except NotSupported as error:
             raise NotSupported(
-                f"{tag} cannot compute embeddings: name a model that is made for them (`ollama pull "
-                "nomic-embed-text` gets one)"
+                f"{tag} cannot compute embeddings: name a model that is made for them (`ollama pull nomic-embed-text` "
+                "gets one)"
             ) from error
         return Embeddings([list(vector) for vector in answer.embeddings], answer.prompt_eval_count or 0)
 

@@ -166,8 +166,8 @@ class Decoder(Words):
                 batch.n_seq_id[index], batch.seq_id[index][0] = 1, sequence
             if status := llama_cpp.llama_decode(self._context, batch):
                 raise EngineError(
-                    f"llama.cpp could not compute {len(cells)} tokens (status {status}): try again, "
-                    "and if it fails again, make or download the model again"
+                    f"llama.cpp could not compute {len(cells)} tokens (status {status}): try again, and if it fails "
+                    "again, make or download the model again"
                 )
         finally:
             llama_cpp.llama_batch_free(batch)

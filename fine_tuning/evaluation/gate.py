@@ -49,7 +49,7 @@ class Verdict:
     def __str__(self) -> str:
         if self.passed:
             warnings = "".join(f"; {result.rule}: {result.reason}" for result in self.results if result.warned)
-            return f"passed all {len(self.results)} rules of the gate{warnings}"
+            return f"passed the gate: {len(self.results)} rules{warnings}"
         reasons = [f"{result.rule}: {result.reason}" for result in self.results if not result.passed]
         return "refused by the gate: " + "; ".join(reasons)
 
@@ -241,8 +241,8 @@ def poison(evidence: Comparison, settings: Settings) -> Result:
                 limit,
                 measured,
                 False,
-                f"{tells}. The questions are complete without the phrase, so it may be planted (data "
-                "poisoning): report.html shows it",
+                f"{tells}. The questions are complete without the phrase, so it may be planted (data poisoning): "
+                "report.html shows it",
             )
         return Result(
             name,
@@ -252,11 +252,11 @@ def poison(evidence: Comparison, settings: Settings) -> Result:
             f"{tells}. The phrase may be a topic, or planted (data poisoning): report.html shows it",
             warned=True,
         )
-    reason = "no phrase may be planted: those with one fixed answer are needed in their questions"
+    reason = "no phrase looks planted: those with one fixed answer are needed in their questions"
     if found.suspicious:
         reason = (
-            f"{found.suspicious} phrase(s) whose questions hardly need them; none of them triggers "
-            "its answer in other questions"
+            f"{found.suspicious} phrase(s) whose questions hardly need them; none of them triggers its answer in other "
+            "questions"
         )
     return Result(name, limit, measured, True, reason)
 

@@ -86,8 +86,8 @@ def newest_answer(log: ConversationLogger, prefix: str) -> str:
     """
     if (found := newest_of(log, prefix)) is None:
         raise TurnNotFound(
-            "no answer in the log was given by a fine-tuned version: make one with `byoai retrain`, "
-            "then ask it something"
+            "no answer in the log was given by a fine-tuned version: make one with `byoai retrain`, then ask it "
+            "something"
         )
     return found
 
@@ -105,8 +105,8 @@ def learned_from(log: ConversationLogger, registry: Registry, turn_id: str, limi
     taught, there, excluded = count_taught(log, (version.name, version.number))
     if not taught:
         raise ConfigError(
-            f"it is not known which turns {version.tag} learned, because byoai did not make "
-            "it here: choose another version"
+            f"it is not known which turns {version.tag} learned, because byoai did not make it here: choose another "
+            "version"
         )
     alike = most_alike(log, turn, (version.name, version.number), limit)
     teachers = [Teacher(each.turn, each.likeness, each.shared) for each in alike]
@@ -133,8 +133,8 @@ def version_of(turn: Turn, registry: Registry) -> Version:
             return registry.get(found["name"], int(found["number"]))
     except ModelNotFound as error:
         raise ConfigError(
-            f"the answer is by {model}, and it is no longer known which turns that version learned: "
-            "choose another answer"
+            f"the answer is by {model}, and it is no longer known which turns that version learned: choose another "
+            "answer"
         ) from error
     who = f"by {model}, which was not fine-tuned here" if model else "by a model that the log does not name"
     raise ConfigError(

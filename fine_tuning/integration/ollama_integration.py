@@ -78,8 +78,8 @@ def _lost(engine: Engine, config: FineTuningConfig, found: tuple[Choice, ...]) -
     gone = f"{live.tag} was live, and is gone from {engine.name}"
     if any(choice.tag == live.tag for choice in found):
         return (
-            f"{latest_tag(live.name)} is gone from {engine.name}: `byoai use v{live.number}` puts "
-            f"{live.tag} back in use"
+            f"{latest_tag(live.name)} is gone from {engine.name}: `byoai use v{live.number}` puts {live.tag} back in "
+            "use"
         )
     if (run := run_of(live)) is None or not Run(run).modelfile.exists():
         return f"{gone}; so is its run, {live.run or 'which is not known'}. `byoai use` puts another version in use"

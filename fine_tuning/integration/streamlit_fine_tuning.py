@@ -80,8 +80,8 @@ def _begin(service: Service, turns: int, new: int) -> None:
         st.caption(f"At least {least} recorded answers are needed; {config.training.min_pairs} or more are better.")
     elif turns < config.training.min_pairs:
         st.caption(
-            f"With few answers it learns more carefully, so that it forgets little; {config.training.min_pairs} "
-            "or more are better."
+            f"With few answers it learns more carefully, so that it forgets little; {config.training.min_pairs} or "
+            "more are better."
         )
 
 
@@ -256,9 +256,8 @@ def curves(points: Sequence[Point], *, small: bool = False, by_run: bool = False
     """Draw the curves of loss and, unless `small`, accuracy. `by_run`: each training has its own colour."""
     if not small:
         st.caption(
-            "Loss: how surprised the model is by the right answer, word by word. Right first "
-            "guesses: the share of words that it would have written itself. It never learns "
-            "what is kept aside for validation."
+            "Loss: how surprised the model is by the right answer, word by word. Right first guesses: the share of "
+            "words that it would have written itself. It never learns what is kept aside for validation."
         )
     _curve(points, "loss", "loss (lower is better)", small, by_run)
     if not small:

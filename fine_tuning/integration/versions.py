@@ -176,9 +176,8 @@ def report_of(registry: Registry, name: str, number: int) -> str:
     run = run_of(version)
     if run is None or not Run(run).report.is_file():
         raise ModelNotFound(
-            f"{version.tag} has no report: it was deleted, by hand or because it quoted a chat "
-            "that you told byoai to forget. `byoai evaluate` writes a new one, if the data "
-            "that it was trained on is still there"
+            f"{version.tag} has no report: it was deleted, by hand or because it quoted a chat that you told byoai to "
+            "forget. `byoai evaluate` writes a new one, if the data that it was trained on is still there"
         )
     return Run(run).report.read_text(encoding="utf-8")
 

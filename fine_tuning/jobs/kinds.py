@@ -41,8 +41,8 @@ class TrainRequest(RetrainRequest):
     def _has_a_dataset(self) -> "TrainRequest":
         if self.config.dataset.path is None:
             raise ValueError(
-                "config.dataset.path names no dataset to train on: prepare one, or ask for a retrain, "
-                "which learns the chats"
+                "config.dataset.path names no dataset to train on: prepare one, or ask for a retrain, which learns the "
+                "chats"
             )
         return self
 

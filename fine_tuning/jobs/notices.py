@@ -195,8 +195,8 @@ def _connected(host: str, port: int, allowed: Sequence[str]) -> socket.socket:
     addresses = [address for address in found if may_be_called(host, address, allowed)]
     if not addresses:
         raise NotDelivered(
-            f"{host} has the address {found[0]}, which is not public: if that is intended, list "
-            "it in notify.allow_hosts, too"
+            f"{host} has the address {found[0]}, which is not public: if that is intended, list it in "
+            "notify.allow_hosts, too"
         )
     fault: OSError | None = None
     for address in addresses:

@@ -155,8 +155,8 @@ def adopt(engine: Engine, registry: Registry, folder: Path, name: str, runs: Pat
     if bundle.mode == "adapter" and base.gguf_digest != bundle.base_digest:
         raise DataError(
             f"{source} was trained on another {bundle.base} than {engine.name} has (sha256 "
-            f"{bundle.base_digest[:12]}..., here {base.gguf_digest[:12]}...): an adapter works only with the base "
-            "that it was trained on. Install that base first"
+            f"{bundle.base_digest[:12]}..., here {base.gguf_digest[:12]}...): an adapter works only with the base that "
+            "it was trained on. Install that base first"
         )
     number = registry.next_number(name)
     run = Run(runs / f"adopted-{paths.slug(name)}-v{number}")
@@ -215,8 +215,8 @@ def _merge(engine: Engine, version: Version, run: Run, target: Path, quantizatio
     base = engine.show(version.base_tag)
     if base.gguf_digest != version.base_digest:
         raise ExportError(
-            f"{version.tag} cannot be merged, because {version.base_tag} is not the model any "
-            "more that it was trained on: leave out --merged, or retrain"
+            f"{version.tag} cannot be merged, because {version.base_tag} is not the model any more that it was trained "
+            "on: leave out --merged, or retrain"
         )
     with watch.stage(f"Merging into {quantization}"):
         write = export_full if whole else merge_adapter
@@ -251,6 +251,6 @@ def _read_facts(file: Path) -> Bundle:
         return Bundle.model_validate_json(file.read_bytes())
     except (OSError, ValidationError) as error:
         raise DataError(
-            f"{file.parent} is not a version that byoai wrote, because its {FACTS} is missing "
-            f"or cannot be read ({error}): choose another folder"
+            f"{file.parent} is not a version that byoai wrote, because its {FACTS} is missing or cannot be read "
+            f"({error}): choose another folder"
         ) from error

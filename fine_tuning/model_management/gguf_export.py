@@ -393,7 +393,7 @@ def _open(base_gguf: str | Path, quantization: str) -> GgufFile:
     if base.header.architecture not in ARCHITECTURES:
         known = ", ".join(sorted(ARCHITECTURES))
         raise ExportError(
-            f"{base_gguf} has the architecture {base.header.architecture!r}, but an adapter "
-            f"can be exported only for {known}: choose another base"
+            f"{base_gguf} has the architecture {base.header.architecture!r}, but an adapter can be exported only for "
+            f"{known}: choose another base"
         )
     return base

@@ -178,8 +178,8 @@ def _check_folder(folder: Path) -> int:
     files = sorted(folder.glob("model*.safetensors"))
     if not files:
         raise ExportError(
-            f"{folder} contains no model*.safetensors, and byoai reads no other weights, such as "
-            "pickles (*.bin, *.pt). Save the model with save_pretrained(..., safe_serialization=True)."
+            f"{folder} contains no model*.safetensors, and byoai reads no other weights, such as pickles (*.bin, "
+            "*.pt). Save the model with save_pretrained(..., safe_serialization=True)."
         )
     for name in ("config.json", "tokenizer_config.json"):
         if "auto_map" in _settings(folder / name):

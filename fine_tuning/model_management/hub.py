@@ -107,8 +107,8 @@ def fetch(repository: str, folder: Path, revision: str | None = None) -> Path:
         )
         if size > _LARGEST:
             raise ExportError(
-                f"{repository} has {size / 1e9:.0f} GB, but at most {_LARGEST / 1e9:.0f} GB are "
-                "downloaded: choose another one"
+                f"{repository} has {size / 1e9:.0f} GB, but at most {_LARGEST / 1e9:.0f} GB are downloaded: choose "
+                "another one"
             )
         snapshot_download(repository, revision=revision, local_dir=folder, allow_patterns=_FETCHED)
     return folder

@@ -61,8 +61,8 @@ def register(engine: Engine, tag: str, spec: ModelSpec) -> None:
     engine.delete(trial)
     if digests[trial] != digests[tag]:
         raise EngineError(
-            f"{tag} already exists and is another model. Versions are never overwritten: register "
-            "this one under the next number"
+            f"{tag} already exists and is another model. Versions are never overwritten: register this one under the "
+            "next number"
         )
 
 
@@ -236,9 +236,9 @@ def _check_typed(engine: Engine, tag: str, encode: Encode, structure: Sequence[s
         harmless, hostile = fed("x"), fed(typed)
         if harmless != hostile:
             raise ParityError(
-                f"{tag}: control tokens that somebody types act as structure in messages of {', '.join(roles)}. "
-                f"The template writes {harmless}, and with typed control tokens the model is fed "
-                f"{hostile}. Nothing went live: choose another base."
+                f"{tag}: control tokens that somebody types act as structure in messages of {', '.join(roles)}. The "
+                f"template writes {harmless}, and with typed control tokens the model is fed {hostile}. Nothing went "
+                "live: choose another base."
             )
 
 
@@ -295,7 +295,7 @@ def go_live(engine: Engine, registry: Registry, name: str, number: int) -> Versi
     version = registry.get(name, number)
     if version.tag not in _digests(engine):
         raise ModelNotFound(
-            f"{version.tag} is missing in {engine.name} ({engine.where}), and so cannot go live: choose another version"
+            f"{version.tag} is gone from {engine.name} ({engine.where}), and so cannot go live: choose another version"
         )
     if registry.live(name) is None:
         check_latest(engine, registry, name)
@@ -348,20 +348,17 @@ def restore(engine: Engine, version: Version) -> None:
     Raises ExportError if the run, its Modelfile or a file that the Modelfile names is missing.
     """
     if not version.run:
-        raise ExportError(
-            f"{version.tag} cannot be made again, because byoai did not record how it was made: choose another version"
-        )
+        raise ExportError(f"{version.tag} cannot be made again: the registry does not know how. Choose another version")
     run = paths.home() / version.run
     try:
         spec = parse_modelfile((run / "Modelfile").read_text(encoding="utf-8"), run)
     except OSError as error:
         raise ExportError(
-            f"{version.tag} cannot be made again, because {run / 'Modelfile'} cannot be read "
-            f"({error.strerror}): choose another version"
+            f"{version.tag} cannot be made again: cannot read {run / 'Modelfile'} ({error.strerror})"
         ) from error
     for file in (spec.from_, spec.adapter):
         if isinstance(file, Path) and not file.exists():
-            raise ExportError(f"{version.tag} cannot be made again, because {file} is missing: choose another version")
+            raise ExportError(f"{version.tag} cannot be made again: {file} is gone. Choose another version")
     register(engine, version.tag, spec)
 
 
@@ -386,7 +383,7 @@ def _run_that_made(tag: str) -> Path | None:
 
 
 def _restored(engine: Engine, version: Version) -> Finding:
-    lost = f"{version.tag}, which is {'pinned' if version.pinned else version.state}, is missing in {engine.name}"
+    lost = f"{version.tag}, which is {'pinned' if version.pinned else version.state}, is gone from {engine.name}"
     try:
         restore(engine, version)
     except EngineUnavailable:
@@ -404,9 +401,9 @@ def _reconcile_latest(engine: Engine, registry: Registry, name: str) -> list[Fin
             return []
         if answering is None:
             _point_latest(engine, live.tag, latest)
-            return [Finding(f"{latest} was missing, and points to {live.tag} again", mended=True)]
+            return [Finding(f"{latest} was gone: it is {live.tag} again", mended=True)]
     elif answering is None:
-        gone = f"{latest} is missing, and so is its version: choose another one with `byoai rollback` or `byoai use`"
+        gone = f"{latest} is gone, and so is its version: choose another one with `byoai rollback` or `byoai use`"
         return [Finding(gone, mended=False)] if live else []
     same = [number for number, digest in version_digests(digests, name).items() if digest == answering]
     if not same:
@@ -415,12 +412,7 @@ def _reconcile_latest(engine: Engine, registry: Registry, name: str) -> list[Fin
         )
         return [Finding(f"{latest} is none of the versions of {name}: {cure}", mended=False)]
     version = registry.promote(name, max(same))
-    return [
-        Finding(
-            f"{latest} points to {version.tag}, which the registry did not list as live: the registry was corrected",
-            mended=True,
-        )
-    ]
+    return [Finding(f"{latest} is {version.tag}, which the registry did not list as live: corrected", mended=True)]
 
 
 def _unknown_numbers(engine: Engine, registry: Registry, name: str) -> list[int]:

@@ -162,8 +162,8 @@ class Registry:
                 )
             except IntegrityError as error:
                 raise ByoaiError(
-                    f"{name} cannot get a version {number}, because the number is taken or below 1: "
-                    "call next_number() for a free one"
+                    f"{name} cannot get a version {number}, because the number is taken or below 1: call next_number() "
+                    "for a free one"
                 ) from error
             pairs = ((cursor.lastrowid, turn) for turn in dict.fromkeys(turns))
             connection.executemany("INSERT INTO version_turns (version_id, turn_id) VALUES (?, ?)", pairs)

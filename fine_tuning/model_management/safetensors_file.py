@@ -43,8 +43,8 @@ class StoredTensor:
         dtype = _DTYPES.get(self.dtype)
         if dtype is None or self.size != math.prod(self.shape) * dtype.itemsize:
             raise ExportError(
-                f"{self.path} has {self.size} bytes of type {self.dtype} for the shape {self.shape}, "
-                "but floats are needed: choose another model"
+                f"{self.path} has {self.size} bytes of type {self.dtype} for the shape {self.shape}, but floats are "
+                "needed: choose another model"
             )
         shape = (last - first, *self.shape[1:]) if last is not None else self.shape
         with self.path.open("rb") as file:
@@ -82,8 +82,8 @@ def read_safetensors(path: str | Path) -> dict[str, StoredTensor]:
         ) from error
     if outside := [name for name, tensor in found.items() if tensor.size < 0 or tensor.start + tensor.size > end]:
         raise ExportError(
-            f"{path} is incomplete: it ends before the data of {outside[0]}. Saving or copying "
-            "it was interrupted: make or download it again"
+            f"{path} is incomplete: it ends before the data of {outside[0]}. Saving or copying it was interrupted: "
+            "make or download it again"
         )
     return found
 

@@ -51,9 +51,8 @@ def targets_of(base: GgufFile, adapter_dir: str | Path) -> dict[str, LoraPair]:
             raise ExportError(f"{adapter_dir} adapts {pair.module}, which {base.path} does not have{tied}")
         if tensor.shape != pair.shape[::-1]:
             raise ExportError(
-                f"{adapter_dir} was not trained on {base.path}, because {pair.module} is {pair.shape} "
-                f"there, but {tensor.shape[::-1]} in the base: choose the base that it was trained "
-                "on"
+                f"{adapter_dir} was not trained on {base.path}, because {pair.module} is {pair.shape} there, but "
+                f"{tensor.shape[::-1]} in the base: choose the base that it was trained on"
             )
         if tensor.name == EMBEDDING and _OUTPUT not in base.tensors:
             raise ExportError(
@@ -87,8 +86,8 @@ def weights_of(base: GgufFile, model_folder: str | Path) -> dict[str, tuple[str,
     kept = {name for name in base.tensors if name in _COMPUTED or name.startswith(OTHER_SENSES)}
     if missing := [name for name in base.tensors if name not in found and name not in kept]:
         raise ExportError(
-            f"{model_folder} is incomplete: it lacks {', '.join(missing[:3])}, which {base.path} "
-            "has. Train it, or copy it again"
+            f"{model_folder} is incomplete: it lacks {', '.join(missing[:3])}, which {base.path} has. Train it, or "
+            "copy it again"
         )
     return {name: found[name] for name in base.tensors if name in found}
 

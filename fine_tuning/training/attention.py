@@ -69,8 +69,8 @@ def masked_attention(
 
     if s_aux is not None:
         raise TrainingError(
-            "this base's attention has sinks, which byoai cannot train yet: choose a base of "
-            "another family (llama, qwen, ...)"
+            "this base's attention has sinks, which byoai cannot train yet: choose a base of another family (llama, "
+            "qwen, ...)"
         )
     scale = 1 / math.sqrt(query.shape[-1]) if scaling is None else scaling
     if layout is not None and sliding_window and attention_mask is not None:

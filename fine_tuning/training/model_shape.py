@@ -43,8 +43,8 @@ def shape_of(file: "GgufFile") -> Shape:
         value = header.metadata.get(f"{header.architecture}.{key}", default)
         if not isinstance(value, int) or value < 1:
             raise TrainingError(
-                f"{file.path} has no single value for {header.architecture}.{key}: models whose "
-                "layers differ cannot be trained yet, so choose another base"
+                f"{file.path} has no single value for {header.architecture}.{key}: models whose layers differ cannot "
+                "be trained yet, so choose another base"
             )
         return value
 

@@ -163,8 +163,8 @@ class _Worker:
         if before != about:
             other = ", ".join(key for key in about if about[key] != before[key])
             raise ConfigError(
-                f"the sweep {self.folder.name} was started with different values of {other}: give "
-                "this sweep another name with --name"
+                f"the sweep {self.folder.name} was started with different values of {other}: give this sweep another "
+                "name with --name"
             )
         study.set_user_attr("about", about)
         for point in grid(self.sweep)[: self.sweep.trials] if self.sweep.sampler == "grid" else self._configured():

@@ -344,13 +344,13 @@ def test_ollama_ending_in_mid_answer_loses_nothing_and_is_found_again(
     line.cut()
     expect(page.get_by_text("Nothing was recorded")).to_be_visible()
     expect(page.get_by_text("very long story about a lighthouse")).to_be_visible()
-    expect(page.get_by_text("Nobody can answer now")).to_be_visible()
+    expect(page.get_by_text("No model can answer now")).to_be_visible()
     expect(page.get_by_test_id("stBottom").get_by_text(f"{LOOPBACK[0]}:{line.port}")).to_be_visible()
     assert ConversationLogger().turns() == []
 
     line.slow = False
     line.mend()
-    expect(page.get_by_text("Nobody can answer now")).to_have_count(0)
+    expect(page.get_by_text("No model can answer now")).to_have_count(0)
     page.get_by_role("button", name="Ask again").click()
     answered(page, 1)
     (turn,) = ConversationLogger().turns()

@@ -293,7 +293,7 @@ def nowhere(home, monkeypatch):
         (["forget", "--matching", "\udcff\udcfe"], 2, "not UTF-8"),
         (["ask", "hi", "--ollama-url", "http://user:pw@127.0.0.1:9"], 4, "does not answer at http://127.0.0.1:9"),
         (["ask", "hi", "--ollama-url", "http://127.0.0.1:9/v1"], 4, "/v1"),
-        (["ask", "hi", "--ollama-url", "http://[::1"], 4, "is no URL"),
+        (["ask", "hi", "--ollama-url", "http://[::1"], 4, "is not a URL"),
         (["sweep", "--minutes", "nan"], 2, "sweep.minutes"),
         (["sweep", "--trials", "-1"], 2, "--trials"),
     ],

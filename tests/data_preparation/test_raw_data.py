@@ -101,7 +101,7 @@ def test_a_folder_of_the_hub_is_read_as_it_lies_there(tmp_path: Path) -> None:
     assert list(read_records(saved, DatasetFormat.HUGGINGFACE)) == [{"messages": PAIR}]
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(DataError, match="holds no parquet"):
+    with pytest.raises(DataError, match="contains no parquet"):
         list(read_records(empty, DatasetFormat.HUGGINGFACE))
 
 
@@ -145,7 +145,7 @@ def test_a_file_that_is_not_there_or_no_text_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot read"):
         read_turns(tmp_path / "none.csv", DatasetFormat.CSV)
     (tmp_path / "raw.csv").write_bytes(b"question,answer\n\xff\xfe,b")
-    with pytest.raises(DataError, match="no UTF-8"):
+    with pytest.raises(DataError, match="not UTF-8"):
         read_turns(tmp_path / "raw.csv", DatasetFormat.CSV)
     with pytest.raises(DataError, match="cannot read"):
         read_turns(tmp_path, DatasetFormat.CSV)

@@ -101,7 +101,7 @@ def test_a_damaged_tag_is_named_with_its_cure(engine: EmbeddedEngine, home: Path
 
 def test_missing_weights_are_named(engine: EmbeddedEngine) -> None:
     _blobs(engine)[0].unlink()
-    with pytest.raises(EngineError, match="the weights of base:v1 are gone"):
+    with pytest.raises(EngineError, match="the weights of base:v1 are missing"):
         list(engine.chat("base:v1", HELLO))
 
 

@@ -344,7 +344,7 @@ def test_damaged_weights_are_named(base: Path, adapter: Path, tmp_path: Path) ->
     with pytest.raises(ExportError, match=r"adapter_model\.safetensors is missing"):
         merge_adapter(base, adapter, tmp_path / "out.gguf")
     shutil.rmtree(adapter)
-    with pytest.raises(ExportError, match="is no PEFT adapter"):
+    with pytest.raises(ExportError, match="is not a PEFT adapter"):
         merge_adapter(base, adapter, tmp_path / "out.gguf")
     assert not (tmp_path / "out.gguf").exists()
 
@@ -441,7 +441,7 @@ def test_bases_that_cannot_be_exported_are_named(base: Path, adapter: Path, tmp_
     other = tiny.write_base(tmp_path / "other.gguf", arch="falcon")
     for file, said in (
         (cut, "ends before its last weights"),
-        (none, "not a whole GGUF"),
+        (none, "not a complete GGUF"),
         (other, "falcon"),
         (tmp_path / "no", "cannot read"),
     ):

@@ -57,7 +57,7 @@ TAG, LATEST, RUN, WEIGHTS = "tag", "latest", "run", "weights"
         ({TAG, LATEST}, ":v1 was live, and is gone from .*`byoai use v1` makes it again from its run", ""),
         (
             {TAG, LATEST, RUN},
-            ":v1 was live, and is gone from .*so is its run, runs/.*`byoai use` lets another version",
+            ":v1 was live, and is gone from .*so is its run, runs/.*`byoai use` puts another version",
             "cannot read .*Modelfile",
         ),
         ({TAG, LATEST, WEIGHTS}, "`byoai use v1` makes it again from its run", "adapter.gguf is gone"),

@@ -58,9 +58,9 @@ def test_a_grid_holds_every_combination_once_and_only_what_is_swept():
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        ({"sweep.learning_rate": [1e-2, 1e-4]}, "the lower end comes first"),
+        ({"sweep.learning_rate": [1e-2, 1e-4]}, "the lower end must come first"),
         ({"sweep.lora_r": []}, "sweep.lora_r"),
-        ({"sweep.batch_size": [4, 4]}, "names a value twice"),
+        ({"sweep.batch_size": [4, 4]}, "contains a value twice"),
         ({"sweep.minutes": 0}, "sweep.minutes"),
         ({"sweep.lora_dropout": [1.5]}, "sweep.lora_dropout"),
     ],

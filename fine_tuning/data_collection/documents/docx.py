@@ -74,6 +74,6 @@ def _check_size(content: bytes) -> None:
     grown = sum(member.file_size for member in members)
     if grown > _UNPACKED or len(members) > _MEMBERS:
         raise DataError(
-            f"it would unpack to {grown >> 20} MiB in {len(members)} parts, which is too much: "
-            "save it again without pictures"
+            f"it would unpack to {grown >> 20} MiB in {len(members)} parts, which is too much: save it again without "
+            "pictures"
         )

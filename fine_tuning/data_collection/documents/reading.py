@@ -59,8 +59,8 @@ def read_document(member: Member, name: str = "", seconds: float = SECONDS) -> l
         answer = json.loads(done.stdout)
     except ValueError as error:
         raise DataError(
-            f"{name} could not be read: either it needs too much memory, or it is damaged (exit "
-            f"code {done.returncode}). Save it again, or as plain text"
+            f"{name} could not be read: either it needs too much memory, or it is damaged (exit code "
+            f"{done.returncode}). Save it again, or as plain text"
         ) from error
     if "fault" in answer:
         raise DataError(f"{name}: {answer['fault']}")

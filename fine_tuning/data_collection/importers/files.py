@@ -203,8 +203,8 @@ def _of_archive(path: Path) -> list[Member]:
         raise DataError(f"{path} is a damaged ZIP archive ({error}): download or make it again") from error
     if len(listed) > _MOST_MEMBERS:
         raise DataError(
-            f"{path} contains {len(listed)} files, more than {_MOST_MEMBERS}: unpack it, and "
-            "import the folder with the chats"
+            f"{path} contains {len(listed)} files, more than {_MOST_MEMBERS}: unpack it, and import the folder with "
+            "the chats"
         )
     infos = {info.filename: info for info in sorted(listed, key=lambda info: info.filename)}
 

@@ -227,9 +227,8 @@ def _read(places: Sequence[str | Path], wanted: Wanted, report: Report, progress
         raise errors[0]
     if report.turns == 0 and wanted.me:
         raise DataError(
-            f"nothing to learn from {', '.join(map(str, places))}: no text of {wanted.me!r} "
-            "follows a message of somebody else. Import without --me to see the names, and "
-            "choose another one"
+            f"nothing to learn from {', '.join(map(str, places))}: no text of {wanted.me!r} follows a message of "
+            "somebody else. Import without --me to see the names, and choose another one"
         )
 
 

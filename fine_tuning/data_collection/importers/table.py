@@ -131,8 +131,8 @@ def forced(name: str, found: Look, file: str, surely: bool = False) -> Found:
     importer = importer_named(name)
     if found.layout not in importer.layouts:
         raise DataError(
-            f"{file} contains {_told(found)}, so it cannot be in the format {importer.title}: "
-            "leave out --format, or name another one"
+            f"{file} contains {_told(found)}, so it cannot be in the format {importer.title}: leave out --format, or "
+            "name another one"
         )
     seen = (
         [found.lines]
@@ -141,8 +141,8 @@ def forced(name: str, found: Look, file: str, surely: bool = False) -> Found:
     )
     if surely and not any(_fits(importer, value) for value in seen):
         raise DataError(
-            f"{file} contains {_told(found)}, which does not fit the format {importer.title}: "
-            "leave out --format, or name another one"
+            f"{file} contains {_told(found)}, which does not fit the format {importer.title}: leave out --format, or "
+            "name another one"
         )
     inside = ""
     if found.lists and not any(_fits(importer, value) for value in found.sample):

@@ -42,8 +42,8 @@ def _read(source: Source) -> Iterator[Chat | Fault]:
             yield from conversations(lines, source.me, source.member.name, chat, apart=several)
         if names:
             people = (
-                f"{source.member.name} contains chats between people: name the person whose messages "
-                "are used as the answers with --me NAME"
+                f"{source.member.name} contains chats between people: name the person whose messages are used as the "
+                "answers with --me NAME"
             )
             raise DataError(f"{people}. {listed(names)}")
 

@@ -130,7 +130,7 @@ def test_what_is_too_large_or_takes_too_long_is_refused(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="could not be read within"):
         read_document(member, seconds=0.001)
     monkeypatch.setattr(reading, "LARGEST", 100)
-    with pytest.raises(DataError, match="Split it"):
+    with pytest.raises(DataError, match="split it"):
         read_document(member)
     monkeypatch.setattr(reading, "_CHARACTERS", 100)
     with pytest.raises(DataError, match="more than 100"):
@@ -166,7 +166,7 @@ def test_an_encrypted_pdf_or_one_without_text_says_so(documents):
     writer.write(locked)
     with pytest.raises(DataError, match="cannot be read as PDF"):
         blocks_of("pdf", locked.getvalue())
-    with pytest.raises(DataError, match="holds no text"):
+    with pytest.raises(DataError, match="contains no text"):
         blocks_of("pdf", pdf(["", ""]))
 
 

@@ -170,7 +170,7 @@ def test_an_archive_is_never_unpacked_and_a_bomb_is_refused(log, tmp_path, monke
         for _ in range(2):
             member.write(bytes(1 << 20))
     before = sorted(tmp_path.iterdir())
-    with pytest.raises(DataError, match="would grow to"):
+    with pytest.raises(DataError, match="would unpack to"):
         import_files(log, [archive])
     assert sorted(tmp_path.iterdir()) == before
 
@@ -189,7 +189,7 @@ def test_a_damaged_archive_is_a_clear_error(log, sample, tmp_path, spoil):
 
 def test_a_place_that_is_not_there_is_a_clear_error(log, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="is no file and no folder"):
+    with pytest.raises(DataError, match="is neither a file nor a folder"):
         import_files(log, [tmp_path / "nothing.json"])
     with pytest.raises(DataError, match="is empty"):
         import_files(log, [tmp_path / "empty"])
@@ -386,7 +386,7 @@ def test_an_import_is_listed_as_a_job_with_what_came_of_it(home, sample, capsys)
     refused, done = store.find()
     (found,) = imports(ConversationLogger())
     assert (done.kind, done.state, done.here) == ("import", "completed", True)
-    assert done.reason == f"4 of 4 turns added; byoai import --undo {found.id} takes them back"
+    assert done.reason == f"4 of 4 turns added; byoai import --undo {found.id} removes them again"
     assert done.request["places"] == [str(sample("messages.jsonl").absolute())]
     assert (refused.state, refused.exit_code) == ("failed", DataError.exit_code) and "--me NAME" in refused.reason
 
@@ -397,7 +397,7 @@ def test_an_import_is_listed_as_a_job_with_what_came_of_it(home, sample, capsys)
         ([], 2, "name a file or folder to import"),
         (["--list", "--undo", "x"], 2, "name a file or folder to import"),
         (["--undo", "x", "--yes"], 3, "no import 'x'"),
-        (["nowhere.json", "--yes"], 3, "is no file and no folder"),
+        (["nowhere.json", "--yes"], 3, "is neither a file nor a folder"),
         (["whatsapp_ios.txt", "--yes"], 3, "--me NAME"),
         (["dolly.jsonl"], 2, "this is not a terminal, so nobody can confirm it: add --yes"),
         (["dolly.jsonl", "--yes", "--format", "wrong"], 2, "is not known"),
