@@ -33,7 +33,9 @@ def read(file: Path) -> Any:
     except ValueError as error:  # NUL in the name
         raise ConfigError(f"cannot read {str(file)!r}: {error}") from error
     if len(content) > _LARGEST:
-        raise ConfigError(f"{file} is not a configuration: it holds more than {_LARGEST >> 20} MB")
+        raise ConfigError(
+            f"{file} is not a configuration, since it has more than {_LARGEST >> 20} MB: choose another file"
+        )
     try:
         return copy.deepcopy(_known(content.decode("utf-8-sig"), str(file)))
     except UnicodeDecodeError as error:
@@ -62,7 +64,7 @@ def parse(text: str, origin: str) -> object:
         hint = ": indent with spaces, not with tabs" if said and "\\t" in said else ""
         raise ConfigError(f"{origin} contains YAML that byoai does not accept{where}: {said}{hint}") from error
     except yaml.YAMLError as error:  # a character that is not allowed in YAML
-        raise ConfigError(f"{origin} is not YAML: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"{origin} is not valid YAML: {str(error).splitlines()[0]}") from error
 
 
 class _Loader(yaml.SafeLoader):

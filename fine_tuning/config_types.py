@@ -83,7 +83,7 @@ def _own_word(text: str) -> str:
 def _own_name(text: str) -> str:
     if text and not re.search(r"[a-z0-9]", text, re.ASCII | re.IGNORECASE):
         raise ValueError(
-            "needs at least one letter a-z or a digit: the engine accepts no others, and other characters become '-'"
+            "needs at least one letter a-z or a digit: the engine accepts no others, so write the name with those"
         )
     return text
 

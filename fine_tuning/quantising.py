@@ -79,7 +79,10 @@ def compare_quantisations(
                 table += [made] if table else [now, made]
                 file.unlink()
     if not table:
-        raise ExportError(f"{version.tag} cannot be quantised to any of {', '.join(wanted)}")
+        raise ExportError(
+            f"{version.tag} cannot be quantised to any of {', '.join(wanted)}: the notes above say why. Choose others "
+            "with --only"
+        )
     best, why = recommend(table)
     watch.tell(Finished("done", why, version.tag, seconds=watch.seconds))
     return Compression(version.tag, tuple(table), len(rows), best, why)

@@ -223,12 +223,12 @@ def test_what_is_not_served_as_it_was_trained_is_never_registered(small_engine, 
             )
             assert main(["retrain", *arguments]) == 5
         (run,) = home.glob("runs/*")
-        assert "what would be trained is not what is served" in capsys.readouterr().err
+        assert "compute different things with this base" in capsys.readouterr().err
         assert not (run / "progress.jsonl").exists()
     with monkeypatch.context() as patch:  # an export with the rows of queries and keys in the wrong order
         patch.setattr(tensor_names, "rotary_order", lambda rows, heads: slice(None))
         assert main(["retrain", *arguments]) == 6
-    assert "what was exported is not what was trained" in capsys.readouterr().err
+    assert "the exported version differs from the trained one" in capsys.readouterr().err
     assert not versions(small_engine, NAME) and not Registry().list(NAME)
     (run,) = home.glob("runs/*")
     assert main(["retrain", *arguments]) == 0  # goes on with the same run

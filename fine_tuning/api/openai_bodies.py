@@ -272,7 +272,7 @@ def _call(call: Call, place: str) -> ToolCall:
     except (ValueError, RecursionError):
         arguments = None
     if not isinstance(arguments, dict):
-        raise ConfigError(f"{place}.tool_calls: the arguments of {call.function.name} are not a JSON object")
+        raise ConfigError(f"{place}.tool_calls: the arguments of {call.function.name} must be a JSON object")
     return ToolCall(call.function.name, arguments)
 
 

@@ -290,5 +290,5 @@ ALL_FORMATS = tuple(_FORMATS)
 
 def _known(format: str) -> _Format:
     if format not in _FORMATS:
-        raise DataError(f"unknown export format {format!r}: known are {', '.join(_FORMATS)}")
+        raise DataError(f"unknown export format {format!r}: choose one of {', '.join(_FORMATS)}")
     return _FORMATS[format]

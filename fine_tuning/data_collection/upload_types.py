@@ -57,7 +57,7 @@ def type_of(path: Path) -> Type:
 def _check_harmless(head: bytes, name: str, is_whole: bool) -> None:
     """Raise DataError for a program or a pickle."""
     if head.startswith(_PROGRAMS) and (not head.startswith(_TEXTUAL) or not _is_text(head) or head.startswith(b"#!/")):
-        raise DataError(f"{name} is a program: only data can be uploaded")
+        raise DataError(f"{name} is a program, but only data can be uploaded: choose another file")
     if is_pickle(head, is_whole):
         raise DataError(f"{name} is a Python pickle, which can run code: save the data as JSON lines or Parquet")
 

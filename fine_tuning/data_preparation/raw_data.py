@@ -230,7 +230,9 @@ def _csv(file: tuple[Path, str]) -> Iterator[tuple[str, object]]:
             if any(record.values()):
                 yield f"{path}, line {reader.line_num}", record
     except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: not valid CSV ({error})") from error
+        raise DataError(
+            f"{path}, line {reader.line_num}: not valid CSV ({error}). Correct the line, or choose another format"
+        ) from error
 
 
 def _text(file: tuple[Path, str]) -> Iterator[tuple[str, object]]:

@@ -340,9 +340,7 @@ class EmbeddedEngine:
     def _alone(self) -> Iterator[None]:
         """Hold the model's lock within the `with` block. Raises EngineError after ten minutes of waiting for it."""
         if not self._model_lock.acquire(timeout=_PATIENCE):
-            raise EngineError(
-                "another answer has been running for ten minutes: stop it (close its iterator), then ask again"
-            )
+            raise EngineError("another answer has been running for ten minutes: wait for it, or stop it and ask again")
         try:
             yield
         finally:

@@ -56,7 +56,10 @@ def check_template(template: str) -> None:
     answer = _renderer(os.getpid()).ask({"template": template})
     if "text" not in answer:
         why = answer.get("syntax") or answer["refused"]
-        raise EngineError(f"not a Jinja template ({why}): the embedded engine takes no Go templates")
+        raise EngineError(
+            f"this is not a Jinja template ({why}), and the embedded engine supports no Go templates: write it as a "
+            "Jinja template"
+        )
 
 
 @functools.lru_cache(maxsize=1)

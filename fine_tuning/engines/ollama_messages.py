@@ -40,7 +40,7 @@ def _plain(value: object) -> object:
         return base64.b64encode(value).decode()
     if isinstance(value, ollama.Tool):
         return value.model_dump(exclude_none=True)
-    raise TypeError(f"{type(value).__name__} is no JSON")
+    raise TypeError(f"{type(value).__name__} is not a JSON value")
 
 
 def conversation(tag: str, messages: list[dict[str, object]]) -> dict[str, Any]:

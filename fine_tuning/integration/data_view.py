@@ -235,7 +235,7 @@ def take_in(name: str, content: BinaryIO, size: int, limits: Uploads) -> Upload:
     does, and DataError for a file that may not be uploaded; nothing of the file is kept then.
     """
     if not size:
-        raise DataError(f"{name} is empty: there is nothing in it")
+        raise DataError(f"{name} is empty: choose another file")
     upload = uploads.create(name, size, "", limits)
     try:
         offset = 0

@@ -198,7 +198,7 @@ def _compare(
         refuses, takes = ("training", "the engine") if expected is None else ("the engine", "training")
         raise ParityError(
             f"{tag}, {case}: the template of {refuses} refuses the messages, while that of {takes} renders them as "
-            f"{expected or served!r}"
+            f"{expected or served!r}. Choose another base"
         )
     expected_tokens, served_tokens = encode(expected), encode(served)
     if expected_tokens == served_tokens:

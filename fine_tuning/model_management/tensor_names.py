@@ -79,8 +79,8 @@ def weights_of(base: GgufFile, model_folder: str | Path) -> dict[str, tuple[str,
         if tensor is None or tensor.shape != stored.shape[::-1]:
             theirs = str(tensor.shape[::-1]) if tensor else "it is not there"
             raise ExportError(
-                f"{model_folder} was not trained on {base.path}: {hf_name} is {stored.shape} there, and in the base "
-                f"{theirs}"
+                f"{model_folder} was not trained on {base.path}, because {hf_name} is {stored.shape} there, and in the "
+                f"base {theirs}: choose the base that it was trained on"
             )
         found[tensor.name] = (hf_name, stored)
     kept = {name for name in base.tensors if name in _COMPUTED or name.startswith(OTHER_SENSES)}
@@ -125,7 +125,7 @@ def _number(base: GgufFile, key: str) -> int:
     value = base.header.metadata.get(f"{base.header.architecture}.{key}")
     if not isinstance(value, int):
         raise ExportError(
-            f"{base.path} has no single value for {base.header.architecture}.{key}: models whose layers differ cannot "
-            "be exported yet"
+            f"{base.path} has no single value for {base.header.architecture}.{key}, and models whose layers differ "
+            "cannot be exported yet: choose another base"
         )
     return value

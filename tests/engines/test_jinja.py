@@ -67,7 +67,7 @@ def test_a_template_cannot_reach_beyond_its_messages(template: str) -> None:
 
 
 def test_a_go_template_is_refused() -> None:
-    with pytest.raises(EngineError, match="takes no Go templates"):
+    with pytest.raises(EngineError, match="supports no Go templates"):
         check_template("{{- range .Messages }}<|im_start|>{{ .Role }}{{ end }}")
 
 

@@ -49,7 +49,9 @@ def _function(name: str) -> Callable[[Path], Iterable[object]]:
             f"--format {name}: {error}. Name a module that can be imported from here, or a file, and a function in it"
         ) from error
     if not callable(found):
-        raise ConfigError(f"--format {name}: {function} is not a function")
+        raise ConfigError(
+            f"--format {name}: {function} is not a function. Name a function that yields the chats of a file"
+        )
     read: Callable[[Path], Iterable[object]] = found
     return read
 

@@ -274,7 +274,7 @@ def _readings(
     members = members_of(Path(place).expanduser())
     progress.total += sum(member.size for member in members)
     if not members:
-        raise DataError(f"{place} is empty: there is nothing to import")
+        raise DataError(f"{place} is empty: choose another file or folder")
     if wanted.format and (importer := importer_named(wanted.format)).whole:
         for member in members:
             found = Look("text", [])

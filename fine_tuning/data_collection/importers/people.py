@@ -67,7 +67,7 @@ def conversations(
     if now:
         yield _chat(now, chat)
     if names and not found and not apart:
-        raise DataError(f"{file} has no messages by {me!r}. {listed(names)}")
+        raise DataError(f"{file} has no messages by {me!r}: choose another name. {listed(names)}")
 
 
 def _chat(lines: Sequence[tuple[Line, bool]], chat: str) -> Chat:
