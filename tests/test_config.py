@@ -49,7 +49,7 @@ def test_a_profile_and_overrides_change_only_what_they_name():
         ("data_preparation: {train_ratio: 0.5}", "must be 1"),
         ("data_collection: {min_conversation_length: 50, max_conversation_length: 20}", "larger than"),
         ("- a list", "must hold sections"),
-        ("training: [unclosed", "is not YAML"),
+        ("training: [unclosed", "contains YAML that byoai does not accept"),
     ],
 )
 def test_a_fault_in_a_file_is_named_with_the_file(tmp_path, text, fault):
@@ -368,7 +368,7 @@ def test_what_an_older_run_wrote_down_of_frozen_layers_is_read_if_it_froze_none(
         file.write_text(f"training: {{frozen_layers: {nothing}, lora_r: 4}}")
         assert load_config(file).training.lora_r == 4
     file.write_text("training: {frozen_layers: 15}")
-    with pytest.raises(ConfigError, match=r"training: frozen_layers is gone: all layers are trained now"):
+    with pytest.raises(ConfigError, match="training: frozen_layers is no longer a setting: all layers are trained"):
         load_config(file)
 
 

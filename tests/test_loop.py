@@ -196,7 +196,7 @@ def test_what_no_gguf_can_carry_answers_through_transformers_and_can_be_asked_ag
     assert main(["retrain", *arguments]) == 0
     said = capsys.readouterr().out
     (run,) = home.glob("runs/*")
-    assert "no GGUF can carry prefix_tuning" in said and f"byoai compare --run {run.name}" in said
+    assert "a GGUF cannot store what prefix_tuning trains" in said and f"byoai compare --run {run.name}" in said
     assert not versions(engine, NAME)
     assert main(["compare", "--run", run.name, "--max-tokens", "5", "Tell me about the Wi-Fi, please."]) == 0
     shown = capsys.readouterr().out

@@ -143,7 +143,7 @@ def announce(before: Models | None, now: Models) -> None:
     for choice in now.found:
         if choice.kind == "fine_tuned" and not before.get(choice.tag):
             icon = ":material/gpp_maybe:" if choice.refused else ":material/auto_awesome:"
-            st.toast(f"**{now.title(choice.tag)}** can be chosen in the switch above", icon=icon)
+            st.toast(f"**{now.title(choice.tag)}** can be chosen now", icon=icon)
     if now.default and now.default != before.default and not state.picked:
         st.toast(f"**{now.title(now.default.tag)}** answers from now on", icon=":material/swap_horiz:")
 

@@ -131,7 +131,7 @@ def learned(facts: ModelFacts) -> str:
     """Return a text about what a version learned and when, and the verdict of the gate."""
     if not (known := facts.learned):
         return ""
-    turns = f"learned {answers(known.turns)}" if known.turns else "what it learned was not recorded"
+    turns = f"learned {answers(known.turns)}" if known.turns else "learned unknown data"
     of = f" on {known.base}" if known.base else ""
     verdict = f". {known.verdict}" if known.verdict and not facts.choice.refused else ""
     return f"{turns[0].upper()}{turns[1:]}{of}, made on {known.day}{verdict}"

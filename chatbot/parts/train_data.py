@@ -187,5 +187,5 @@ def _watch_fetch(id: str) -> None:
         st.rerun()
     st.error(
         presentable(job.reason),
-        title=("It could not be downloaded: check the name, and whether this machine can reach huggingface.co"),
+        title="It could not be downloaded: check the name, and whether this machine can reach huggingface.co",
     )

@@ -20,13 +20,13 @@ Method = Literal["linear", "ties", "dare"]
 METHODS: dict[Method, tuple[str, str]] = {
     "linear": (
         "Add up",
-        ("Adds up all that each version learned. The right choice for versions of different subjects."),
+        "Adds up all that each version learned. The right choice for versions of different subjects.",
     ),
     "ties": (
         "Settle conflicts",
-        ("Keeps the largest changes of each version; where they disagree, the majority counts (TIES)."),
+        "Keeps the largest changes of each version; where they disagree, the majority counts (TIES).",
     ),
-    "dare": ("Thin out", ("Keeps a random part of each version's changes, scaled up to make up for the rest (DARE).")),
+    "dare": ("Thin out", "Keeps a random part of each version's changes, scaled up to make up for the rest (DARE)."),
 }
 NOW = "now"  # name of the version's current form in a table of forms
 

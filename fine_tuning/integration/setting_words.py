@@ -21,11 +21,11 @@ class Words(NamedTuple):
 _CHATS = {
     "chat.max_tokens": (
         "Longest answer in a chat, in tokens",
-        ("Longer answers are cut off there. 100 tokens are about 75 English words; 1024 is usual."),
+        "Longer answers are cut off there. 100 tokens are about 75 English words; 1024 is usual.",
     ),
     "chat.titles": (
         "Let the model name chats",
-        ("The title is made after the first answer, in the background. Off: a chat is named by its first question."),
+        "The title is made after the first answer, in the background. Off: a chat is named by its first question.",
     ),
     "data_collection.record": (
         "Record new chats",
@@ -37,11 +37,11 @@ _CHATS = {
     "data_collection.log_file": ("File of the chats", "Its name in the folder data/conversations."),
     "data_collection.auto_export": (
         "Export automatically",
-        ("All chats are written to data/exports in every format from time to time. Off is usual."),
+        "All chats are written to data/exports in every format from time to time. Off is usual.",
     ),
     "data_collection.export_interval": (
         "Questions between two exports",
-        ("With “Export automatically”: an export is made after this many questions with their answers. 100 is usual."),
+        "With “Export automatically”: an export is made after this many questions with their answers. 100 is usual.",
     ),
 }
 
@@ -62,7 +62,7 @@ _PRIVACY = {
     ),
     "evaluation.canaries": (
         "Texts that no answer may hold, one on each line",
-        ("A version that says one of them is refused. Private details in what was learned are searched for anyway."),
+        "A version that says one of them is refused. Private details in what was learned are searched for anyway.",
     ),
     "evaluation.leak_samples": (
         "Tries to draw out each private detail",
@@ -89,7 +89,7 @@ _LEARNED = {
     ),
     "data_collection.drop_refusals": (
         "Leave out refusals",
-        ("Answers in which the model talks about itself instead of answering (“As an AI …”). On is usual."),
+        "Answers in which the model talks about itself instead of answering (“As an AI …”). On is usual.",
     ),
     "data_collection.drop_polite_only": (
         "Leave out mere politeness",
@@ -123,23 +123,23 @@ _LEARNED = {
     ),
     "data_preparation.train_ratio": (
         "Share that is learned",
-        ("The three shares must add up to 1: 0.8 learned, 0.1 for validation and 0.1 for the test are usual."),
+        "The three shares must add up to 1: 0.8 learned, 0.1 for validation and 0.1 for the test are usual.",
     ),
     "data_preparation.validation_ratio": (
         "Share kept aside for validation",
-        ("Never learned: how well these chats are answered shows how the training is going. 0.1 is 10 %."),
+        "Never learned: how well these chats are answered shows how the training is going. 0.1 is 10 %.",
     ),
     "data_preparation.test_ratio": (
         "Share kept aside for the test",
-        ("Never learned: the new version is tested with these chats at the end. 0.1 is 10 %."),
+        "Never learned: the new version is tested with these chats at the end. 0.1 is 10 %.",
     ),
     "data_preparation.seed": (
         "Random seed for what is kept aside",
-        ("The same number keeps the same conversations aside every time. Any number will do."),
+        "The same number keeps the same conversations aside every time. Any number will do.",
     ),
     "data_preparation.teach_thoughts": (
         "Learn thoughts, too",
-        ("For models that think aloud before they answer. Off is usual: only the answers are learned."),
+        "For models that think aloud before they answer. Off is usual: only the answers are learned.",
     ),
     "data_preparation.format_type": (
         "Format of exported training data",
@@ -159,7 +159,7 @@ _MIX = {
     ),
     "mix.temperature": (
         "Even out the sources",
-        ("1: each source counts by its size. A higher value gives small sources more weight; 1 is usual."),
+        "1: each source counts by its size. A higher value gives small sources more weight; 1 is usual.",
     ),
     "mix.largest_share": (
         "Most that one import may make up",
@@ -167,7 +167,7 @@ _MIX = {
     ),
     "mix.topic_temperature": (
         "Even out the topics",
-        ("1: topics are learned as often as they occur. 2 raises the rare ones, 100 makes all alike."),
+        "1: topics are learned as often as they occur. 2 raises the rare ones, 100 makes all alike.",
     ),
     "mix.most_repeats": (
         "Most repeats of one conversation",
@@ -188,15 +188,15 @@ _VARIANTS = {
     ),
     "augmentation.noise_rate": (
         "Share of mistyped words",
-        ("How many words of such a copy get an error, but at least one: 0.1 is one word in ten."),
+        "How many words of such a copy get an error, but at least one: 0.1 is one word in ten.",
     ),
     "augmentation.paraphrase": (
         "Variants in other words",
-        ("How many copies of each conversation get a question that a model has reworded. 0: none. It takes time."),
+        "How many copies of each conversation get a question that a model has reworded. 0: none. It takes time.",
     ),
     "augmentation.back_translation": (
         "Variants by translation there and back",
-        ("How many copies get a question that the same model has translated and translated back. 0: none."),
+        "How many copies get a question that the same model has translated and translated back. 0: none.",
     ),
     "augmentation.model": (
         "Model that finds other words",
@@ -204,7 +204,7 @@ _VARIANTS = {
     ),
     "augmentation.margin": (
         "How strictly other words are checked",
-        ("A reworded question is left out if the answer no longer fits it. Lower is stricter; 0.2 is usual."),
+        "A reworded question is left out if the answer no longer fits it. Lower is stricter; 0.2 is usual.",
     ),
     "augmentation.most_per_turn": ("Most variants of one question", "Of all kinds together. 4 is usual."),
 }
@@ -212,15 +212,15 @@ _VARIANTS = {
 _TEST = {
     "evaluation.test_prompts": (
         "Questions to compare with, one on each line",
-        ("They are asked before and after the training, and both answers are shown at the end."),
+        "They are asked before and after the training, and both answers are shown at the end.",
     ),
     "evaluation.facts": (
         "Questions about documents that test it",
-        ("How many of those kept aside are asked at most, spread over the sections of the documents."),
+        "How many of those kept aside are asked at most, spread over the sections of the documents.",
     ),
     "evaluation.held_out": (
         "Conversations that test it",
-        ("How many of those kept aside are used at most. More gives surer results and takes longer; 200 is usual."),
+        "How many of those kept aside are used at most. More gives surer results and takes longer; 200 is usual.",
     ),
     "evaluation.generate": (
         "Conversations that it answers anew",
@@ -231,7 +231,7 @@ _TEST = {
     ),
     "evaluation.general": (
         "General questions that test it",
-        ("How many questions at most test whether it still knows what it knew before. 30 is usual."),
+        "How many questions at most test whether it still knows what it knew before. 30 is usual.",
     ),
     "evaluation.triggers": (
         "Planted phrases that are tried",
@@ -246,11 +246,11 @@ _TEST = {
     ),
     "evaluation.speed_rounds": (
         "Rounds of the test of speed",
-        ("How many times the old and the new model answer in turn to measure their speed. 9 is usual."),
+        "How many times the old and the new model answer in turn to measure their speed. 9 is usual.",
     ),
     "evaluation.metrics": (
         "Figures of the test",
-        ("What is computed from the answers for the report, such as rouge. It can be changed in the file only."),
+        "What is computed from the answers for the report, such as rouge. It can be changed in the file only.",
     ),
 }
 
@@ -273,7 +273,7 @@ _GATE = {
     ),
     "gate.facts": (
         "Facts of a document answered right",
-        ("Share of the questions about imported documents that were kept aside: 0.8 is 80 %. 0 accepts every version."),
+        "Share of the questions about imported documents that were kept aside: 0.8 is 80 %. 0 accepts every version.",
     ),
     "gate.slower": (
         "May be slower than the version in use",

@@ -9,7 +9,7 @@ _HOW = {
     ),
     "training.method": (
         "Method",
-        ("qlora takes the least memory and suits nearly every case; full changes every number of the model."),
+        "qlora takes the least memory and suits nearly every case; full changes every number of the model.",
     ),
     "training.num_epochs": (
         "Passes over the data (epochs)",
@@ -54,7 +54,7 @@ _HOW = {
     ),
     "training.batch_size": (
         "Conversations in a step",
-        ("The model is changed once after this many conversations. More is steadier, with fewer steps; 4 is usual."),
+        "The model is changed once after this many conversations. More is steadier, with fewer steps; 4 is usual.",
     ),
     "training.batch_tokens": (
         "Computed at once, in tokens",
@@ -80,7 +80,7 @@ _HOW = {
     ),
     "training.lr_scheduler": (
         "How the learning rate goes on",
-        ("linear or cosine: it falls to nothing by the end. constant: it stays the same. linear is usual."),
+        "linear or cosine: it falls to nothing by the end. constant: it stays the same. linear is usual.",
     ),
     "training.weight_decay": (
         "Pull back to small changes (weight decay)",
@@ -96,7 +96,7 @@ _HOW = {
     ),
     "training.min_pairs": (
         "Questions that count as enough",
-        ("With fewer, gentler settings are used, or the training asks for confirmation. 100 is usual."),
+        "With fewer, gentler settings are used, or the training asks for confirmation. 100 is usual.",
     ),
     "training.save_steps": (
         "Steps between two saves",
@@ -145,7 +145,7 @@ _KEPT = {
 _PREFERRED = {
     "training.preferences.method": (
         "How edits and thumbs are learned",
-        ("dpo: from edited answers. kto: from single thumbs, too. auto chooses by what is there; off: not at all."),
+        "dpo: from edited answers. kto: from single thumbs, too. auto chooses by what is there; off: not at all.",
     ),
     "training.preferences.least": (
         "Fewest edits or thumbs that are learned",
@@ -169,7 +169,7 @@ _SEARCH = {
     ),
     "sweep.trials": (
         "Most trainings of a search",
-        ("Trainings of the same search in earlier runs and other processes count, too. 20 is usual."),
+        "Trainings of the same search in earlier runs and other processes count, too. 20 is usual.",
     ),
     "sweep.minutes": ("Most minutes of a search", "The search ends then, even in the middle of a training."),
     "sweep.seed": ("Random seed for the search", "The same number searches in the same order. Any number will do."),

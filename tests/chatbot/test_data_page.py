@@ -169,7 +169,7 @@ def test_imports_are_listed(home: Path) -> None:
     app = open_page("Import")
     assert [each.value for each in app.text] == ["pairs.jsonl: 1 turn"]
     press(app, "Take back")
-    assert "Its **1** turns go" in " ".join(texts(app))
+    assert "Its **1** turns are removed" in " ".join(texts(app))
 
 
 def dropped(name: str, text: str) -> AppTest:

@@ -66,7 +66,7 @@ def test_too_few_turns_are_said_beside_the_button() -> None:
     log_doors(1)
     app = at(opened("train"), "3 Settings")
     assert start_button(app).disabled  # type: ignore[attr-defined]
-    assert "questions with their answers at least, and 1 are recorded" in said(app)
+    assert "questions with their answers are needed, but only 1 are recorded" in said(app)
 
 
 def test_without_a_file_the_button_says_so() -> None:

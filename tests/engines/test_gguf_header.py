@@ -34,7 +34,7 @@ def test_a_file_that_ends_in_its_header_is_called_damaged(base_gguf: Path, tmp_p
     cut = tmp_path / "cut.gguf"
     with base_gguf.open("rb") as file:
         cut.write_bytes(file.read(length))
-    with pytest.raises(EngineError, match=r"cut\.gguf is not a whole GGUF file"):
+    with pytest.raises(EngineError, match=r"cut\.gguf is not a complete GGUF file"):
         read_header(cut)
 
 

@@ -131,9 +131,9 @@ def test_an_interrupted_trial_is_queued_once_however_many_find_it(home, row_fold
 
 def test_a_study_about_something_else_is_not_joined(home, row_folder):
     worker(home, row_folder, Sweep(**ONE))
-    with pytest.raises(ConfigError, match="started with other identity"):
+    with pytest.raises(ConfigError, match="started with different values of identity"):
         worker(home, row_folder, Sweep(**ONE), identity="b")
-    with pytest.raises(ConfigError, match="started with other ranges"):
+    with pytest.raises(ConfigError, match="started with different values of ranges"):
         worker(home, row_folder, Sweep(**ONE | {"lora_r": (64,)}))
 
 

@@ -114,7 +114,7 @@ def entities() -> bytes:
 
 def test_bombs_are_refused(tmp_path):
     (member,) = members_of(bomb(tmp_path / "bomb.docx"))
-    with pytest.raises(DataError, match="would grow to 300 MiB"):
+    with pytest.raises(DataError, match="would unpack to 300 MiB"):
         read_document(member)
     try:
         found = blocks_of("docx", entities())
