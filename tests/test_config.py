@@ -213,8 +213,8 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
-        (b"training: {lora_r: 1, lora_r: 2}", "line 1, column 23: lora_r is there twice"),
-        (b"training: {}\ngate: {}\ntraining: {}", "line 3, column 1: training is there twice"),
+        (b"training: {lora_r: 1, lora_r: 2}", "line 1, column 23: lora_r is given twice"),
+        (b"training: {}\ngate: {}\ntraining: {}", "line 3, column 1: training is given twice"),
         (BOMB.encode(), "more than 10000 values"),
         (b"training: &t [*t]", "contains the alias"),
         (b"training: &t {replay: *t}", "contains the alias"),

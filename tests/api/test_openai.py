@@ -232,7 +232,7 @@ def test_a_parameter_that_would_be_ignored_is_refused_by_name(
                     {"role": "tool", "tool_call_id": "c1", "content": "1"},
                 ]
             },
-            "takes texts only",
+            "supports neither images nor tools",
         ),
         (
             {
@@ -241,7 +241,7 @@ def test_a_parameter_that_would_be_ignored_is_refused_by_name(
                     *FRANCE,
                 ]
             },
-            "no JSON object",
+            "must be a JSON object",
         ),
     ],
 )

@@ -282,7 +282,7 @@ def nowhere(home, monkeypatch):
         (["retrain", "--profile", "../secret"], 2, "../secret"),
         (["retrain", "--profile", "nosuch"], 2, "nosuch"),
         (["retrain", "--profile", "a\0b"], 2, "NUL"),
-        (["retrain", "--profile", "sample,,"], 2, "cannot be a name"),
+        (["retrain", "--profile", "sample,,"], 2, "cannot be used as a name"),
         (["retrain", "--config", "a\0b"], 2, "NUL"),
         (["retrain", "--config", "/"], 2, "cannot read"),
         (["retrain", "--if-new", "-3"], 2, "--if-new"),

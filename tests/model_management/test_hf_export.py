@@ -54,7 +54,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_model_of_pickles_is_refused(folder: Path, tmp_path: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(ExportError, match=r"holds no model\*\.safetensors.*pickles"):
+    with pytest.raises(ExportError, match=r"contains no model\*\.safetensors.*pickles"):
         convert_model(folder, tmp_path / "out.gguf")
 
 

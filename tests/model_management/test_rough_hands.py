@@ -53,7 +53,7 @@ TAG, LATEST, RUN, WEIGHTS = "tag", "latest", "run", "weights"
 @pytest.mark.parametrize(
     ("gone", "said", "refused"),
     [
-        ({LATEST}, "latest is gone from .*`byoai use v1` lets .*:v1 answer again", ""),
+        ({LATEST}, "latest is gone from .*`byoai use v1` puts .*:v1 back in use", ""),
         ({TAG, LATEST}, ":v1 was live, and is gone from .*`byoai use v1` makes it again from its run", ""),
         (
             {TAG, LATEST, RUN},

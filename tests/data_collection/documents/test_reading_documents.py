@@ -78,9 +78,9 @@ def test_the_kind_is_told_by_the_content_then_the_name(content, name, kind):
     [
         (b"\xd0\xcf\x11\xe0" + bytes(600), "x.doc", "save it as .docx"),
         (b"PK\x03\x04" + bytes(60), "x.zip", "is an archive"),
-        (b"\x89PNG\r\n\x1a\n" + bytes(range(256)), "x.png", "is no text"),
-        (b"hello", "x.pdf", "is no PDF file"),
-        (b"hello", "x.docx", "is no DOCX file"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(range(256)), "x.png", "is not text"),
+        (b"hello", "x.pdf", "is not a PDF file"),
+        (b"hello", "x.docx", "is not a DOCX file"),
     ],
 )
 def test_what_is_no_document_is_a_sentence(content, name, said):
