@@ -306,7 +306,7 @@ def _one(connection: Connection, name: str, number: int) -> Version:
             f"v{each['number']}"
             for each in connection.execute("SELECT number FROM versions WHERE name = ? ORDER BY number", (name,))
         ]
-        raise ModelNotFound(f"{name} has no version {number}. It has: {', '.join(known) or 'none yet'}.")
+        raise ModelNotFound(f"{name} has no version {number}. Its versions: {', '.join(known) or 'none yet'}.")
     return _version(row)
 
 
