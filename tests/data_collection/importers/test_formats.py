@@ -769,9 +769,9 @@ def test_a_format_can_be_named(log, tmp_path):
     file.write_text('{"instruction": "i", "output": "o", "question": "q", "answer": "a"}\n')
     import_files(log, [file], Wanted(format="columns"))
     assert [turn.user_message for turn in log.turns()] == ["q"]
-    with pytest.raises(ConfigError, match="is not known: chatgpt"):
+    with pytest.raises(ConfigError, match="is not known: use chatgpt"):
         import_files(log, [file], Wanted(format="chatGTP"))
-    with pytest.raises(DataError, match="cannot be WhatsApp"):
+    with pytest.raises(DataError, match="cannot be in the format WhatsApp"):
         import_files(log, [file], Wanted(format="whatsapp"))
 
 
