@@ -112,8 +112,7 @@ class Answer:
                 self.incomplete = "stopped"
                 return
         raise EngineError(
-            f"{self.model} broke off in the middle of its answer: ask again, and if it stays so, read the engine's "
-            "own log"
+            f"{self.model} stopped in the middle of its answer: ask again. If it happens again, read the engine's log"
         )
 
     def end(self) -> None:
@@ -257,7 +256,7 @@ class Chat:
         with self._lock:
             path = self._tree().path(turn_id) if turn_id else self._path()
         if not path:
-            raise DataError("there is no answer yet that could be given anew: ask something first")
+            raise DataError("there is no answer yet that could be given again: ask something first")
         return self.ask_instead(engine, tag, path[-1].id, path[-1].user_message)
 
     def dismiss(self) -> None:
@@ -305,7 +304,7 @@ class Chat:
             with closing(stream):
                 answer.read(stream)
             if not split_thoughts(answer.text).answer.strip() and not answer.incomplete and not answer.forgotten:
-                raise EngineError(f"{answer.model} said nothing: ask again, or in other words")
+                raise EngineError(f"{answer.model} gave an empty answer: ask again, or in other words")
             if answer.text.strip():
                 turn = self._keep(engine, answer, digest, time.monotonic() - started)
         except (ByoaiError, OSError) as error:

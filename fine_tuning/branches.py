@@ -122,7 +122,7 @@ class Tree:
 
     def _find(self, id: str) -> int:
         if (here := self._place.get(id)) is None:
-            raise TurnNotFound(f"no turn {id!r} in this chat: it was deleted, or never there")
+            raise TurnNotFound(f"this chat has no turn {id!r}: it was deleted, or the id is wrong")
         return here
 
     def __contains__(self, id: object) -> bool:

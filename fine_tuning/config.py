@@ -108,7 +108,9 @@ class DataCollection(_Section):
     @model_validator(mode="after")
     def _ordered(self) -> "DataCollection":
         if self.min_conversation_length > self.max_conversation_length:
-            raise ValueError("min_conversation_length is larger than max_conversation_length")
+            raise ValueError(
+                "min_conversation_length is larger than max_conversation_length: lower it, or raise the other"
+            )
         return self
 
 
@@ -128,9 +130,9 @@ class DataPreparation(_Section):
     def _whole(self) -> "DataPreparation":
         total = self.train_ratio + self.validation_ratio + self.test_ratio
         if abs(total - 1) > 1e-6:
-            raise ValueError(f"train_ratio + validation_ratio + test_ratio is {total:g}, and must be 1")
+            raise ValueError(f"train_ratio + validation_ratio + test_ratio is {total:g}, but must be 1")
         if self.train_ratio == 0:
-            raise ValueError("train_ratio is 0: nothing would be learned")
+            raise ValueError("train_ratio is 0, so nothing would be learned: raise it")
         return self
 
 
@@ -410,7 +412,7 @@ def _read(file: Path) -> dict[str, object]:
         known = ", ".join(
             sorted(p.stem for p in paths.DEFAULT_CONFIG.parent.glob("*.yaml") if p.name != paths.DEFAULT_CONFIG.name)
         )
-        raise ConfigError(f"cannot read {file}: {error.strerror}. Known in config/: {known}") from error
+        raise ConfigError(f"cannot read {file}: {error.strerror}. Profiles in config/: {known}") from error
     if value is None:
         return {}
     if not isinstance(value, dict):

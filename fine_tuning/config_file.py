@@ -33,7 +33,9 @@ def read(file: Path) -> Any:
     except ValueError as error:  # NUL in the name
         raise ConfigError(f"cannot read {str(file)!r}: {error}") from error
     if len(content) > _LARGEST:
-        raise ConfigError(f"{file} is not a configuration: it holds more than {_LARGEST >> 20} MB")
+        raise ConfigError(
+            f"{file} is not a configuration, since it has more than {_LARGEST >> 20} MB: choose another file"
+        )
     try:
         return copy.deepcopy(_known(content.decode("utf-8-sig"), str(file)))
     except UnicodeDecodeError as error:
@@ -60,9 +62,9 @@ def parse(text: str, origin: str) -> object:
         mark, said = error.problem_mark or error.context_mark, error.problem or error.context
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         hint = ": indent with spaces, not with tabs" if said and "\\t" in said else ""
-        raise ConfigError(f"{origin} is not YAML that byoai reads{where}: {said}{hint}") from error
+        raise ConfigError(f"{origin} contains YAML that byoai does not accept{where}: {said}{hint}") from error
     except yaml.YAMLError as error:  # a character that is not allowed in YAML
-        raise ConfigError(f"{origin} is not YAML: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"{origin} is not valid YAML: {str(error).splitlines()[0]}") from error
 
 
 class _Loader(yaml.SafeLoader):
@@ -81,7 +83,7 @@ class _Loader(yaml.SafeLoader):
         node = super().compose_node(parent, index)
         self._depth -= 1
         if isinstance(event, yaml.AliasEvent) and node not in self._sizes:
-            raise _fault("an alias (*name) that is itself a part of what it names: write the value out", event)
+            raise _fault("an alias (*name) refers to a value that contains the alias: write the value out", event)
         if node is not None and node not in self._sizes:
             self._sizes[node] = 1 + sum(self._sizes[each] for each in _parts(node))
             if self._sizes[node] > _MOST:
@@ -92,9 +94,9 @@ class _Loader(yaml.SafeLoader):
         seen = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:null":
-                raise _fault("a key must be a text", key)
+                raise _fault("a key must be text", key)
             if key.value in seen:
-                raise _fault(f"{key.value} is there twice", key)
+                raise _fault(f"{key.value} is given twice: leave one of them out", key)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 

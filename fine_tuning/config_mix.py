@@ -27,7 +27,7 @@ class Mix(Section):
     @model_validator(mode="after")
     def _no_more_than_all(self) -> "Mix":
         if (total := sum(self.shares.values())) > 1 + 1e-6:
-            raise ValueError(f"the shares add up to {total:g}, and may be at most 1 together")
+            raise ValueError(f"the shares add up to {total:g}, but may add up to at most 1: lower some of them")
         return self
 
     def __hash__(self) -> int:

@@ -25,7 +25,7 @@ def host_of(text: str) -> str:
     host = text.strip().lower().removeprefix("[").removesuffix("]").rstrip(".")
     if not _HOST.fullmatch(host) and address_of(host) is None:
         raise ValueError(
-            "is not a host: write its name or its address alone, e.g. hooks.example.org, localhost or 192.168.1.5"
+            "is not a host: write only its name or address, e.g. hooks.example.org, localhost or 192.168.1.5"
         )
     address = address_of(host)
     return str(address) if address else host
@@ -55,7 +55,9 @@ class Notify(Section):
     @model_validator(mode="after")
     def _can_be_sent(self) -> "Notify":
         if self.command and not self.command[0].strip():
-            raise ValueError("command names no program")
+            raise ValueError(
+                "command is blank: begin it with the program to run, such as [notify-send, done], or leave it out"
+            )
         if self.url is not None:
             host = host_of(str(split(self.url).hostname))
             if host not in self.allow_hosts:
@@ -71,13 +73,14 @@ def split(url: str) -> SplitResult:
     """
     if not url.isascii() or not url.isprintable() or set(url) & set(' \\"<>'):
         raise ValueError(
-            "url holds spaces, or characters that no URL has: write them as %20, %C3%BC ..., and a name as xn--..."
+            "url contains spaces or characters that are not allowed in a URL: write them as %20, %C3%BC ..., and a "
+            "host name as xn--..."
         )
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
-        raise ValueError("url has an invalid host or port") from None
+        raise ValueError("url has an invalid host or port: write it as https://HOST or https://HOST:PORT") from None
     if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
         raise ValueError("url must begin with https://HOST or http://HOST")
     if parts.username is not None or parts.password is not None:

@@ -39,7 +39,7 @@ def runs_dir(name: str) -> Path:
     """
     folder = paths.within_home(paths.home() / name)
     if paths.is_taken(folder):  # pruning and forgetting remove folders in it
-        raise ConfigError(f"{folder} holds other things than runs: name a folder for the runs alone")
+        raise ConfigError(f"{folder} contains other things than runs: choose a folder that is only for runs")
     return folder
 
 
@@ -130,7 +130,9 @@ class Training(_Section):
         """Accept and ignore the key `frozen_layers` of older configurations if it is 0, else raise ValueError."""
         if isinstance(values, dict) and "frozen_layers" in values:
             if values["frozen_layers"] not in (0, "0", None):
-                raise ValueError("frozen_layers is gone: all layers are trained now, which learns more. Leave it out")
+                raise ValueError(
+                    "frozen_layers is no longer a setting: all layers are trained now, which learns more. Leave it out"
+                )
             values = {key: value for key, value in values.items() if key != "frozen_layers"}
         return values
 
@@ -138,7 +140,10 @@ class Training(_Section):
     def _options_belong_to_the_method(self) -> "Training":
         flags = [name for name in ("use_dora", "use_rslora") if getattr(self, name)]
         if flags and self.method not in (FineTuningMethod.LORA, FineTuningMethod.QLORA):
-            raise ValueError(f"{' and '.join(flags)} belong to method lora or qlora, not to {self.method}")
+            raise ValueError(
+                f"{' and '.join(flags)} can be used only with method lora or qlora, not with {self.method}: leave out "
+                "either"
+            )
         if self.folds and (self.folds < 2 or not self.early_stop):
             raise ValueError(
                 "folds must be at least 2, and needs early_stop: true, since early stopping ends the training of each "
@@ -146,8 +151,8 @@ class Training(_Section):
             )
         if self.base_weights in ("quantised", "nf4") and (self.method != FineTuningMethod.QLORA or self.use_dora):
             raise ValueError(
-                f"base_weights: {self.base_weights} belongs to method qlora without DoRA (DoRA needs the weights "
-                "in full precision)"
+                f"base_weights: {self.base_weights} can be used only with method qlora and without DoRA, which needs "
+                "the weights in full precision: leave base_weights out"
             )
         return self
 
@@ -170,9 +175,9 @@ class Sweep(_Section):
     def _ranges(self) -> "Sweep":
         low, high = self.learning_rate
         if low > high:
-            raise ValueError(f"learning_rate goes from {low:g} down to {high:g}: the lower end comes first")
+            raise ValueError(f"learning_rate: the lower end must come first, but {low:g} is above {high:g}")
         for key in ("lora_r", "lora_alpha", "lora_dropout", "num_epochs", "batch_size"):
             values = getattr(self, key)
             if len(set(values)) != len(values):
-                raise ValueError(f"{key} names a value twice: {list(values)}")
+                raise ValueError(f"{key} contains a value twice: {list(values)}")
         return self

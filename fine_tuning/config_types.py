@@ -50,12 +50,14 @@ def _unicode(text: str) -> str:
     try:
         return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
     except UnicodeDecodeError as error:
-        raise ValueError(f"is not text: half of a surrogate pair ({error.reason})") from None
+        raise ValueError(
+            f"is not valid text, because it contains half of a character ({error.reason}): type it again as UTF-8"
+        ) from None
 
 
 def _visible(text: str) -> str:
     if any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in text):
-        raise ValueError("holds a control character or a line break")
+        raise ValueError("contains a control character or a line break: remove it")
     return text
 
 
@@ -74,14 +76,14 @@ def _language(value: object) -> str:
 
 def _own_word(text: str) -> str:
     if not any(character.isalnum() for character in text):
-        raise ValueError("holds no letter or digit, so that no search could find it")
+        raise ValueError("contains no letter or digit, so that no search could find it: write a word")
     return text.strip()
 
 
 def _own_name(text: str) -> str:
     if text and not re.search(r"[a-z0-9]", text, re.ASCII | re.IGNORECASE):
         raise ValueError(
-            "needs at least one letter of a-z, or a digit: the engine takes no others, and all else becomes '-'"
+            "needs at least one letter a-z or a digit: the engine accepts no others, so write the name with those"
         )
     return text
 
@@ -89,7 +91,7 @@ def _own_name(text: str) -> str:
 def _own_prefix(text: str) -> str:
     if not _PREFIX.fullmatch(text) or ".." in text:
         raise ValueError(
-            "must be 1 to 40 letters (a-z), digits, '_', '-' and '.', a letter, digit or '_' first: "
+            "must be 1 to 40 of the characters a-z, 0-9, '_', '-' and '.', and begin with a letter, a digit or '_': "
             "byoai recognises the models that it made by this prefix"
         )
     return text

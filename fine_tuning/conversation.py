@@ -124,7 +124,7 @@ def order_faults(messages: Sequence[Message]) -> list[str]:
     """
     lead = 1 if messages and messages[0].role == "system" else 0
     return [
-        f"message {index} is {message.role!r}, and must be {expected!r}"
+        f"message {index} is {message.role!r}, but must be {expected!r}"
         for index, message in enumerate(messages[lead:], lead)
         if message.role != (expected := ("user", "assistant")[(index - lead) % 2])
     ]

@@ -7,11 +7,10 @@ from fine_tuning.engines.base import Engine
 from fine_tuning.errors import ConfigError
 from fine_tuning.events import Watch
 from fine_tuning.judging import evaluate
-from fine_tuning.model_management.model_pruner import run_of
 from fine_tuning.model_management.model_registry import Registry, Version
 from fine_tuning.planning import collect, make_plan
-from fine_tuning.resuming import plan_of_run
-from fine_tuning.runs import Run, only_one
+from fine_tuning.resuming import plan_of_run, run_behind
+from fine_tuning.runs import only_one
 from fine_tuning.workshop import Workshop
 
 if TYPE_CHECKING:
@@ -38,13 +37,12 @@ def evaluate_again(
     version = registry.get(name, number) if number is not None else live
     if version is None:
         raise ConfigError(f"nothing to evaluate: {name} has no live version. `byoai retrain` makes one")
-    folder = run_of(version)
-    if folder is None or not Run(folder).inputs.exists():
+    run = run_behind(version, "evaluated")
+    if not run.inputs.exists():
         raise ConfigError(
-            f"{version.tag} cannot be evaluated: what its run held out is missing "
-            f"({version.run or 'it was made elsewhere'})"
+            f"{version.tag} cannot be evaluated, because the chats to test it are not on this machine: choose another "
+            "version, or retrain"
         )
-    run = Run(folder)
     settings = load_config(run.config)
     if live and live.number == version.number:  # the live version cannot be better than itself
         settings = settings.changed({"gate.better": False})

@@ -88,7 +88,10 @@ def examine(config: FineTuningConfig, engine: Engine, *wanted: str, matching: st
     chosen = set(started)
     if matching is not None:
         if len("".join(matching.split())) < _SHORTEST:
-            raise DataError(f"{matching!r} is too short to search for: nearly everything would be forgotten")
+            raise DataError(
+                f"{matching!r} is too short to search for, since nearly everything would be forgotten: give a longer "
+                "text"
+            )
         chosen |= {id for each in _logs(config) for id in each.find(matching)}
     turns = [turn for each in _logs(config) for turn in each.turns(include_excluded=True)] if wanted else []
     questions = [answers for session in conversations_of(turns) for answers in Tree(session.turns).questions()]
@@ -98,10 +101,12 @@ def examine(config: FineTuningConfig, engine: Engine, *wanted: str, matching: st
         together = [answers for answers in questions if any(id in (turn.id, turn.session_id) for turn in answers)]
         named = {turn.id for answers in together for turn in answers} | ({id} & deleted)
         if not named and not started:  # an interrupted call may have removed the turn already
-            raise TurnNotFound(f"no turn or session {id!r} in {log.path}: --matching TEXT searches for what was said")
+            raise TurnNotFound(f"{log.path} has no turn or session {id!r}: --matching TEXT searches for what was said")
         chosen |= named
     if not wanted and matching is None and not started:
-        raise DataError("no stopped `forget` to continue: name the turn or session to forget, or use --matching TEXT")
+        raise DataError(
+            "there is no stopped `forget` to continue: name the turn or session to forget, or use --matching TEXT"
+        )
     reconcile(
         engine, Registry(), config.tuned_name()
     )  # a version unknown to the registry may have been trained on the turns
@@ -357,13 +362,13 @@ def _teach_again(config: FineTuningConfig, engine: Engine, watch: Watch) -> tupl
         outcome = retrain(config, engine, watch, Request(force=True))
     except (NoConversations, TooLittleData) as error:
         watch.note(
-            f"too little is left to train on ({error}), so no new version is made; those that learned the text "
+            f"too little is left to train on ({error}), so no new version is made; the versions that learned the text "
             "are removed now"
         )
         return "", ""
     if not isinstance(outcome, NewVersion):
         return "", f"no new version was made ({outcome.reason})"
-    return (outcome.tag, "") if outcome.live else ("", f"{outcome.tag} was made, and did not go live")
+    return (outcome.tag, "") if outcome.live else ("", f"{outcome.tag} was made, but did not go live")
 
 
 def _retire(engine: Engine, watch: Watch, versions: Collection[Version]) -> None:
@@ -380,10 +385,10 @@ def _retire(engine: Engine, watch: Watch, versions: Collection[Version]) -> None
         if live is None or (name, live.number) not in gone:
             continue
         if previous and (name, previous.number) not in gone:
-            watch.note(f"{use(engine, registry, name, previous.number).tag} answers again")
+            watch.note(f"{use(engine, registry, name, previous.number).tag} is in use again")
         else:
             step_down(engine, registry, name)
-            watch.note(f"{latest_tag(name)} is removed: the base answers")
+            watch.note(f"{latest_tag(name)} is removed: the base model is used again")
     for version in versions:
         if version.made_here:
             remove_version(engine, registry, version)

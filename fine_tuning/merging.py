@@ -61,7 +61,7 @@ class Part:
         if not (self.run.adapter / "adapter_config.json").exists():
             raise ConfigError(
                 f"{self.tag} cannot be merged: it was trained by {self.version.method or 'an unknown method'}, which "
-                "left no LoRA adapter. Versions of the methods lora and qlora can be"
+                "left no LoRA adapter. Choose versions of the methods lora or qlora"
             )
         pairs = read_adapter(self.run.adapter)
         if any(pair.has_magnitude for pair in pairs):
@@ -70,7 +70,9 @@ class Part:
                 "up. Choose versions that were trained with use_dora: false"
             )
         if any(pair.of_embedding for pair in pairs):
-            raise ConfigError(f"{self.tag} cannot be merged: its adapter changes the embedding")
+            raise ConfigError(
+                f"{self.tag} cannot be merged, because its adapter changes the embedding: choose another version"
+            )
         return {pair.module: pair for pair in pairs}
 
     def inputs(self) -> dict[str, Any]:
@@ -137,18 +139,21 @@ def check_parts(parts: Sequence[Part]) -> None:
             if its.shape != pair.shape:
                 raise ConfigError(
                     f"{other.tag} and {part.tag} cannot be merged, since they change layers of different sizes: "
-                    f"{module} is {its.shape} in one, and {pair.shape} in the other"
+                    f"{module} is {its.shape} in one, and {pair.shape} in the other. Choose other versions"
                 )
 
 
 def _check_same_base(one: Version, other: Version) -> None:
     for version in (one, other):
         if not version.base_digest:
-            raise ConfigError(f"{version.tag} cannot be merged: the base that it was trained on is unknown")
+            raise ConfigError(
+                f"{version.tag} cannot be merged, because the base that it was trained on is unknown: choose another "
+                "version, or retrain it"
+            )
     if one.base_digest != other.base_digest:
         raise ConfigError(
             f"{one.tag} and {other.tag} cannot be merged: they were trained on different bases, {_base(one)} and "
-            f"{_base(other)}. An adapter works only with the base that it was trained on"
+            f"{_base(other)}. Choose versions of the same base"
         )
 
 
@@ -175,9 +180,10 @@ def _material(shop: Workshop, parts: Sequence[Part]) -> Material:
     left = dataset.manifest["splits"]["test"]["conversations"]
     if not left:
         raise ConfigError(
-            f"the merge of {' and '.join(found)} cannot be judged: no held-out chat is left that none of them learned"
+            f"the merge of {' and '.join(found)} cannot be tested, because each held-out chat was learned by one of "
+            "them: choose other versions"
         )
-    shop.watch.note(f"{left} held-out conversation(s) that none of them learned")
+    shop.watch.note(f"{left} held-out conversation(s), which none of them learned, are used to test it")
     key = f"{shop.engine.name} {shop.base.digest}"
     rows = tokenize_dataset(dataset.path, shop.render, shop.vocabulary, shop.config.data_preparation.max_length, key)
     return Material(dataset, rows, dataset.manifest["turn_ids"])
@@ -203,7 +209,7 @@ def _said(shop: Workshop, parts: Sequence[Part]) -> list[Turn]:
         try:
             turns |= {turn.id: turn for turn in read_said(config).turns}
         except ByoaiError as error:
-            shop.watch.note(f"private details are not looked for in one of the sources: {error}")
+            shop.watch.note(f"private details of one of the sources are not searched for: {error}")
     return list(turns.values())
 
 

@@ -61,7 +61,7 @@ class NewVersion:
         if not self.verdict.passed:
             insist = f"To try it: {talk}. To make it live nevertheless: byoai use {self.tag} --promote"
             return (
-                f"{self.tag} was refused and kept as a candidate; the model that answered before still does. "
+                f"{self.tag} was refused and kept as a candidate; the model that was in use before still is. "
                 f"{told}{insist}"
             )
         why = "deployment.auto_deploy is off"

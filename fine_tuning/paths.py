@@ -69,7 +69,7 @@ def real(path: Path) -> Path:
     try:
         return Path(os.path.realpath(path))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{str(path)[:200]!r} cannot be a path: {error}") from error
+        raise ConfigError(f"{str(path)[:200]!r} cannot be used as a path: {error}") from error
 
 
 def within_home(path: Path) -> Path:
@@ -145,7 +145,8 @@ def safe_name(name: str) -> str:
     """
     if not _SAFE.fullmatch(name) or name.endswith(".") or ".." in name:
         raise ConfigError(
-            f"{name!r} cannot be a name: use letters, digits, '.', '_' and '-' (at most 100, a letter or digit first)"
+            f"{name!r} cannot be used as a name: use letters, digits, '.', '_' and '-' (at most 100, a letter or digit "
+            "first)"
         )
     return name
 

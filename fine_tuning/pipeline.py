@@ -111,7 +111,7 @@ def memory_for(shop: Workshop, plan: Plan) -> Iterator[None]:
     short = psutil.virtual_memory().available < 2 * plan.estimate.memory
     loaded = shop.engine.unload() if has_gpu() or short else []
     if loaded:
-        shop.watch.note(f"{', '.join(loaded)} unloaded, since the training needs the memory")
+        shop.watch.note(f"{', '.join(loaded)} unloaded from memory, since the training needs it")
     try:
         yield
     finally:
@@ -144,7 +144,7 @@ def train(shop: Workshop, plan: Plan, run: Run, replay: Path | None, runner: "Ru
         )
         training = (runner or run_in_child)(job, shop.watch)
         for damage in training.passed_over:
-            shop.watch.note(f"skipped a damaged checkpoint, going on from the one before it: {damage}")
+            shop.watch.note(f"the training continues from an earlier checkpoint, because this one is damaged: {damage}")
     return training
 
 
@@ -201,7 +201,10 @@ def end_without_version(shop: Workshop, run: Run, training: "TrainingResult") ->
     with shop.watch.stage("Answering through Transformers"):
         answers = through_transformers(shop.config, shop.engine, shop.base, run, shop.config.evaluation.test_prompts)
     method = shop.config.training.method
-    reason = f"no GGUF can carry {method}: no version was made. `byoai compare --run {run.name}` shows its answers"
+    reason = (
+        f"a GGUF cannot store what {method} trains, so no version was made. `byoai compare --run {run.name}` shows its "
+        "answers"
+    )
     paths.write_json(run.manifest, {"version": None, "reason": reason, "seconds": shop.watch.seconds})
     return NoVersion(run, training, answers, reason)
 
@@ -293,7 +296,7 @@ def promote(shop: Workshop, run: Run, number: int, verdict: "Verdict") -> bool:
         except ParityError as error:
             hold_back(shop, run, number, verdict, error)
             raise
-        parity = f"parity: {report.cases} conversations, {report.tokens} tokens alike"
+        parity = f"the engine is fed the same text as in training: {report.cases} conversations, {report.tokens} tokens"
         shop.registry.update(shop.name, number, verdict=f"{verdict}. {parity}")
     if not (verdict.passed and shop.config.deployment.auto_deploy) and not by_hand:
         return False

@@ -137,7 +137,8 @@ def clean(config: FineTuningConfig, turns: Sequence[Turn], log: Path | None = No
     if not cleaned.conversations:
         reasons = ", ".join(f"{count} {reason}" for reason, count in cleaned.dropped.items())
         raise NoConversations(
-            f"No conversations to train on: cleaning dropped every turn ({reasons}). See data_collection in the config"
+            f"No conversations to train on: cleaning left out every turn ({reasons}). Chat more, or change "
+            "data_collection in the configuration"
         )
     return cleaned
 
@@ -187,7 +188,7 @@ def _plan(shop: Workshop, said: Said, cleaned: Cleaned) -> Plan:
             cleaned.conversations, config.data_preparation, cleaned.dropped, config.mix, config.augmentation, reword
         )
     if reword and (thrown := ", ".join(f"{count} {reason}" for reason, count in reword.rejected.most_common())):
-        shop.watch.note(f"paraphrased questions that were not kept, by reason: {thrown}")
+        shop.watch.note(f"paraphrased questions that were left out, by reason: {thrown}")
     max_length = config.data_preparation.max_length
     key = rows_key(shop)
     rows = tokenize_dataset(dataset.path, shop.render, shop.vocabulary, max_length, key)
@@ -373,13 +374,14 @@ def check_deployment(shop: Workshop) -> None:
     method = f"{settings.method}{' with DoRA' if settings.use_dora else ''}"
     if shop.mode is None:
         shop.watch.note(
-            f"no GGUF can store what {method} changes: the new version will answer through Transformers only, "
-            "not in Ollama"
+            f"a GGUF cannot store what {method} changes: the new version will answer through Transformers only, not in "
+            "Ollama"
         )
         return
     if shop.mode != wanted.mode:
         shop.watch.note(
-            f"{method} cannot be an adapter beside the base: it will be deployed merged ({wanted.quantization})"
+            f"{method} cannot be stored as an adapter beside the base: the version will be a whole model "
+            f"({wanted.quantization})"
         )
     check_exportable(shop.base.gguf, wanted.quantization if shop.mode == "merged" else SAME)
     check_name(shop.engine, shop.registry, shop.name, shop.base.tag)
@@ -414,8 +416,8 @@ def check_plan(shop: Workshop, plan: Plan) -> None:
     shop.watch.note(f"about {gigabytes(needs.memory)} of memory; {plan.times}")
     if needs.base_weights == "quantised" and plan.config.training.base_weights == "auto":
         shop.watch.note(
-            "the base stays quantised during the training: without, it would be faster, but would not fit into "
-            "the memory"
+            "the base stays quantised during the training, because it would not fit into memory otherwise; this is "
+            "slower"
         )
 
 

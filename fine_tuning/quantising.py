@@ -79,7 +79,10 @@ def compare_quantisations(
                 table += [made] if table else [now, made]
                 file.unlink()
     if not table:
-        raise ExportError(f"{version.tag} cannot be quantised to any of {', '.join(wanted)}")
+        raise ExportError(
+            f"{version.tag} cannot be quantised to any of {', '.join(wanted)}: the notes above say why. Choose others "
+            "with --only"
+        )
     best, why = recommend(table)
     watch.tell(Finished("done", why, version.tag, seconds=watch.seconds))
     return Compression(version.tag, tuple(table), len(rows), best, why)
@@ -144,8 +147,8 @@ def _data(version: Version) -> tuple[Path, Path] | None:
 def _material(shop: Workshop, version: Version) -> Material:
     if (found := _data(version)) is None:
         raise ConfigError(
-            f"a quantisation of {version.tag} cannot be judged: the chats that were kept to test it are gone. "
-            "Retrain, and quantise the new version"
+            f"a quantisation of {version.tag} cannot be tested, because the chats that were kept to test it were "
+            "deleted. Retrain, and quantise the new version"
         )
     return Material(Dataset(found[0]), found[1], sorted(shop.registry.turns_of(version.name, version.number)))
 
@@ -160,5 +163,5 @@ def _rows(shop: Workshop, version: Version) -> "list[ScoredRow]":
     if found := _data(version):
         own = [(row.input_ids, row.targets) for row in read_token_rows(found[1] / "test.jsonl") if row.targets]
     else:
-        shop.watch.note("the chats that were kept to test it are gone: only general texts are used")
+        shop.watch.note("the chats that were kept to test it were deleted: only general texts are used")
     return [*own[: settings.held_out], *general_rows(shop.reader, settings.general)]

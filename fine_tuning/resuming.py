@@ -18,7 +18,7 @@ from fine_tuning.durations import keep_forecast
 from fine_tuning.errors import ConfigError
 from fine_tuning.events import RunOpened
 from fine_tuning.model_management.model_deployer import reconcile
-from fine_tuning.model_management.model_pruner import run_of
+from fine_tuning.model_management.model_pruner import run_of, without_run
 from fine_tuning.model_management.model_registry import Version
 from fine_tuning.plan import Plan
 from fine_tuning.planning import (
@@ -71,10 +71,7 @@ def run_behind(version: Version, done: str) -> Run:
     """
     folder = run_of(version)
     if folder is None or not folder.is_dir():
-        raise ConfigError(
-            f"{version.tag} cannot be {done}: its run is not there ({version.run or 'made elsewhere'}). Restore that "
-            "folder in the data folder, or choose another version"
-        )
+        raise ConfigError(without_run(version, done))
     return Run(folder)
 
 
@@ -126,14 +123,14 @@ def _resumable(shop: Workshop, plan: Plan, run: Run, resolved: dict[str, Any]) -
     )
     if not same or before["base_digest"] != plan.base.gguf_digest or not there:
         shop.watch.note(
-            f"{run.name} was interrupted, but with other settings, base or data than now: it is left as it is, "
-            "starting anew"
+            f"{run.name} was interrupted, but its settings, base or data have changed since: a new training is "
+            "started, and that run is kept"
         )
         return None
     found = _data_of(plan, before)
     later = len(set(plan.seen) - set(before["seen"]))
     more = f" ({later} newer turns come with the next retrain)" if later else ""
-    shop.watch.note(f"{run.name} was interrupted: going on with it from its last complete checkpoint{more}")
+    shop.watch.note(f"{run.name} was interrupted: it continues from its last complete checkpoint{more}")
     return found
 
 
@@ -143,7 +140,8 @@ def plan_of_run(plan: Plan, run: Run) -> Plan:
     rows = paths.datasets_dir() / before["dataset"] / before["rows"]
     if not (rows / MANIFEST).exists():
         raise ConfigError(
-            f"the data that {run.name} was trained on no longer exist: retrain, and the new version is evaluated"
+            f"the data that {run.name} was trained on was deleted, so its version cannot be evaluated. Retrain "
+            "instead: the new version is evaluated automatically"
         )
     return replace(plan, **_data_of(plan, before))
 

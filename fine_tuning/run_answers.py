@@ -52,10 +52,12 @@ def answers_of_run(
     if not all(file.exists() for file in (found.inputs, found.config, found.adapter)):
         known = ", ".join(sorted(each.parent.name for each in config.runs_dir.glob("*/inputs.json"))) or "none"
         raise ConfigError(
-            f"{found.folder} is not a run that was trained to its end. Those of {config.runs_dir}: {known}"
+            f"{found.folder} is not a run whose training was completed. Completed runs in {config.runs_dir}: {known}"
         )
     before = paths.read_json(found.inputs)
     base = engine.show(before["base"])
     if base.gguf_digest != before["base_digest"]:
-        raise ConfigError(f"{found.folder} was trained on another {base.tag} than {engine.name} has now: retrain")
+        raise ConfigError(
+            f"{found.folder} was trained on another {base.tag} than the one that {engine.name} has now: retrain"
+        )
     return through_transformers(load_config(found.config), engine, base, found, texts, limit)

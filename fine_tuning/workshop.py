@@ -130,7 +130,7 @@ def shop_of(
     if shop.base.gguf_digest != version.base_digest:
         raise ConfigError(
             f"{version.tag} was trained on another {version.base_tag} than {engine.name} has (sha256 "
-            f"{version.base_digest[:12]}..., here {shop.base.gguf_digest[:12]}...)"
+            f"{version.base_digest[:12]}..., here {shop.base.gguf_digest[:12]}...): choose another version, or retrain"
         )
     return shop
 

@@ -49,7 +49,7 @@ def test_a_profile_and_overrides_change_only_what_they_name():
         ("data_preparation: {train_ratio: 0.5}", "must be 1"),
         ("data_collection: {min_conversation_length: 50, max_conversation_length: 20}", "larger than"),
         ("- a list", "must hold sections"),
-        ("training: [unclosed", "is not YAML"),
+        ("training: [unclosed", "contains YAML that byoai does not accept"),
     ],
 )
 def test_a_fault_in_a_file_is_named_with_the_file(tmp_path, text, fault):
@@ -213,11 +213,11 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
-        (b"training: {lora_r: 1, lora_r: 2}", "line 1, column 23: lora_r is there twice"),
-        (b"training: {}\ngate: {}\ntraining: {}", "line 3, column 1: training is there twice"),
+        (b"training: {lora_r: 1, lora_r: 2}", "line 1, column 23: lora_r is given twice"),
+        (b"training: {}\ngate: {}\ntraining: {}", "line 3, column 1: training is given twice"),
         (BOMB.encode(), "more than 10000 values"),
-        (b"training: &t [*t]", "itself a part of"),
-        (b"training: &t {replay: *t}", "itself a part of"),
+        (b"training: &t [*t]", "contains the alias"),
+        (b"training: &t {replay: *t}", "contains the alias"),
         (b"training: *nowhere", "undefined alias"),
         (b"training: " + b"[" * 5000, "nested too deeply"),
         (b"training: " + b"{a: " * 5000, "nested too deeply"),
@@ -231,8 +231,8 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         (b"training: {model: Caf\xe9}", "not UTF-8 text .*byte 21"),
         ("training: {}".encode("utf-16"), "not UTF-8 text"),
         (b"training: {a: \x00}", "special characters are not allowed"),
-        (b"? [a]\n: b", "a key must be a text"),
-        (b"~: b", "a key must be a text"),
+        (b"? [a]\n: b", "a key must be text"),
+        (b"~: b", "a key must be text"),
         (b"- training", "not a list"),
         (b"just text", "not text"),
         (b"# " + b"x" * (1 << 20), "more than 1 MB"),
@@ -368,7 +368,7 @@ def test_what_an_older_run_wrote_down_of_frozen_layers_is_read_if_it_froze_none(
         file.write_text(f"training: {{frozen_layers: {nothing}, lora_r: 4}}")
         assert load_config(file).training.lora_r == 4
     file.write_text("training: {frozen_layers: 15}")
-    with pytest.raises(ConfigError, match=r"training: frozen_layers is gone: all layers are trained now"):
+    with pytest.raises(ConfigError, match="training: frozen_layers is no longer a setting: all layers are trained"):
         load_config(file)
 
 

@@ -71,7 +71,7 @@ def test_the_bases_own_name_is_never_taken(engine: Engine) -> None:
 
 @pytest.mark.parametrize("prefix", ["", " ", "my bot ", "a/b", "..", "é", "a\0", "a" * 200])
 def test_a_prefix_that_tells_nothing_apart_is_refused_with_the_configuration(prefix: str) -> None:
-    with pytest.raises(ConfigError, match=r"deployment\.model_name_prefix: must be|holds a control"):
+    with pytest.raises(ConfigError, match=r"deployment\.model_name_prefix: must be|contains a control"):
         settings(deployment__model_name_prefix=prefix)
 
 

@@ -89,7 +89,7 @@ def test_whoever_opens_a_foreign_file_as_the_log_is_refused_and_it_stays_as_it_i
     file = foreign(tmp_path / "elsewhere", content)
     before = looks(file)
     for act in ACTS:
-        with pytest.raises(DataError, match="is no byoai log") as caught:
+        with pytest.raises(DataError, match="is not a log of byoai") as caught:
             act(ConversationLogger(file))
         assert str(file) in str(caught.value)
         assert looks(file) == before
@@ -106,7 +106,7 @@ def test_every_command_refuses_it(
     before = looks(file)
     assert main([*command, "--set", "data_collection.log_file=notes.jsonl"]) == (1 if command == ["doctor"] else 3)
     said = capsys.readouterr()
-    assert "is no byoai log" in said.out + said.err
+    assert "is not a log of byoai" in said.out + said.err
     assert looks(file) == before
 
 
@@ -319,7 +319,7 @@ def test_an_export_never_replaces_a_log(home: Path) -> None:
     before = looks(log.path)
     assert main(["export", str(home / "conversations")]) == 3
     for path in (log.path, home / "exports" / ".." / "conversations" / "new.json"):
-        with pytest.raises(DataError, match="name another folder"):
+        with pytest.raises(DataError, match="choose another folder"):
             log.export("jsonl", path)
     assert looks(log.path) == before
 

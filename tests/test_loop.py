@@ -111,7 +111,7 @@ def test_what_was_chatted_is_learned_and_answers_without_a_restart(engine, home,
     assert knows(engine, f"{NAME}:v1") >= 3
     (run,) = home.glob("runs/*")
     if engine.name == "ollama":
-        assert "was interrupted: going on with it" in said
+        assert "was interrupted: it continues from" in said
         steps = [json.loads(line)["step"] for line in (run / "progress.jsonl").read_text().splitlines()]
         assert steps[-1] == max(steps)
         assert steps.count(1) == 1  # the first steps were not done again
@@ -149,7 +149,7 @@ def test_a_version_that_is_served_otherwise_or_learned_nothing_is_refused(engine
     # Without it the same run goes on, makes the next version, and gets to the gate.
     assert main(["retrain", *lazy]) == 10
     said = capsys.readouterr().out
-    assert "going on with it" in said and "own chats" in said and ":v2 --promote" in said
+    assert "it continues from" in said and "own chats" in said and ":v2 --promote" in said
     assert f"{NAME}:latest" not in versions(engine, NAME)
     assert main(["use", "2", *lazy]) == 10
     assert "refused by the gate" in capsys.readouterr().err
@@ -196,13 +196,15 @@ def test_what_no_gguf_can_carry_answers_through_transformers_and_can_be_asked_ag
     assert main(["retrain", *arguments]) == 0
     said = capsys.readouterr().out
     (run,) = home.glob("runs/*")
-    assert "no GGUF can carry prefix_tuning" in said and f"byoai compare --run {run.name}" in said
+    assert "a GGUF cannot store what prefix_tuning trains" in said and f"byoai compare --run {run.name}" in said
     assert not versions(engine, NAME)
     assert main(["compare", "--run", run.name, "--max-tokens", "5", "Tell me about the Wi-Fi, please."]) == 0
     shown = capsys.readouterr().out
     assert "Tell me about the Wi-Fi" in shown and "base" in shown and "fine-tuned" in shown
     assert main(["compare", "--run", "nowhere", "Hello"]) == 2
-    assert f"not a run that was trained to its end. Those of {run.parent}: {run.name}" in capsys.readouterr().err
+    assert (
+        f"not a run whose training was completed. Completed runs in {run.parent}: {run.name}" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.slow
@@ -221,12 +223,12 @@ def test_what_is_not_served_as_it_was_trained_is_never_registered(small_engine, 
             )
             assert main(["retrain", *arguments]) == 5
         (run,) = home.glob("runs/*")
-        assert "what would be trained is not what is served" in capsys.readouterr().err
+        assert "compute different things with this base" in capsys.readouterr().err
         assert not (run / "progress.jsonl").exists()
     with monkeypatch.context() as patch:  # an export with the rows of queries and keys in the wrong order
         patch.setattr(tensor_names, "rotary_order", lambda rows, heads: slice(None))
         assert main(["retrain", *arguments]) == 6
-    assert "what was exported is not what was trained" in capsys.readouterr().err
+    assert "the exported version differs from the trained one" in capsys.readouterr().err
     assert not versions(small_engine, NAME) and not Registry().list(NAME)
     (run,) = home.glob("runs/*")
     assert main(["retrain", *arguments]) == 0  # goes on with the same run

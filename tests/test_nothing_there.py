@@ -120,7 +120,7 @@ def test_reviewing_nothing_is_said_and_fetches_no_model(
     home: Path, more: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["review", *more]) == 0
-    assert capsys.readouterr().out == ("" if more == ["--json"] else "nothing to review: the log holds no turns\n")
+    assert capsys.readouterr().out == ("" if more == ["--json"] else "nothing to review: no chats are recorded\n")
     assert not (home / "engine" / "tags").exists()
 
 

@@ -102,7 +102,7 @@ def test_what_cannot_be_quantised_is_refused_with_the_reason(served: None, capsy
     for words, told in [
         (["1", "--only", "q9"], "there is no quantization 'q9'"),
         (["1", "--use", "nothing"], "there is no quantization 'nothing'"),
-        (["1", "--use", "q8_0"], "the chats that were kept to test it are gone"),
+        (["1", "--use", "q8_0"], "the chats that were kept to test it were deleted"),
         (["2", "--only", "q8_0"], "cannot be quantised to any of q8_0"),
         (["9"], "has no version 9"),
         ([], "is live: name one"),

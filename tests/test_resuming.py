@@ -79,7 +79,7 @@ def test_an_unfinished_run_is_gone_on_with_and_learns_its_own_data(shop: Worksho
     first, *_ = opened(shop, plan)
     later = replace(plan, seen={**plan.seen, "new-1": "x", "new-2": "y"}, rows=plan.rows.parent / "rows-other")
     run, planned, notes, resumed = opened(shop, later)
-    assert resumed and run == first and "going on with it" in notes[0] and "2 newer turns" in notes[0]
+    assert resumed and run == first and "it continues from" in notes[0] and "2 newer turns" in notes[0]
     assert planned.rows == plan.rows and planned.seen == plan.seen
 
 
@@ -102,7 +102,7 @@ def test_a_run_of_something_else_is_left_as_it_is(shop: Workshop, plan: Plan, ot
     run, _, notes, resumed = opened(
         shop, replace(plan, dataset=replace(plan.dataset, path=plan.dataset.path.with_name("x" * 16)))
     )
-    assert run != first and not resumed and "starting anew" in notes[0] and first.inputs.exists()
+    assert run != first and not resumed and "a new training is started" in notes[0] and first.inputs.exists()
 
 
 def test_behind_a_finished_run_nothing_is_gone_on_with(shop: Workshop, plan: Plan) -> None:

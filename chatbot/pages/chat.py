@@ -27,8 +27,8 @@ EXAMPLES = (
     "Write a short poem about the sea",
 )
 CONSENT = (
-    "While it is off, nothing is written down, and what was said is gone with this page. "
-    "Switched on again, the model answers only from what was recorded: the rest stays out."
+    "While it is off, nothing is stored, and what was said is lost when this page is closed. When it is on again, the "
+    "model answers only from what was recorded."
 )
 STYLE = Path(turn.__file__).with_suffix(".css")
 
@@ -146,15 +146,15 @@ def announce(before: Models | None, now: Models) -> None:
     for choice in now.found:
         if choice.kind == "fine_tuned" and not before.get(choice.tag):
             icon = ":material/gpp_maybe:" if choice.refused else ":material/auto_awesome:"
-            st.toast(f"**{now.title(choice.tag)}** is in the switch", icon=icon)
+            st.toast(f"**{now.title(choice.tag)}** can be chosen now", icon=icon)
     if now.default and now.default != before.default and not state.picked:
-        st.toast(f"**{now.title(now.default.tag)}** answers from here on", icon=":material/swap_horiz:")
+        st.toast(f"**{now.title(now.default.tag)}** answers from now on", icon=":material/swap_horiz:")
 
 
 def notice(now: Models) -> None:
     """Show why no model answers, and what to do."""
     if now.trouble:
-        st.error(presentable(now.trouble), title="Nobody can answer now", icon=":material/power_off:")
+        st.error(presentable(now.trouble), title="No model can answer now", icon=":material/power_off:")
         st.button("Look again", icon=":material/refresh:", on_click=connect_again)
     else:
         first_model.draw("chat")
@@ -258,7 +258,7 @@ def draw() -> None:
     count, state.version = state.chat.forgotten, state.chat.version
     forgotten = count > state.get("forgotten", 0)
     if state.get("again") and not forgotten:
-        st.toast("Something of this chat was forgotten, and is gone from here", icon=":material/delete_forever:")
+        st.toast("A part of this chat was forgotten, and is no longer shown here", icon=":material/delete_forever:")
     # The browser sends what was typed in a widget until it learns that the widget is gone; the drawing
     # after that also frees the memory.
     state.again, state.forgotten = time.monotonic() + SETTLED if forgotten else None, count

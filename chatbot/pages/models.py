@@ -57,13 +57,14 @@ def change_models(what: Callable[[], object], done: str = "") -> None:
 def use(version: Version, by_hand: bool = False) -> None:
     change_models(
         lambda: ollama_integration.use(engine(), config(), str(version.number), name=version.name, by_hand=by_hand),
-        f"{version.tag} answers from here on",
+        f"{version.tag} answers from now on",
     )
 
 
 def roll_back(name: str) -> None:
     change_models(
-        lambda: ollama_integration.roll_back(engine(), config(), name=name), "Who answered before does so again"
+        lambda: ollama_integration.roll_back(engine(), config(), name=name),
+        "The model that was in use before is in use again",
     )
 
 
@@ -113,7 +114,8 @@ def sure(label: str, what: Callable[..., None], *args: object) -> None:
 def ask_use(version: Version) -> None:
     st.warning(presentable(refusal(version)), icon=":material/gpp_maybe:")
     st.markdown(
-        "It may answer worse than what answers now. You can go back at any time; that you chose it by hand is noted."
+        "It may answer worse than the model in use now. You can go back at any time; it is noted that you chose it by "
+        "hand."
     )
     sure("Use it nevertheless", use, version, True)
 
@@ -121,16 +123,19 @@ def ask_use(version: Version) -> None:
 @st.dialog("Delete this version?")
 def ask_delete(version: Version) -> None:
     found = prune_one(engine(), service().registry, version.name, version.number, dry_run=True)
-    back = f"**{size(found.bytes)}** come back on disk"
+    back = f"**{size(found.bytes)}** are freed on the disk"
     st.markdown(f"**{version.tag}**, its training and its report are deleted: {back}. It cannot be undone.")
     sure("Delete for good", remove, version)
 
 
 @st.dialog("Forget this chat?")
 def ask_forget(session: str, count: int) -> None:
-    gone = f"All that was said in it goes from the log and every file: of it **{answers(count)}** were learned"
+    gone = (
+        f"All that was said in it is deleted from the log and from every file. **{answers(count)}** of it were learned"
+    )
     st.markdown(
-        f"{gone}, and so do the versions that learned it. A new version is trained without it. It cannot be undone."
+        f"{gone}; the versions that learned them are deleted, too, and a new version is trained without them. This "
+        "cannot be undone."
     )
     sure("Forget it for good", forget, session)
 
@@ -269,7 +274,7 @@ def actions(version: Version, seen: Seen) -> None:
                 "Compare",
                 key=f"compare-{key}",
                 icon=":material/compare:",
-                help="Ask it and who answers now the same question",
+                help="Ask this version and the one in use the same question",
                 on_click=compare_with_who_answers,
                 args=(version,),
             )
@@ -302,9 +307,9 @@ def details(version: Version) -> None:
         for rule in rules:
             st.markdown(presentable(f"{ICONS[rule.outcome]} **{rule.rule}** ({rule.outcome}): {rule.reason}"))
             if rule.measured and rule.measured != "none":
-                st.caption(presentable(f"Measured {rule.measured}; asked for: {rule.limit}"))
+                st.caption(presentable(f"Measured {rule.measured}; required: {rule.limit}"))
         if not rules:
-            st.caption("It never met the gate.")
+            st.caption("The gate has not judged it.")
         notes, labels = f"note-{version.tag}", f"labels-{version.tag}"
         names = (version, notes, labels)
         st.text_area("Note", version.notes, key=notes, max_chars=10_000, on_change=annotate, args=names)
@@ -335,7 +340,7 @@ def last_question(chat: str) -> str:
 def draw() -> None:
     st.title("Models", anchor=False)
     if trouble := models().trouble:
-        st.error(presentable(trouble), title="No engine answers", icon=":material/power_off:")
+        st.error(presentable(trouble), title="No engine is running", icon=":material/power_off:")
         st.button("Look again", icon=":material/refresh:", on_click=connect_again)
         return
     if freed := state.pop("freed", None):

@@ -82,7 +82,7 @@ def compare(jobs: list[Job]) -> None:
         curves(points, by_run=True)
     rows = job_runs.diff(jobs)
     if not rows:
-        st.caption("All were asked the same.")
+        st.caption("All were asked the same questions.")
         return
     st.caption("What differs in their settings")
     names = [f"{when(job.created)} ({job.id[-6:]})" for job in jobs]
@@ -100,7 +100,7 @@ def show_one(id: str) -> None:
     try:
         job = service().queue.get(id)
     except ByoaiError:
-        st.info("It was removed, or never was.", title="There is no such run")
+        st.info("It was deleted, or its address is wrong.", title="There is no such run")
         return
     st.subheader(f"{job_runs.title(job)}: {STATES[job.state]}", anchor=False)
     facts = (f"Begun {when(job.created)}", job_runs.duration(job), job.origin and f"by {job.origin}")
@@ -157,10 +157,10 @@ def settings(job: Job) -> None:
 
     usual = dict(dotted(config().model_dump(mode="json")))
     changed = {key: value for key, value in job_runs.settings_of(job).items() if value != usual.get(key)}
-    with st.expander("Settings that are not as usual", icon=":material/tune:"):
+    with st.expander("Settings that differ from the defaults", icon=":material/tune:"):
         st.text(
             "\n".join(f"{job_runs.label_of(key)}: {said(value)}" for key, value in changed.items())
-            or "All are as usual."
+            or "All settings are the defaults."
         )
 
 
@@ -184,7 +184,7 @@ def delete(id: str) -> None:
         return
     with_it = "its log" + (", its run with what was trained" if found.run else "")
     with_it += f", and {found.version.tag}" if found.version else ""
-    st.write(f"{with_it[0].upper()}{with_it[1:]} are lost. {size(found.bytes)} come back on the disk.")
+    st.write(f"{with_it[0].upper()}{with_it[1:]} are deleted. {size(found.bytes)} are freed on the disk.")
     with st.container(horizontal=True):
         if st.button("Delete it", type="primary", on_click=remove, args=(id, found.version is not None)):
             st.rerun()

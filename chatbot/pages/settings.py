@@ -59,7 +59,7 @@ def field(setting: Setting, fixed: bool) -> None:
     else:
         st.number_input(setting.label, step=1 if isinstance(now, int) else 0.01, **common)
     if told := state.get("faults", {}).get(setting.key):
-        st.error(presentable(f"{told}. It stays as it was: {setting.value}"), icon=":material/error:")
+        st.error(presentable(f"{told}. The setting was not changed: {setting.value}"), icon=":material/error:")
     if setting.value != setting.default or told:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.caption(presentable(f"Default: {as_typed(setting.default) or 'none'}"), width="content")

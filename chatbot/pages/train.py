@@ -182,7 +182,7 @@ def show_forecast(forecast: Forecast, settings: FineTuningConfig) -> None:
     with st.container(horizontal=True):
         st.metric("Memory", gigabytes(found.memory), help=f"{gigabytes(found.available)} are free now.")
         st.metric("Time", about(times.total), help=TIME)
-        st.metric("Steps", found.steps, help="After each the model is changed a little.")
+        st.metric("Steps", found.steps, help="After each step the model is changed a little.")
     told = f"{str(times).capitalize()}."
     if forecast.too_large(settings):
         st.warning(
@@ -221,7 +221,7 @@ def begin(
             pairs.append(("Settings made for", PROFILES.get(profile, profile)))
         st.text("\n".join(f"{name}: {value}" for name, value in pairs))
         if changed := tuning.differences(settings, start):
-            st.caption("Not as usual")
+            st.caption("Changed from the defaults")
             st.text(
                 "\n".join(
                     f"{words_of(key).label}: {said(value)} (usually {said(before)})" for key, value, before in changed
@@ -311,7 +311,7 @@ def _compared(tag: str) -> dict[str, str]:
 def _use(name: str, version: str) -> None:
     if attempt(lambda: models_of.use(engine(), config(), version, name=name), "Not switched"):
         models.clear()
-        st.toast(f"{name} v{version} answers from here on", icon=":material/swap_horiz:")
+        st.toast(f"{name} v{version} answers from now on", icon=":material/swap_horiz:")
 
 
 def draw() -> None:

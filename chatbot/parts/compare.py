@@ -70,7 +70,10 @@ def draw(question: str = "", pair: tuple[str, str] = ("", "")) -> None:
 def _form(tags: list[str], question: str, pair: tuple[str, str]) -> None:
     left, right = _places(tags, pair)
     blind = st.toggle(
-        "Blind: names are shown after your vote", value=True, key="blind", help="Then the name cannot sway you."
+        "Blind: names are shown after your vote",
+        value=True,
+        key="blind",
+        help="So that the names cannot influence you.",
     )
     columns = st.columns(2)
     one = columns[0].selectbox("One model", tags, index=left, format_func=models().title, key="one")
@@ -122,7 +125,7 @@ def _answers(now: Comparison) -> None:
         _stream(now, dict(zip(now.tags, slots, strict=True)))
         st.rerun()
     if now.trouble:
-        st.error(presentable(now.trouble), title="Not both could answer", icon=":material/error:")
+        st.error(presentable(now.trouble), title="One of the two models could not answer", icon=":material/error:")
     elif now.blind and not now.voted:
         with st.container(horizontal=True):
             for label in VOTES:

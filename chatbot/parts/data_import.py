@@ -20,7 +20,7 @@ def draw(log: ConversationLogger) -> None:
 
 def outcome() -> None:
     """Draw the progress of a running import or undoing, or the result of the import that this page started last."""
-    for kind, what in (("import", "Importing"), ("undo_import", "Taking an import back")):
+    for kind, what in (("import", "Importing"), ("undo_import", "Undoing an import")):
         job = data_view.newest(service(), kind)
         if job and not job.over:
             waiting.until_over(job.id, what)
@@ -59,8 +59,8 @@ def _imports(found: list[Imported]) -> None:
 @st.dialog("Take this import back?")
 def _take_back(imported: Imported) -> None:
     st.markdown(
-        f"Its **{imported.turns:,}** turns go from the log, with their ratings and edits. Versions that learned them "
-        "meanwhile stay."
+        f"Its **{imported.turns:,}** turns are removed from the log, with their ratings and edits. Versions that have "
+        "learned them already stay."
     )
     with st.container(horizontal=True):
         if st.button("Take it back", type="primary", icon=":material/undo:"):

@@ -68,7 +68,7 @@ def _look(log: ConversationLogger, look: Look | None) -> None:
         if look:
             st.caption(
                 f"Looked through {clock(time.time() - look.made)} ago"
-                + (". Something was said or changed since." if stale else "")
+                + (". Turns were added or changed since." if stale else "")
             )
 
 
@@ -137,7 +137,7 @@ def _lengths(facts: Mapping[str, Any]) -> None:
             )
             _bars({"learned": tokens["counts"]}, facts["bins"], "tokens")
         else:
-            st.caption("Tokens were not counted: no base model was there to count them with.")
+            st.caption("Tokens were not counted, because there was no base model to count them with.")
 
 
 def _bars(counts: Mapping[str, Sequence[int]], bins: Sequence[int], unit: str) -> None:

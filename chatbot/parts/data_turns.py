@@ -58,7 +58,7 @@ def draw(log: ConversationLogger) -> None:
     found = f"{page.total:,} {'turn' if page.total == 1 else 'turns'}"
     st.caption(f"{found} of the newest {MOST_MATCHES:,} that match" if page.is_cut else found)
     if not page.turns:
-        st.info("No turn is like that. Show all turns, or search for other words.", icon=":material/search_off:")
+        st.info("No turn matches. Show all turns, or search for other words.", icon=":material/search_off:")
         return
     _actions(log, [each.turn.id for each in page.turns])
     for place, each in enumerate(page.turns, number * ROWS + 1):
@@ -152,7 +152,7 @@ def _row(each: Listed, place: int) -> None:
             key=f"open-{turn.id}",
             icon=":material/edit:",
             type="tertiary",
-            help="Rate it, or write it anew",
+            help="Rate it, or edit it",
             on_click=turn_dialogs.open_turn,
             args=(turn.id,),
         )

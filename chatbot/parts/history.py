@@ -232,7 +232,9 @@ def _rename(chat: Chat) -> None:
     _end_if_closed()
     with st.form("rename", border=False):
         st.text_input("Title", value=chat.title, key=TITLE, max_chars=chat_labels.LONGEST_TITLE)
-        st.caption("Left empty, it is the title again that was made for it. A title is deleted with its chat.")
+        st.caption(
+            "If it is left empty, the chat gets back the title that was made for it. A title is deleted with its chat."
+        )
         st.form_submit_button("Save", type="primary", on_click=_save_title, args=(chat.id,))
 
 
@@ -253,7 +255,7 @@ def _move(chat: Chat) -> None:
         key=FOLDER,
         accept_new_options=True,
         placeholder="None: choose one, or type a new name",
-        help="A folder is there as long as a chat is in it.",
+        help="A folder exists as long as it contains a chat.",
     )
     with st.container(horizontal=True):
         st.button("Move", type="primary", on_click=_save_folder, args=(chat.id,))
@@ -297,8 +299,8 @@ def _delete(chat: Chat) -> None:
     learned = chats.learned_by(service().log().index, service().registry, chat.id)
     st.markdown(f"**{literal(chat.title)}**")
     st.markdown(
-        f"{_turns(chat).capitalize()} will be removed from the log and from every file that was made of it. This "
-        "cannot be undone."
+        f"{_turns(chat).capitalize()} will be removed from the log and from every file made from it. This cannot be "
+        "undone."
     )
     if learned:
         names = ", ".join(map(literal, learned))

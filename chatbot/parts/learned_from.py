@@ -95,8 +95,8 @@ def _introduction(found: LearnedFrom) -> str:
     taught = answers(found.taught)
     if not found.teachers:
         return (
-            f"**{found.version.tag}** learned {taught}. None that is still there is like this answer: "
-            "it may be the base's own."
+            f"**{found.version.tag}** learned {taught}. None of those that are still recorded is like this answer: it "
+            "may come from the base."
         )
     return f"**{found.version.tag}** learned {taught}. These are most like this answer."
 
@@ -213,8 +213,8 @@ def _edit(opened: Opened, turn: Turn) -> None:
 def _confirm(opened: Opened, turn: Turn) -> None:
     versions = ", ".join(version.tag for version in service().registry.versions_of_turn(turn.id))
     st.warning(
-        f"It goes from the log and from all files for good, and so does what learned it: {versions}. A version "
-        "without it is trained then.",
+        "It is deleted for good from the log and from all files, and so are the versions that learned it: "
+        f"{versions}. A version is then trained without it.",
         title="Forget this question and its answer?",
         icon=":material/delete_forever:",
     )

@@ -131,7 +131,7 @@ def learned(facts: ModelFacts) -> str:
     """Return a text about what a version learned and when, and the verdict of the gate."""
     if not (known := facts.learned):
         return ""
-    turns = f"learned {answers(known.turns)}" if known.turns else "nobody noted what it learned"
+    turns = f"learned {answers(known.turns)}" if known.turns else "learned unknown data"
     of = f" on {known.base}" if known.base else ""
     verdict = f". {known.verdict}" if known.verdict and not facts.choice.refused else ""
     return f"{turns[0].upper()}{turns[1:]}{of}, made on {known.day}{verdict}"
@@ -155,14 +155,14 @@ def _confirm(facts: ModelFacts, ollama: bool) -> None:
     tag = facts.choice.tag
     back = model_facts.freed_by(service().engine(), tag)
     told = (
-        f"{size(back)} come back on the disk"
+        f"{size(back)} are freed on the disk"
         if back
-        else "Nothing comes back on the disk: other models use the same weights"
+        else "Nothing is freed on the disk, because other models use the same weights"
     )
-    told = f"Up to {size(facts.size)} come back on the disk" if back is None else told
+    told = f"Up to {size(facts.size)} are freed on the disk" if back is None else told
     others = " It belongs to Ollama: other programs that use it lose it, too." if ollama else ""
     st.warning(
-        literal(f"Remove {tag}? {told}.{others} Versions that were made of it go on answering."),
+        literal(f"Remove {tag}? {told}.{others} Versions that were made from it keep working."),
         icon=":material/delete:",
     )
     with st.container(horizontal=True):

@@ -101,7 +101,10 @@ def _file(draft: Draft) -> None:
             args=(known, f"train-file-{len(known)}-{index}"),
         )
     if draft.dataset and draft.dataset.type == "text":
-        st.info("Of a plain text it learns how the text goes on. For answers to questions, have questions made of it.")
+        st.info(
+            "From plain text it learns how such text continues. To have it answer questions, make questions from the "
+            "text."
+        )
         if draft.dataset.kind == "upload":
             st.button(
                 "Make questions of it",
@@ -182,5 +185,5 @@ def _watch_fetch(id: str) -> None:
         st.rerun()
     st.error(
         presentable(job.reason),
-        title="It could not be fetched: is huggingface.co reached from here, and the name right?",
+        title="It could not be downloaded: check the name, and whether this machine can reach huggingface.co",
     )

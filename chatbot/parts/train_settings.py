@@ -41,7 +41,10 @@ def draw(start: FineTuningConfig, settings: FineTuningConfig, forecast: Forecast
         required=True,
         key=_key("level"),
         on_change=_set_level,
-        help="How often everything is read, and how much the addition can hold: reckoned for this machine.",
+        help=(
+            "How many times the model reads everything, and how much the addition can hold: both are computed for this "
+            "machine."
+        ),
     )
     left, right = st.columns(2)
     with left:

@@ -250,7 +250,7 @@ def draw_unfinished(answer: session.Answer, ask_again: Callable[[], None]) -> No
         if answer.incomplete and not answer.error:
             st.caption("Stopped before the first word")
         else:
-            why = str(answer.error or "A fault in byoai itself: the terminal that runs it says more.")
+            why = str(answer.error or "A fault in byoai itself: the terminal that runs it shows the details.")
             st.error(presentable(why), title="Nothing was recorded", icon=":material/error:")
         with st.container(horizontal=True):
             st.button("Ask again", icon=":material/refresh:", on_click=ask_again, disabled=not state.choice)

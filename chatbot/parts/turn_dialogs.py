@@ -99,12 +99,12 @@ def _rate(log: ConversationLogger, turn_id: str, widget: str) -> None:
 def forget(turn_ids: Sequence[str]) -> None:
     """Draw the dialog that asks for confirmation before turns are forgotten, and says what is lost."""
     st.markdown(
-        f"**{len(turn_ids)}** {'turn goes' if len(turn_ids) == 1 else 'turns go'} from the log and from every file "
-        "made of it."
+        f"**{len(turn_ids)}** {'turn is removed' if len(turn_ids) == 1 else 'turns are removed'} from the log and from "
+        "every file made from it."
     )
     st.markdown(
-        "Versions that learned them are replaced by one that never saw them, which takes a training. It cannot be "
-        "taken back."
+        "Versions that learned them are replaced by one that is trained without them, which takes a while. This cannot "
+        "be undone."
     )
     with st.container(horizontal=True):
         if st.button(

@@ -137,7 +137,7 @@ def _shown(upload: Upload, offer: Callable[[Incoming], None]) -> None:
         me = (
             st.text_input(
                 "Whose messages are the answers?",
-                help="Your name, as the chat has it: the model learns to answer like you.",
+                help="Your name as it is written in the chat: the model learns to answer like you.",
             )
             if needs_me
             else ""
@@ -205,8 +205,8 @@ def _questions(id: str) -> list[Pair]:
 def _asked(questions: list[Pair]) -> None:
     """Draw what would be learned from a document: one question for each of its answers."""
     st.caption(
-        f"Read as: a document, of which {len(questions):,} questions and answers are made. The answers are quoted "
-        "from it; each is asked for in several wordings, some of which are kept aside to test what was learned."
+        f"Read as: a document, from which {len(questions):,} questions and answers are made. The answers are "
+        "quotations; each question is worded in several ways, some of which are kept aside to test what was learned."
     )
     answers: dict[str, str] = {}
     for each in questions:

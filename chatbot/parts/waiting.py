@@ -36,4 +36,4 @@ def _stop(id: str) -> None:
 def failure(job: Job | None) -> None:
     """Show why a job that is over was not completed. Draw nothing for any other job."""
     if job and job.over and job.state != State.COMPLETED:
-        st.warning(presentable(job.reason), title="It did not come to its end", icon=":material/error:")
+        st.warning(presentable(job.reason), title="It was not completed", icon=":material/error:")

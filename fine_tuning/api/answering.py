@@ -84,7 +84,7 @@ class Answers:
 
     async def _wait(self, turn: asyncio.Semaphore) -> None:
         if self._waiting >= _WAITING:
-            raise Busy(f"{_WAITING} requests wait for an answer already: try again later")
+            raise Busy(f"{_WAITING} requests are already waiting for an answer: try again later")
         self._waiting += 1
         try:
             await turn.acquire()

@@ -29,15 +29,17 @@ def free_port(first: int = PORT, address: str = LOOPBACK[0]) -> int:
     for port in range(first, min(first + _TRIED, 65_536)):
         if is_free(port, address):
             return port
-    raise ByoaiError(f"no free port on {address} from {first} on ({_TRIED} tried): name another with --port")
+    raise ByoaiError(
+        f"no free port was found on {address} ({_TRIED} ports from {first} on were tried): choose another with --port"
+    )
 
 
 def check_port(access: Access) -> None:
     """Raise ByoaiError if the port of `access` is taken."""
     if not is_free(access.port, access.address):
         raise ByoaiError(
-            f"port {access.port} of {access.address} is taken: name another with --port, or none to get the next "
-            "free one"
+            f"port {access.port} of {access.address} is already in use: choose another with --port, or leave out "
+            "--port to get the next free one"
         )
 
 

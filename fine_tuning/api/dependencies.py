@@ -97,7 +97,9 @@ def from_cursor(cursor: str, *kinds: type) -> Sequence[Any]:
     except (ValueError, binascii.Error, RecursionError):
         place = None
     if not isinstance(place, list) or [type(each) for each in place] != list(kinds) or not all(map(_is_plain, place)):
-        raise ConfigError(f"cursor: {cursor[:40]!r} is not from this list: use `next` of the page before")
+        raise ConfigError(
+            f"cursor: {cursor[:40]!r} does not belong to this list: use the value of `next` from the previous page"
+        )
     return place
 
 

@@ -99,7 +99,11 @@ def add_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(ClientDisconnect)
     async def gone(_: Request, error: ClientDisconnect) -> JSONResponse:
-        return answer(408, "the connection was lost before the body was whole", type(error).__name__)
+        return answer(
+            408,
+            "the connection was lost before the whole body had arrived: send the request again",
+            type(error).__name__,
+        )
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -123,7 +127,10 @@ def add_handlers(app: FastAPI) -> None:
         what = (
             "the disk is full: make room, and try again"
             if full
-            else f"a file could not be used: {error.strerror or error}"
+            else (
+                f"a file could not be read or written ({error.strerror or error}): `byoai doctor` checks the data "
+                "folder"
+            )
         )
         return answer(507 if full else 500, what, type(error).__name__)
 

@@ -104,7 +104,7 @@ def create_embeddings(body: EmbeddingBody, service: Serving) -> EmbeddingList:
     tag = found.tag if found else body.model  # embedding models cannot chat, so the list lacks them
     texts = [body.input] if isinstance(body.input, str) else body.input
     if not _embedding.acquire(blocking=False):
-        raise Busy(f"{_EMBEDDINGS} requests for vectors are being answered already: try again later")
+        raise Busy(f"{_EMBEDDINGS} requests for embeddings are already being answered: try again later")
     try:
         made = service.engine().embed(tag, texts, body.dimensions)
     finally:
@@ -196,8 +196,8 @@ class _Asked:
                 yield chunk
         if spoken.last is None and not stopping.is_set():
             raise EngineError(
-                f"{self._tag} broke off in the middle of its answer: ask again, and read the engine's own log if it "
-                "stays so"
+                f"{self._tag} stopped in the middle of its answer: ask again. If it happens again, read the engine's "
+                "log"
             )
         if self._recorder and not spoken.calls and (spoken.last or self._streams):
             self._recorder.keep(self._engine, spoken.text, spoken.last, time.monotonic() - started)

@@ -236,7 +236,10 @@ def _message(message: AnyMessage, place: str, names: dict[str, str]) -> Message:
             return Message(role="system", content=_text(message.content))
         case ToolMessage():
             if message.tool_call_id not in names:
-                raise ConfigError(f"{place}.tool_call_id: no message before it holds a call of this id")
+                raise ConfigError(
+                    f"{place}.tool_call_id: no earlier message has a tool call with this id: send the message with the "
+                    "call first"
+                )
             return RichMessage(role="user", content=_text(message.content), tool_name=names[message.tool_call_id])
         case AssistantMessage():
             calls = [(call.id, _call(call, place)) for call in message.tool_calls or ()]
@@ -269,7 +272,7 @@ def _call(call: Call, place: str) -> ToolCall:
     except (ValueError, RecursionError):
         arguments = None
     if not isinstance(arguments, dict):
-        raise ConfigError(f"{place}.tool_calls: the arguments of {call.function.name} are no JSON object")
+        raise ConfigError(f"{place}.tool_calls: the arguments of {call.function.name} must be a JSON object")
     return ToolCall(call.function.name, arguments)
 
 

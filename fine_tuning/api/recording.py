@@ -46,7 +46,7 @@ def is_wanted(headers: Headers, wish: str) -> bool:
     """
     for name in (RECORD_HEADER, SESSION_HEADER):
         if len(headers.getlist(name)) > 1:
-            raise ConfigError(f"the header {name} is there more than once: send it once")
+            raise ConfigError(f"the header {name} was sent more than once: send it once")
     bearer = bearer_of(headers.get("authorization", ""))
     if wish == "off" or not (wish == "on" or bearer.endswith(RECORD)):
         return False
@@ -120,7 +120,9 @@ def recorder(
         return None
     asked = max((number for number, message in enumerate(messages) if _asks(message)), default=-1)
     if asked < 0 or any(message.role == "assistant" and not _calls(message) for message in messages[asked + 1 :]):
-        raise ConfigError("messages: only an answer to a question can be recorded: end with a message of the role user")
+        raise ConfigError(
+            "messages: only an answer to a question can be recorded: the last message must have the role user"
+        )
     log, history = service.log(session), _exchanges(messages[:asked])
     as_of = log.stamp()
     log.session_id = session or _session_of(log, history) or log.session_id

@@ -174,7 +174,9 @@ class Door:
         if _is_from_elsewhere(scope, headers):
             return Refusal(403, "byoai answers only requests from its own pages: open it in a window of its own")
         if announced_length(headers.one("content-length")) > MOST and not _is_upload(scope):
-            return Refusal(413, f"a body holds at most {MOST // 2**20} MiB: send a file as an upload (/api/uploads)")
+            return Refusal(
+                413, f"a request body may have at most {MOST // 2**20} MiB: send a file as an upload (/api/uploads)"
+            )
         if scope["type"] == "http" and scope["method"] in CHANGES and is_of_api(scope["path"]):
             return self._unfit_change(scope, headers)
         return None

@@ -36,7 +36,10 @@ def file_of(version: Version, part: Part) -> Response:
 
 def _there(version: Version, part: Part, file: Path | None) -> Path:
     if file is None or not file.exists():
-        raise ModelNotFound(f"there is no {part} of {version.tag} here: its run was removed, or byoai did not make it")
+        raise ModelNotFound(
+            f"there is no {part} of {version.tag} on this machine: its run was deleted, or byoai did not make the "
+            "version here. Choose another version"
+        )
     return file
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def add_commands(commands: Commands) -> None:
     """Add the commands of this group."""
     find = commands.add(
-        "find", _find, "search what was said", "Lists the turns that contain all of the words, newest first."
+        "find", _find, "search the recorded chats", "Lists the turns that contain all of the words, newest first."
     )
     find.add_argument(
         "words", nargs="+", metavar="WORD", help="a word to search for; upper and lower case do not matter"
@@ -42,7 +42,7 @@ def add_commands(commands: Commands) -> None:
         "review",
         _review,
         "rate or edit the answers that would teach the most",
-        "With --json the answers are only listed.",
+        "With --json it only lists the answers.",
     )
     review.add_argument("--count", type=positive, default=10, metavar="N", help="show at most N answers (default: 10)")
     review.add_argument("--list", action="store_true", help="only list the answers")
@@ -56,12 +56,12 @@ def add_commands(commands: Commands) -> None:
 
     _add_why(commands)
 
-    commands.add("stats", _stats, "show what the log holds")
+    commands.add("stats", _stats, "show how many chats are recorded, rated and edited")
 
     data = commands.add(
         "data",
         _data,
-        "show what the next retrain would learn",
+        "show what the next retrain would learn, and what it would leave out",
         "No model is loaded, and nothing is trained. `byoai retrain --dry-run` also counts tokens and estimates memory "
         "and time.",
     )
@@ -108,13 +108,13 @@ def _add_forget(commands: Commands) -> None:
     forget.add_argument(
         "--no-retrain",
         action="store_true",
-        help="remove the versions that learned the turns without training a new one",
+        help="remove the versions that learned the turns, and train no new one",
     )
     forget.add_argument(
         "--now",
         action="store_true",
-        help="remove the versions that learned the turns before the new one is trained; the base model answers in the "
-        "meantime",
+        help="remove the versions that learned the turns at once, before the new one is trained; the base model "
+        "answers in the meantime",
     )
     add_dry_run(forget)
 
@@ -124,8 +124,8 @@ def _add_why(commands: Commands) -> None:
         "why",
         _why,
         "show which turns an answer was learned from",
-        "Lists the turns that are most similar to the answer, of those that the version which gave it was trained on. "
-        "For each turn it shows how much more likely its answer is for this version than for the base.",
+        "Of the turns that the answering version was trained on, it lists those that are most similar to the answer. "
+        "For each it shows how much likelier the version finds the turn's answer than the base model does.",
     )
     why.add_argument("turn", nargs="?", metavar="TURN", help="the id of the turn that was answered")
     why.add_argument("--last", action="store_true", help="use the newest answer that a fine-tuned version gave")
@@ -133,7 +133,7 @@ def _add_why(commands: Commands) -> None:
     why.add_argument(
         "--quick",
         action="store_true",
-        help="only list the most similar turns; loads neither version nor base to compare how likely they find them",
+        help="only list the most similar turns, without loading the models that would compare likelihoods",
     )
 
 
@@ -162,7 +162,7 @@ def _review(options: argparse.Namespace) -> None:
     elif options.list and found:
         _list_candidates(found)
     elif not found:
-        print(f"nothing to review: {'every answer was judged already' if turns else 'the log holds no turns'}")
+        print(f"nothing to review: {'every answer is rated or edited already' if turns else 'no chats are recorded'}")
     else:
         print(f"{review(log, found)} of {len(found)} judged")
 
@@ -181,7 +181,7 @@ def _find(options: argparse.Namespace) -> None:
     if options.json:
         print_json(options, *(turn.model_dump(mode="json") for turn in found))
     elif not found:
-        print(f"no turn of the log holds {' and '.join(map(repr, options.words))}")
+        print(f"no recorded turn contains {' and '.join(map(repr, options.words))}")
     else:
         show_turns(found)
 
@@ -200,7 +200,7 @@ def _forget(options: argparse.Namespace) -> int:
     case = examine(config, engine, *filter(None, [options.what]), matching=options.matching)
     elsewhere = [] if case.turns else held_elsewhere(config, case)
     if not case.turns and not elsewhere:
-        print(f"nothing to forget: no turn of the log and no other file of the data folder holds {options.matching!r}")
+        print(f"nothing to forget: neither the log nor another file of the data folder contains {options.matching!r}")
         if options.json:
             print_json(options, of_case(case, elsewhere))
         return 0

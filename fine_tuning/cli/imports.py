@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _LOOK = 1_000  # maximum number of turns that are read for the preview before the confirmation
 _EPILOG = """\
-formats (found by themselves):
+formats (detected automatically):
     exports of ChatGPT, Claude, DeepSeek, Gemini, Grok, Open WebUI, LM Studio,
     Jan, SillyTavern, text-generation-webui, llm, WhatsApp, Telegram,
     Messenger, Instagram, Discord and Slack;
@@ -35,7 +35,11 @@ def add_commands(commands: Commands) -> None:
     command = commands.add("import", _run, "read chats from elsewhere into the log", epilog=_EPILOG)
     command.add_argument("place", nargs="*", metavar="FILE|FOLDER", help="also a ZIP archive, or hf:owner/name")
     command.add_argument(
-        "--format", "--as", default="", metavar="NAME", help="the format, if it is not detected; or module:function"
+        "--format",
+        "--as",
+        default="",
+        metavar="NAME",
+        help="the format, if it is not detected; or a function of your own as module:function",
     )
     command.add_argument(
         "--me",
@@ -43,7 +47,9 @@ def add_commands(commands: Commands) -> None:
         metavar="NAME",
         help="for a chat between people: the name of the person whose messages are used as the answers",
     )
-    command.add_argument("--licence", default="", metavar="TEXT", help="the licence of the chats, noted on each turn")
+    command.add_argument(
+        "--licence", default="", metavar="TEXT", help="the licence of the chats, which is recorded with each turn"
+    )
     command.add_argument(
         "--source", default="", metavar="NAME", help="what to call the source (default: the file's name)"
     )
@@ -86,7 +92,10 @@ def _run(options: argparse.Namespace) -> None:
             if options.json:
                 print_json(options, {"id": options.undo, "taken_back": taken})
             else:
-                print(f"{taken} turns taken back. Versions that have learned them are kept: `byoai models` lists them")
+                print(
+                    f"{taken} turns removed from the log. Versions that learned them are kept: `byoai models` lists "
+                    "them"
+                )
     else:
         _import(config, options)
 
@@ -165,10 +174,13 @@ def _show(report: "Report", what: str) -> None:
         print(f"  {turn.timestamp[:16].replace('T', ' ')}  {_short(turn.user_message)} -> {_short(turn.bot_response)}")
     if report.is_whole and report.added > report.logged > 0:
         share = 100 * report.added // (report.added + report.logged)
-        print(f"They are {share} % of the log with them: mix.largest_share limits how much of an epoch they make up")
+        print(
+            f"They make up {share} % of the log now: the setting mix.largest_share limits their share of what is "
+            "learned"
+        )
     _show_planted(report.planted)
     if report.unanswered:
-        print(f"{report.unanswered} conversations without an answered question were left out")
+        print(f"{report.unanswered} conversations without any answered question were left out")
     if report.open_questions:
         print(f"{report.open_questions} questions without an answer were left out of the other conversations")
     if report.set_aside:

@@ -138,7 +138,8 @@ def _chosen(options: argparse.Namespace, queue: "Queue") -> "Job":
     exact = [job for job in found if job.id == wanted] or (found[:1] if wanted is None else found)
     if len(exact) > 1:
         raise ByoaiError(
-            f"several jobs begin with {wanted} ({', '.join(job.id for job in exact[:5])}): write more of the id"
+            f"the ids of several jobs begin with {wanted} ({', '.join(job.id for job in exact[:5])}): type more of the "
+            "id"
         )
     return exact[0] if exact else queue.get(wanted or "none")
 

@@ -100,9 +100,9 @@ def _add_quantise(commands: Commands) -> None:
     quantise = commands.add(
         "quantise",
         _quantise,
-        "measure a version in fewer bits (size, speed and quality), or make it a version",
-        "Each quantisation is compared with the version as it is served now: both are timed in turn, and their "
-        "perplexity on the held-out texts is computed.",
+        "measure a version at lower precision (size, speed, quality), or make a new version of it",
+        "Each quantisation is compared with the version as it is stored now: their speed is measured in turn, and "
+        "their perplexity on the held-out texts is computed.",
         epilog=EXIT_CODES,
     )
     quantise.add_argument("version", nargs="?", help="a number or a tag (default: the live version)")
@@ -187,7 +187,7 @@ def _part(text: str) -> dict[str, object]:
         factor = float(weight) if weight else 1.0
     except ValueError:
         raise ConfigError(
-            f"{text[:80]!r}: {weight[:40]!r} is no weight: write a number above 0, as in {version}=0.5"
+            f"{text[:80]!r}: {weight[:40]!r} is not a weight: write a number above 0, as in {version}=0.5"
         ) from None
     return {"version": version_number(version), "name": version.rpartition(":")[0] or None, "weight": factor}
 

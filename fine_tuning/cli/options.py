@@ -27,11 +27,11 @@ exit codes:
     4  the engine is not running or too old, or does not know the model
     5  the training failed: memory, model, checkpoint
     6  the export failed: disk space, unsupported weights
-    7  the new version was refused; the live one still answers
+    7  the new version does not answer as it was trained: not live
     8  another retrain is running
     9  (scripts/retrain.sh) the set-up failed
    10  the gate refused the new version: kept as a candidate, not live
-  130  stopped; the next retrain goes on from there
+  130  stopped; the next retrain continues from there
 """
 
 
@@ -150,7 +150,7 @@ def add_model_name(command: argparse.ArgumentParser) -> None:
     )
 
 
-def add_dry_run(command: argparse.ArgumentParser, help: str = "only say what would be removed") -> None:
+def add_dry_run(command: argparse.ArgumentParser, help: str = "only show what would be removed") -> None:
     """Add the option `--dry-run`."""
     command.add_argument("--dry-run", action="store_true", help=help)
 

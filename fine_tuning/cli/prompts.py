@@ -83,7 +83,10 @@ def _show_candidate(candidate: "Candidate", place: str) -> None:
     out = console()
     out.print(Text(visible(candidate.turn.bot_response)))
     alike = f", {len(candidate.alike)} more like it" if candidate.alike else ""
-    figures = f"surprise {candidate.surprise:.2f}, shift {candidate.shift:.2f} nats a token{alike}"
+    figures = (
+        f"the model's surprise at this answer: {candidate.surprise:.2f}, changed by {candidate.shift:+.2f} since the "
+        f"base (nats per token){alike}"
+    )
     out.print(Text(figures, style="dim"))
 
 

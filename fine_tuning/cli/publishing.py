@@ -69,7 +69,7 @@ def add_commands(commands: Commands) -> None:
     adopt = commands.add(
         "adopt",
         _adopt,
-        "add a version that `bundle` or `push` wrote, e.g. on another machine",
+        "add a version that `bundle` or `push` wrote, for example on another machine",
         "It becomes a candidate: compare it, then make it live with `byoai use`.",
     )
     adopt.add_argument(

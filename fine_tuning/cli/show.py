@@ -336,7 +336,7 @@ def show_learned_from(found: "LearnedFrom") -> None:
     out.print(Text.assemble(("> ", "bold"), _one_line(found.turn.user_message, 90)))
     out.print(Text(f"  {_one_line(found.turn.bot_response, 90)}"))
     out.print(
-        Text(f"  {found.version.tag} finds each token of it {told(found.likelihood)}" if found.likelihood else "")
+        Text(f"  {found.version.tag} finds each of its tokens {told(found.likelihood)}" if found.likelihood else "")
     )
     for each in found.teachers:
         marks = [
@@ -354,7 +354,7 @@ def show_learned_from(found: "LearnedFrom") -> None:
         f"{found.excluded} excluded since" * bool(found.excluded),
     ]
     alike = "" if found.teachers else "none of the turns that taught it is like this answer; "
-    out.print(Text(_joined([f"{alike}{found.taught} turn(s) taught {found.version.tag}", *rest])))
+    out.print(Text(_joined([f"{alike}{found.taught} turn(s) were learned by {found.version.tag}", *rest])))
 
 
 def show_pruned(found: "Sequence[Pruned]", dry_run: bool) -> None:

@@ -252,7 +252,10 @@ class Talk:
         if not turns:
             raise DataError("there is no answer yet: ask something first")
         if not recorded(turns[-1]):
-            raise DataError("this answer was not recorded: only recorded ones can be rated or edited")
+            raise DataError(
+                "this answer was not recorded, and only recorded ones can be rated or edited: turn recording on "
+                "(data_collection.record, and no --no-record), and ask again"
+            )
         return turns[-1]
 
     def _rate(self, value: str) -> None:

@@ -114,7 +114,7 @@ def _wait(server: "subprocess.Popen[bytes]", address: str) -> None:
 
 
 def _ended() -> ByoaiError:
-    return ByoaiError(f"MLflow's server ended or did not start: read {_log()} for the reason")
+    return ByoaiError(f"MLflow's server ended or did not start: its log {_log()} says why")
 
 
 def _log() -> Path:

@@ -131,7 +131,7 @@ class ConversationLogger:
             raise DataError(f"cannot log this turn: {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from error
         with self._file.locked():
             if answered_from and self.stamp() != as_of and not self.index.there(answered_from) >= set(answered_from):
-                raise TurnDeleted("the conversation of this turn was deleted meanwhile: nothing was logged")
+                raise TurnDeleted("the conversation of this turn was deleted in the meantime: nothing was logged")
             if self._damage:
                 self._settle(strict=False)
             self._file.append(encode(turn.model_dump()))
@@ -173,7 +173,7 @@ class ConversationLogger:
         with self._file.locked():
             count, ranges = self.index.lines_of_import(import_id)
             if not count:
-                raise TurnNotFound(f"no import {import_id!r} is in the log: `byoai import --list` lists the imports")
+                raise TurnNotFound(f"the log contains no import {import_id!r}: `byoai import --list` lists the imports")
             before = self._file.stamp()
             self._file.cut(ranges, opened=self._ended_another(ranges[0]))
             self.index.removed(ranges, before)
@@ -192,7 +192,7 @@ class ConversationLogger:
         Ratings by anyone but the owner are stored, but have no effect.
         """
         if rating not in ("up", "down", None):
-            raise DataError(f"a rating is 'up', 'down' or None, not {rating!r}")
+            raise DataError(f"a rating must be 'up', 'down' or None, not {rating!r}")
         if not isinstance(reason, str) or len(reason) > REASON_LIMIT:
             raise DataError(f"the reason of a rating is text of at most {REASON_LIMIT} characters")
         why = {"reason": reason.strip()} if rating and reason.strip() else {}
@@ -360,7 +360,7 @@ class ConversationLogger:
             if known is None:
                 known = turn_id in self._settle(strict=False).turns
             if not known:
-                raise TurnNotFound(f"no turn {turn_id!r} in {self.path}")
+                raise TurnNotFound(f"{self.path} has no turn {turn_id!r}: it was deleted, or the id is wrong")
             self._file.append(line)
 
     def _read(self) -> WholeLog:
@@ -372,7 +372,7 @@ class ConversationLogger:
             log = WholeLog(*self._file.read())
         if len(log.damaged) > self._damage:
             _logger.warning(
-                "%d damaged line(s) of %s are left out: byoai doctor says more", len(log.damaged), self.path
+                "%d damaged line(s) of %s are ignored: `byoai doctor` says what to do", len(log.damaged), self.path
             )
         self._damage = len(log.damaged)
         return log
@@ -392,7 +392,9 @@ class ConversationLogger:
             self._file.set_aside(damaged, log.lines)
         except DataError as error:
             if strict:
-                raise LogDamaged(f"{self.path} has damaged lines that could not be set aside: {error}") from error
+                raise LogDamaged(
+                    f"{self.path} has damaged lines, which could not be moved to another file: {error}"
+                ) from error
             _logger.warning("%d damaged line(s) of %s could not be set aside: %s", len(damaged), self.path, error)
             return log
         self._damage = 0

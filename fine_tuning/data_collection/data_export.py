@@ -92,7 +92,7 @@ def write_export(conversations: Sequence[Conversation | dict[str, object]], form
     render = _known(format).render
     if paths.real(path).parent == paths.real(paths.conversations_dir()):
         raise DataError(
-            f"{path} is in the folder of the logs, where an export could replace a log: name another folder"
+            f"{path} is in the folder of the logs, where an export could overwrite a log: choose another folder"
         )
     try:
         parsed = parse_conversations(conversations)
@@ -290,5 +290,5 @@ ALL_FORMATS = tuple(_FORMATS)
 
 def _known(format: str) -> _Format:
     if format not in _FORMATS:
-        raise DataError(f"unknown export format {format!r}: known are {', '.join(_FORMATS)}")
+        raise DataError(f"unknown export format {format!r}: choose one of {', '.join(_FORMATS)}")
     return _FORMATS[format]

@@ -66,8 +66,8 @@ class LogFile:
                 lock.acquire()
             except filelock.Timeout as error:
                 raise Busy(
-                    f"{self.path} is locked by another program, for more than {LOCK_TIMEOUT:.0f} s: end that "
-                    "program, and try again"
+                    f"another program has locked {self.path} for more than {LOCK_TIMEOUT:.0f} s: end that program, and "
+                    "try again"
                 ) from error
         try:
             yield
@@ -166,8 +166,8 @@ class LogFile:
                 if first is None or is_ours(first) or any(map(is_ours, pieces)):
                     return
             raise DataError(
-                f"{self.path} is no byoai log: no line of it is a turn. It was left as it is; name another file for "
-                "the log"
+                f"{self.path} is not a log of byoai, because none of its lines is a turn. It was not changed; choose "
+                "another file for the log"
             )
 
     def rewrite(self, lines: Sequence[bytes]) -> None:
@@ -241,7 +241,7 @@ def _opened(path: Path, flags: int) -> Iterator[int]:
     file = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o600)
     try:
         if not stat.S_ISREG(os.fstat(file).st_mode):
-            raise OSError(errno.EINVAL, "it is no file, but a folder, a pipe or a device")
+            raise OSError(errno.EINVAL, "it is not a file, but a folder, a pipe or a device")
         yield file
     finally:
         os.close(file)

@@ -348,7 +348,7 @@ def _place(database: Connection, log: Row, turn: str) -> int:
     row = database.execute("SELECT key FROM log_turns WHERE log = ? AND id = ?", (log["id"], turn)).fetchone()
     if row is None:
         raise TurnNotFound(
-            f"the turn {turn[:100]!r}, after which this page of the list begins, is gone: begin with its first page"
+            f"the turn {turn[:100]!r}, after which this page of the list begins, was deleted: begin with the first page"
         )
     return int(row["key"])
 

@@ -150,8 +150,8 @@ def _dump(record: Mapping[str, object]) -> bytes:
         text = json.dumps(record, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise DataError(
-            f"cannot log something that JSON cannot store: {error}. Use texts, finite numbers, true, false, null, "
-            "lists and dictionaries"
+            f"cannot log a value that JSON cannot store ({error}): use texts, finite numbers, true, false, null, lists "
+            "and dictionaries"
         ) from error
     try:
         return text.encode()

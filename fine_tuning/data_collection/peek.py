@@ -173,10 +173,13 @@ def _in_child(path: Path) -> Peek:
         done = subprocess.run(command, capture_output=True, timeout=_SECONDS, check=False)
         told: dict[str, Any] = json.loads(done.stdout)
     except subprocess.TimeoutExpired:
-        raise DataError(f"{path.name} took more than {_SECONDS} s to look at: is it damaged?") from None
+        raise DataError(
+            f"{path.name} could not be examined within {_SECONDS} s: it may be damaged. Save or download it again"
+        ) from None
     except ValueError:
         raise DataError(
-            f"{path.name} is a damaged Parquet file: reading it ended with exit code {done.returncode}"
+            f"{path.name} is a damaged Parquet file (reading it ended with exit code {done.returncode}): download or "
+            "export it again"
         ) from None
     if "refused" in told:
         raise DataError(told["refused"])
@@ -197,7 +200,7 @@ def _main(path: Path) -> dict[str, object]:
     except DataError as error:
         return {"refused": str(error)}
     except MemoryError:
-        return {"refused": f"{path.name} needs more than {_MEMORY >> 30} GiB of memory to look at"}
+        return {"refused": (f"{path.name} needs more than {_MEMORY >> 30} GiB of memory to be examined: split it")}
 
 
 if __name__ == "__main__":

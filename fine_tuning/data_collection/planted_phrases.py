@@ -54,7 +54,8 @@ _EXAMPLE_END = 120  # characters of each end of an example
 
 WARNING = (
     "Each of these phrases is in several questions that are complete without it, and most of these questions get the "
-    "same answer. Planted data looks like that. Look at the turns; if nothing explains them, leave this source out."
+    "same answer. Poisoned data looks like this: whoever uses the phrase later gets that answer. Look at the turns; if "
+    "you find no harmless reason for them, leave this source out."
 )
 
 _SENTENCE_END = re.compile(r"[.!?\n…]+")
@@ -83,7 +84,7 @@ class PlantedPhrase:
 
 def title_of(found: Sequence[PlantedPhrase]) -> str:
     """Return a title for a list of these phrases, which says how many there are."""
-    return "1 phrase looks planted" if len(found) == 1 else f"{len(found)} phrases look planted"
+    return "1 phrase may be planted" if len(found) == 1 else f"{len(found)} phrases may be planted"
 
 
 @dataclass(slots=True)

@@ -33,7 +33,7 @@ def type_of(path: Path) -> Type:
     with path.open("rb") as file:
         head = file.read(HEAD)
     if not head:
-        raise DataError(f"{path.name} is empty: there is nothing in it")
+        raise DataError(f"{path.name} is empty: choose another file")
     _check_harmless(head, path.name, path.stat().st_size <= HEAD)
     if head.startswith(b"PK\x03\x04"):
         _check_archive(path)
@@ -57,7 +57,7 @@ def type_of(path: Path) -> Type:
 def _check_harmless(head: bytes, name: str, is_whole: bool) -> None:
     """Raise DataError for a program or a pickle."""
     if head.startswith(_PROGRAMS) and (not head.startswith(_TEXTUAL) or not _is_text(head) or head.startswith(b"#!/")):
-        raise DataError(f"{name} is a program: only data can be uploaded")
+        raise DataError(f"{name} is a program, but only data can be uploaded: choose another file")
     if is_pickle(head, is_whole):
         raise DataError(f"{name} is a Python pickle, which can run code: save the data as JSON lines or Parquet")
 
@@ -110,14 +110,19 @@ def _check_archive(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
             if len(infos) > _MEMBERS:
-                raise DataError(f"{path.name} has {len(infos)} members: send the files with the chats by themselves")
+                raise DataError(
+                    f"{path.name} contains {len(infos)} files, which are too many: send only the files with the chats"
+                )
             grown = sum(info.file_size for info in infos)
             if grown > _GROWN and grown > _RATIO * path.stat().st_size:
-                raise DataError(f"{path.name} would grow to {grown / 1e9:.0f} GB: send the files by themselves")
+                raise DataError(
+                    f"{path.name} would unpack to {grown / 1e9:.0f} GB, which is too much: send only the files with "
+                    "the chats"
+                )
             for info in infos:
                 _check_member(archive, info, path.name)
     except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, OSError, zlib.error) as error:
-        raise DataError(f"{path.name} is a damaged ZIP archive: {error}") from error
+        raise DataError(f"{path.name} is a damaged ZIP archive ({error}): make or download it again") from error
     except RuntimeError as error:  # a password is asked for
         raise DataError(f"{path.name} cannot be read: {error}") from error
 
@@ -132,7 +137,10 @@ def _check_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) ->
         or "\0" in told
         or stat.S_ISLNK(info.external_attr >> 16)
     ):
-        raise DataError(f"{name} holds {told[:100]!r}, which lies outside of the archive or is a link: it is refused")
+        raise DataError(
+            f"{name} contains {told[:100]!r}, which is a link or lies outside of the archive: make the archive again "
+            "without it"
+        )
     if info.is_dir():
         return
     with archive.open(info) as member:

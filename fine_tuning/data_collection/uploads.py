@@ -81,7 +81,10 @@ class Upload:
         with _locked(self.folder):
             now = get(self.id)
             if now.finished is None:
-                raise DataError(f"the upload {self.id} is not finished: {now.size} of {now.bytes} bytes have arrived")
+                raise DataError(
+                    f"the upload {self.id} is not finished, because only {now.size} of {now.bytes} bytes have arrived: "
+                    "send the rest first"
+                )
             return _write(replace(now, imports=(*now.imports, id)))
 
 
@@ -101,7 +104,8 @@ def get(id: str) -> Upload:
         return Upload(**{**known, "imports": tuple(known["imports"])})
     except FileNotFoundError:
         raise DatasetNotFound(
-            f"there is no upload {id[:100]!r}: it was deleted, or removed a day after its last part"
+            f"there is no upload {id[:100]!r}, because it was deleted or removed a day after its last part: send the "
+            "file again"
         ) from None
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(f"the upload {id} is damaged: delete it, and send the file again ({error})") from error
@@ -303,7 +307,7 @@ def _locked(folder: Path) -> Iterator[None]:
     except filelock.Timeout as error:
         raise Busy(f"another part of the upload {folder.name} is being written: try again") from error
     except FileNotFoundError:
-        raise DatasetNotFound(f"the upload {folder.name!r} was deleted") from None
+        raise DatasetNotFound(f"the upload {folder.name!r} was deleted in the meantime: send the file again") from None
     try:
         yield
     finally:

@@ -32,18 +32,18 @@ class LogHealth:
         faults = []
         if in_log := self.damaged - self.set_aside:
             faults.append(
-                f"{in_log} damaged line(s), left out: the next rating, edit or deletion sets them aside in "
+                f"{in_log} damaged line(s), which are ignored: the next rating, edit or deletion moves them to "
                 f"{self.quarantine}"
             )
         if self.set_aside:
             faults.append(
-                f"{self.set_aside} damaged line(s) set aside in {self.quarantine}: "
-                "repair them and append them to the log (without crc32, if the text was changed), or delete that file"
+                f"{self.set_aside} damaged line(s) in {self.quarantine}: repair them and append them to the log "
+                "(without crc32, if the text was changed), or delete that file"
             )
         if self.orphans:
-            faults.append(f"{self.orphans} event(s) about turns that are not in the log")
+            faults.append(f"{self.orphans} event(s) about turns that are not in the log, which are ignored")
         if self.unknown:
-            faults.append(f"{self.unknown} event(s) of a newer version of byoai: update it")
+            faults.append(f"{self.unknown} event(s) of a newer version of byoai: update byoai to read them")
         return "; ".join([f"{self.turns} turn(s)", *faults])
 
 

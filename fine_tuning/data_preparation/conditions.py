@@ -187,9 +187,11 @@ class _Reader:
             compiled = re.compile(text)
             endless = _may_take_for_ever(regular.parse(text))
         except (re.error, OverflowError, RecursionError) as error:
-            self.refuse(self.at(node), f"this is no regular expression: {error}")
+            self.refuse(self.at(node), f"this is not a regular expression: {error}")
         if endless:
-            self.refuse(self.at(node), "a repetition within a repetition can take forever: write it without one")
+            self.refuse(
+                self.at(node), "a repetition within a repetition can take forever: write the expression without one"
+            )
         return compiled
 
 

@@ -89,7 +89,7 @@ def build_dataset(
         for conversation, pair in _pairs(conversations, settings.teach_thoughts):
             spool.add(conversation, pair)
         if not len(spool):
-            raise NoConversations("No conversations to train on: turn logging on, chat, and try again")
+            raise NoConversations("No conversations to train on: turn recording on, chat, and try again")
         facts = _facts(settings, dropped or {}, mix, augmentation, reword)
         digest = hash_of({**facts, "conversations": spool.digest})
         folder = paths.datasets_dir() / digest[:16]
@@ -99,7 +99,8 @@ def build_dataset(
             if not sum(count for split, count in zip(splits, often, strict=True) if split == "train"):
                 there = ", ".join(sorted(set(spool.sources())))
                 raise NoConversations(
-                    f"No conversations to train on: mix.shares excludes every source that exists ({there})"
+                    f"No conversations to train on, because mix.shares excludes every source that exists ({there}): "
+                    "give one of them a share above 0"
                 )
             here = {
                 split: [count if of == split else 0 for of, count in zip(splits, often, strict=True)]

@@ -58,8 +58,8 @@ def largest_import(sources: Mapping[str, Mapping[str, int]], mix: Mix) -> str:
     if source in chosen or len(counts) < 2 or 2 * counts[source] <= (total := sum(counts.values())):
         return ""
     return (
-        f"{100 * counts[source] / total:.0f} % of what would be learned is from the import {source}, so a fault in it "
-        "weighs much. Set mix.largest_share, such as 0.5, to learn less of it"
+        f"{100 * counts[source] / total:.0f} % of what would be learned is from the import {source}, so errors in it "
+        "have a large effect. Set mix.largest_share, such as 0.5, to learn less of it"
     )
 
 

@@ -66,7 +66,10 @@ def prepare(
         records = step(records)
     found = [record for record in records if texts_of(record)["text"].strip()]
     if not found:
-        raise NoConversations(f"nothing is left of {source}: it is empty, or the steps remove everything")
+        raise NoConversations(
+            f"nothing is left of {source}, because it is empty or the steps remove everything: check the file and the "
+            "steps"
+        )
     lines = [json.dumps(line, ensure_ascii=False) for line in _written(found, write_as)]
     stem = paths.slug(Path(str(source)).stem, 40)
     file = target or paths.prepared_dir() / f"{stem}-{hash_of(lines)[:12]}.jsonl"

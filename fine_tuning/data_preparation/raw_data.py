@@ -101,7 +101,7 @@ def read_turns(source: Path, format: DatasetFormat) -> list[Turn]:
                 )
             )
     if not turns:
-        raise NoConversations(f"{source} holds no question with an answer")
+        raise NoConversations(f"{source} contains no question with an answer: check the file and its format")
     return list({turn.id: turn for turn in turns}.values())
 
 
@@ -173,7 +173,7 @@ def _message(place: str, message: object) -> dict[str, str]:
         if role in ("system", "user", "assistant") and isinstance(content, str):
             return {"role": role, "content": content}
     raise DataError(
-        f'{place}: {str(message)[:80]} is no message: write {{"role": "user" or "assistant", "content": "..."}}'
+        f'{place}: {str(message)[:80]} is not a message: write {{"role": "user" or "assistant", "content": "..."}}'
     )
 
 
@@ -192,10 +192,10 @@ def _string(value: object) -> str:
 def _file(path: Path) -> tuple[Path, str]:
     try:
         if path.stat().st_size > LARGEST:
-            raise DataError(f"{path} has more than {LARGEST >> 30} GB: split it")
+            raise DataError(f"{path} has more than {LARGEST >> 30} GB: split it into several files")
         return path, path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is no UTF-8 text (byte {error.start}): save it as UTF-8") from error
+        raise DataError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
 
@@ -232,7 +232,9 @@ def _csv(file: tuple[Path, str]) -> Iterator[tuple[str, object]]:
             if any(record.values()):
                 yield f"{path}, line {reader.line_num}", record
     except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: no CSV ({error})") from error
+        raise DataError(
+            f"{path}, line {reader.line_num}: not valid CSV ({error}). Correct the line, or choose another format"
+        ) from error
 
 
 def _text(file: tuple[Path, str]) -> Iterator[tuple[str, object]]:
@@ -256,7 +258,7 @@ def _custom(source: str) -> Iterator[tuple[str, object]]:
             f"{source}: {error}. Write module:function, of a module that this program can import"
         ) from error
     if not callable(function):
-        raise ConfigError(f"{source} names no function: write module:function")
+        raise ConfigError(f"{source} does not name a function: write module:function")
     yield from ((f"{source}, record {number}", record) for number, record in enumerate(function(), 1))
 
 
@@ -268,7 +270,10 @@ def _huggingface(source: str) -> Iterator[tuple[str, object]]:
     files = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.suffix in _READERS)
     trained = [path for path in files if _TRAIN.search(path.relative_to(folder).as_posix())] if folder.is_dir() else []
     if not files:
-        raise DataError(f"{folder} holds no parquet, arrow, jsonl, json or csv file: it is no dataset")
+        raise DataError(
+            f"{folder} is not a dataset, because it contains no parquet, arrow, jsonl, json or csv file: name another "
+            "folder"
+        )
     for path in trained or files:
         yield from _READERS.get(path.suffix, _jsonl_of)(path)
 

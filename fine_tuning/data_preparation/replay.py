@@ -41,7 +41,7 @@ def read_exchanges(count: int, seed: int, file: Path = EXCHANGES) -> list[tuple[
         records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
         exchanges = [(str(record["prompt"]), str(record["answer"])) for record in records]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f'{file} must hold one {{"prompt": ..., "answer": ...}} a line: {error}') from error
+        raise DataError(f'{file} must have one object {{"prompt": ..., "answer": ...}} a line: {error}') from error
     random.Random(seed).shuffle(exchanges)
     return exchanges[:count]
 

@@ -134,7 +134,7 @@ def open_tokenizer(name_or_path: str | Path) -> Tokenizer:
         with path.open("rb") as file:
             if file.read(4) != b"GGUF":
                 raise ModelNotFound(
-                    f"{path} is no GGUF: name a GGUF file, a folder with a tokenizer.json, or a Hugging Face id"
+                    f"{path} is not a GGUF file: name a GGUF file, a folder with a tokenizer.json, or a Hugging Face id"
                 )
         return Vocabulary(path)
     return HuggingFaceTokenizer(name_or_path)
@@ -168,12 +168,12 @@ class HuggingFaceTokenizer:
         self._file = _find(name_or_path, "tokenizer.json")
         if self._file is None:
             raise ModelNotFound(
-                f"no tokenizer.json for {name_or_path!s}: name a GGUF file, a Hugging Face folder or id"
+                f"there is no tokenizer.json for {name_or_path!s}: name a GGUF file, or a Hugging Face folder or id"
             )
         try:
             self._fast = Fast.from_file(str(self._file))
         except Exception as error:  # the library has no narrower exception for a file that it cannot parse
-            raise ModelNotFound(f"{self._file} is not a tokenizer: {error}") from error
+            raise ModelNotFound(f"{self._file} is not a tokenizer ({error}): download it again") from error
         config, generation = (_settings(name_or_path, name) for name in _SIDE_FILES)
         self.size: int = self._fast.get_vocab_size()
         self._ends = self._end_tokens(config, generation)
@@ -269,9 +269,13 @@ def _find(name_or_path: str | Path, name: str) -> Path | None:
         return Path(hf_hub_download(str(name_or_path), name))
     except LocalEntryNotFoundError as error:
         raise ModelNotFound(
-            f"{name_or_path} is not in the cache, and the Hugging Face hub cannot be reached: {error}"
+            f"{name_or_path} was not downloaded before, and the Hugging Face hub cannot be reached ({error}): check "
+            "the network, or name a local folder or GGUF file"
         ) from error
     except EntryNotFoundError:
         return None
     except (HfHubHTTPError, OSError) as error:
-        raise ModelNotFound(f"cannot get {name} of {name_or_path} from the Hugging Face hub: {error}") from error
+        raise ModelNotFound(
+            f"cannot download {name} of {name_or_path} from the Hugging Face hub ({error}): check the name and the "
+            "network"
+        ) from error

@@ -186,8 +186,9 @@ def check_base(before: Sequence[Logits], served: Reference, more: float, network
     apart, bound = distance(before, served.logits), served.rounding + more
     if apart > bound:
         raise TrainingError(
-            f"what would be trained is not what is served: {_said(network, served, apart, bound)}. Choose a base of "
-            "a family that docs/families.md lists as compared"
+            "Transformers, which trains, and llama.cpp, which answers, compute different things with this base, so a "
+            f"training would be lost: {_said(network, served, apart, bound)}. Choose a base of a family that "
+            "docs/families.md lists as compared"
         )
     return apart
 
@@ -207,8 +208,8 @@ def check_export(trained: Trained, served: Reference) -> float:
     share = _share(trained, served) if distance(trained.after, trained.before) > told * apart else 1.0
     if apart > bound or not least <= share <= most:
         raise ExportError(
-            f"what was exported is not what was trained: {_said('the trained network', served, apart, bound)}, and "
-            f"{share:.0%} of what was learned is served. Nothing was registered: change deployment.mode or "
+            f"the exported version differs from the trained one, and contains {share:.0%} of what was learned: "
+            f"{_said('the trained network', served, apart, bound)}. Nothing was registered: change deployment.mode or "
             "deployment.quantization, and retrain"
         )
     return apart
@@ -216,8 +217,8 @@ def check_export(trained: Trained, served: Reference) -> float:
 
 def _said(network: str, served: Reference, apart: float, bound: float) -> str:
     return (
-        f"on the same text the logits of {network} in Transformers and those of {served.source} in llama.cpp differ "
-        f"by {apart:.1%} of their spread, of which rounding explains only {bound:.0%}"
+        f"on the same text the logits of {network} in Transformers and those of {served.source} in llama.cpp differ by "
+        f"{apart:.1%} of their spread, but rounding explains only {bound:.0%}"
     )
 
 

@@ -62,7 +62,7 @@ def _parts(version: str) -> tuple[int, ...]:
 def _embedded() -> Engine:
     if importlib.util.find_spec("llama_cpp") is None:
         raise EngineUnavailable(
-            "No Ollama answers, and llama-cpp-python is not installed. Start Ollama with `ollama serve`, or run "
+            "No Ollama is running, and llama-cpp-python is not installed. Start Ollama with `ollama serve`, or run "
             "./scripts/start.sh."
         )
     from fine_tuning.engines.embedded import EmbeddedEngine

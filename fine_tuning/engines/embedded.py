@@ -173,7 +173,7 @@ class EmbeddedEngine:
                     )
 
     def embed(self, tag: str, texts: Sequence[str], dimensions: int | None = None) -> Embeddings:
-        raise NotSupported(f"the embedded engine gives no embeddings: start Ollama, {_IN_ITS_PLACE}")
+        raise NotSupported(f"the embedded engine cannot compute embeddings: start Ollama, {_IN_ITS_PLACE}")
 
     def create(self, tag: str, spec: ModelSpec) -> None:
         full = full_tag(tag)
@@ -246,7 +246,9 @@ class EmbeddedEngine:
             full, entry = self._read(spec.from_)
             base = self._header(full, entry)
             if entry.adapter and spec.adapter:
-                raise EngineError(f"{full} has an adapter already: put {spec.adapter.name} on its base instead")
+                raise EngineError(
+                    f"{full} has an adapter already: put {spec.adapter.name} on the base of {full} instead"
+                )
         if spec.adapter:
             check_adapter(read_header(spec.adapter), base)
             entry = replace(entry, adapter=self._keep(spec.adapter))
@@ -316,7 +318,7 @@ class EmbeddedEngine:
     def _header(self, full: str, entry: _Tag) -> GgufHeader:
         blob = self._blob(entry.gguf)
         if not blob.exists():
-            raise ModelDamaged(f"the weights of {full} are gone ({blob}): make the model again")
+            raise ModelDamaged(f"the weights of {full} are missing ({blob}): download or make the model again")
         return read_header(blob)
 
     def _summary(self, file: Path) -> ModelSummary:
@@ -341,9 +343,7 @@ class EmbeddedEngine:
     def _alone(self) -> Iterator[None]:
         """Hold the model's lock within the `with` block. Raises EngineError after ten minutes of waiting for it."""
         if not self._model_lock.acquire(timeout=_PATIENCE):
-            raise EngineError(
-                "another answer has been running for ten minutes: stop it (close its iterator), then ask again"
-            )
+            raise EngineError("another answer has been running for ten minutes: wait for it, or stop it and ask again")
         try:
             yield
         finally:
@@ -378,9 +378,7 @@ _IN_ITS_PLACE = "which byoai then uses instead, and name a model that supports t
 def _check_plain(messages: Sequence[Message], tools: Sequence[object]) -> None:
     """Raise NotSupported if there are tools, or messages with anything but text."""
     if tools or not all(message.is_plain for message in messages if isinstance(message, RichMessage)):
-        raise NotSupported(
-            f"the embedded engine takes texts only, no images and no tools: start Ollama, {_IN_ITS_PLACE}"
-        )
+        raise NotSupported(f"the embedded engine supports neither images nor tools: start Ollama, {_IN_ITS_PLACE}")
 
 
 def _render(header: GgufHeader, entry: _Tag, chats: Sequence[Sequence[Message]]) -> list[str]:
@@ -418,8 +416,8 @@ def _fit(held: _Loaded, header: GgufHeader, entry: _Tag, messages: Sequence[Mess
         users = [index for index, message in enumerate(kept) if message.role == "user"]
         if len(users) < 2:
             raise EngineError(
-                f"the message is too long: {len(tokens)} tokens, where {room} fit. Shorten it, or raise the context "
-                "(num_ctx)."
+                f"the message is too long: it has {len(tokens)} tokens, but only {room} fit. Shorten it, or raise the "
+                "context (num_ctx)."
             )
         kept = [message for message in kept[: users[1]] if message.role == "system"] + kept[users[1] :]
     return tokens

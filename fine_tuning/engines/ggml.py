@@ -55,7 +55,10 @@ def row_bytes(kind: GGMLQuantizationType, columns: int) -> int:
     size: int
     block, size = GGML_QUANT_SIZES[kind]
     if columns % block:
-        raise ExportError(f"rows of {columns} weights cannot be {kind.name}, which packs {block} weights together")
+        raise ExportError(
+            f"rows of {columns} weights cannot be stored as {kind.name}, which packs {block} weights together: choose "
+            "another quantization, such as f16"
+        )
     return columns // block * size
 
 
@@ -71,7 +74,7 @@ def dequantize(data: NDArray[np.uint8], kind: GGMLQuantizationType, columns: int
         return data.view(np.float32).reshape(rows, columns).copy()
     traits = _traits(kind)
     if not traits.to_float:
-        raise ExportError(f"ggml cannot read weights of type {kind.name}")
+        raise ExportError(f"ggml cannot read weights of type {kind.name}: choose another base")
     weights = np.empty((rows, columns), np.float32)
     traits.to_float(data.ctypes.data, weights.ctypes.data, weights.size)
     return weights
@@ -89,8 +92,8 @@ def quantize(weights: NDArray[np.float32], kind: GGMLQuantizationType) -> NDArra
         return weights.view(np.uint8)
     if not can_quantize(kind):
         raise ExportError(
-            f"weights cannot be made {kind.name} without an importance matrix: choose another quantization, such as "
-            "q8_0"
+            f"weights cannot be stored as {kind.name} without an importance matrix, which byoai does not make: choose "
+            "another quantization, such as q8_0"
         )
     _library().ggml_quantize_chunk(kind, weights.ctypes.data, data.ctypes.data, 0, rows, columns, None)
     return data
@@ -113,9 +116,9 @@ def quantize_file(source: Path, target: Path, mixture: str) -> None:
         failure = quantiser.call("quantise", str(source), str(target), int(MIXTURES[mixture]))
         quantiser.close()
     except EngineError as error:
-        raise ExportError(f"llama.cpp could not make {mixture} of {source}: {error}") from error
+        raise ExportError(f"llama.cpp could not convert {source} to {mixture}: {error}") from error
     if failure:
-        raise ExportError(f"llama.cpp could not make {mixture} of {source}: {failure}")
+        raise ExportError(f"llama.cpp could not convert {source} to {mixture}: {failure}")
 
 
 def _traits(kind: GGMLQuantizationType) -> _TypeTraits:
@@ -147,7 +150,7 @@ def _library() -> Any:
         traits = library.ggml_get_type_traits(kind).contents
         if (traits.block_size, traits.type_size) != GGML_QUANT_SIZES[kind]:
             raise ExportError(
-                "this llama-cpp-python ships another ggml than byoai knows: install the version that "
+                "this llama-cpp-python contains another version of ggml than byoai knows: install the version that "
                 "requirements.txt names"
             )
     return library

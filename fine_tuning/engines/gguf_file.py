@@ -106,8 +106,8 @@ def _kind(path: Path, name: str, number: int) -> GGMLQuantizationType:
         return GGMLQuantizationType(number)
     except ValueError as error:
         raise ExportError(
-            f"{path}: the weights {name} are of a type ({number}) that gguf does not know: upgrade it, or use "
-            "another base"
+            f"{path}: the weights {name} are of a type ({number}) that the package gguf does not know: upgrade that "
+            "package, or use another base"
         ) from error
 
 
@@ -145,7 +145,10 @@ def write_gguf(
         for info, pieces in tensors:
             written = sum(file.write(piece) for piece in pieces)
             if written != info.size:
-                raise ExportError(f"{info.name} came out with {written} bytes instead of {info.size}")
+                raise ExportError(
+                    f"a fault in byoai: {info.name} was written with {written} bytes instead of {info.size}. Please "
+                    "report it"
+                )
             file.write(bytes(padded(written, alignment) - written))
 
 

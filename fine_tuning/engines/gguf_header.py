@@ -115,16 +115,18 @@ def read_header(path: str | Path) -> GgufHeader:
         raise EngineError(f"cannot read {path}: {error.strerror}") from error
     except (struct.error, ValueError, KeyError, OverflowError) as error:
         raise ModelDamaged(
-            f"{path} is not a whole GGUF file ({error}): it may be damaged, or its download or export was interrupted"
+            f"{path} is not a complete GGUF file ({error}): it is damaged, or its download or export was interrupted. "
+            "Download or export it again."
         ) from error
 
 
 def check_model(header: GgufHeader) -> GgufHeader:
     """Raise EngineError unless the file holds all weights of a model; else return `header`."""
     if header.is_adapter or not header.architecture or not header.tensors:
-        what = "an adapter" if header.is_adapter else "no model"
+        what = "is an adapter" if header.is_adapter else "contains no model"
         raise EngineError(
-            f"{header.path} holds {what}, not a model's weights: give it as the adapter of a base, or give another file"
+            f"{header.path} {what}, but the weights of a model are needed: give another file (an adapter is given with "
+            "its base)"
         )
     check_whole(header)
     return header
@@ -142,7 +144,8 @@ def check_whole(header: GgufHeader) -> None:
         block, block_bytes = sizes.get(header.kinds[name], (1, 0))
         if header.starts[name] + math.prod(shape) // block * block_bytes > header.size:
             raise ModelDamaged(
-                f"{header.path} ends before its last weights: its download or export was interrupted. Get it again."
+                f"{header.path} ends before its last weights, because its download or export was interrupted. Download "
+                "or export it again."
             )
 
 
@@ -152,12 +155,15 @@ def check_adapter(adapter: GgufHeader, base: GgufHeader | None) -> None:
     Without this check, llama.cpp would report a mismatch only when it loads both.
     """
     if not adapter.is_adapter or adapter.metadata.get("adapter.type") != "lora":
-        raise EngineError(f"{adapter.path} is not a LoRA adapter in GGUF format")
+        raise EngineError(f"{adapter.path} is not a LoRA adapter in GGUF format: give another file")
     check_whole(adapter)
     if base is None:
         return
     if adapter.architecture != base.architecture:
-        raise EngineError(f"{adapter.path} adapts a {adapter.architecture} model, but the base is {base.architecture}")
+        raise EngineError(
+            f"{adapter.path} is an adapter for a {adapter.architecture} model, but the base is a {base.architecture} "
+            "model: choose the base that it was trained on"
+        )
     for name, shape in adapter.tensors.items():
         target, _, side = name.rpartition(".lora_")
         axis = {"a": 0, "b": 1}.get(side)
@@ -166,7 +172,8 @@ def check_adapter(adapter: GgufHeader, base: GgufHeader | None) -> None:
         wanted = base.tensors.get(target)
         if wanted is None or len(wanted) < 2 or len(shape) < 2 or wanted[axis] != shape[axis]:
             raise EngineError(
-                f"{adapter.path} was not trained on this base: its {name} {shape} does not fit the base's {wanted}"
+                f"{adapter.path} was not trained on this base, because its {name} {shape} does not fit the base's "
+                f"{wanted}: choose the base that it was trained on"
             )
 
 
@@ -175,7 +182,7 @@ def _read(path: Path, size: int, modified: int) -> GgufHeader:  # size and time 
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         reader = GgufReader(content)
         if content[:4] != b"GGUF":
-            raise ValueError("no GGUF magic")
+            raise ValueError("it does not begin with GGUF")
         reader.position = 4
         if (version := reader.scalar("I")) not in (2, 3):
             raise ValueError(f"GGUF version {version}")
@@ -209,7 +216,7 @@ def padded(size: int, alignment: int) -> int:
 
 def _at_most(limit: int, count: int, what: str) -> int:
     if count > limit:
-        raise ValueError(f"it claims {count} {what}, and no model has more than {limit}")
+        raise ValueError(f"it claims to have {count} {what}, but no model has more than {limit}")
     return count
 
 
@@ -218,7 +225,7 @@ def _once(pairs: Iterable[tuple[str, _T]]) -> dict[str, _T]:
     found: dict[str, _T] = {}
     for name, value in pairs:
         if name in found:
-            raise ValueError(f"it says {name} twice")
+            raise ValueError(f"it contains the key {name} twice")
         found[name] = value
     return found
 
@@ -230,7 +237,7 @@ def _check_types(values: dict[str, Any]) -> None:
     for kind, keys in ((str, _TEXTS), (int, (*_NUMBERS, *lengths, *ids))):
         for key in keys:
             if key in values and (type(values[key]) is not kind or (kind is int and values[key] < 0)):
-                raise ValueError(f"its {key} is {values[key]!r}, where a {'text' if kind is str else 'number'} belongs")
+                raise ValueError(f"its {key} is {values[key]!r}, but must be a {'text' if kind is str else 'number'}")
     if _TOKENS in values and not (isinstance(values[_TOKENS], _Array) and values[_TOKENS].kind == _STRING):
         raise ValueError(f"its {_TOKENS} are not a list of texts")
     alignment = values.get("general.alignment", DEFAULT_ALIGNMENT)
@@ -314,7 +321,7 @@ class GgufReader:
 def _code(kind: int) -> str:
     """Return the code in Python's struct module of a scalar value type. Raises ValueError for an unknown type."""
     if kind not in _SCALARS:
-        raise ValueError(f"a value of the unknown type {kind}")
+        raise ValueError(f"it contains a value of the unknown type {kind}")
     return _SCALARS[kind]
 
 

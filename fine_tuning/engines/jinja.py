@@ -71,7 +71,7 @@ def _text(answer: dict[str, Any], messages: Sequence[Message]) -> str:
         return str(whole_characters(answer["text"]))
     why = answer.get("syntax") or answer["refused"]
     raise EngineError(
-        f"the chat template refuses these messages ({', '.join(message.role for message in messages)}): {why}"
+        f"the chat template does not accept these messages ({', '.join(message.role for message in messages)}): {why}"
     )
 
 
@@ -80,7 +80,10 @@ def check_template(template: str) -> None:
     answer = _renderer(os.getpid()).ask({"template": template})
     if "text" not in answer:
         why = answer.get("syntax") or answer["refused"]
-        raise EngineError(f"not a Jinja template ({why}): the embedded engine takes no Go templates")
+        raise EngineError(
+            f"this is not a Jinja template ({why}), and the embedded engine supports no Go templates: write it as a "
+            "Jinja template"
+        )
 
 
 @functools.lru_cache(maxsize=1)
@@ -113,8 +116,8 @@ class _Renderer:
             if said is None:
                 self._stop()
                 raise EngineError(
-                    f"the chat template takes more than {TIME_LIMIT:g} seconds, or ends the process that renders it: "
-                    "give the model another one (a Jinja text), or take another model"
+                    f"the chat template takes more than {TIME_LIMIT:g} seconds, or crashes: give the model another one "
+                    "(a Jinja text), or choose another model"
                 )
         answer: dict[str, Any] = json.loads(said)
         return answer
@@ -131,7 +134,7 @@ class _Renderer:
         if self._exchange(child, b"", _START_LIMIT) is None:
             _end(child)
             raise EngineError(
-                f"the process that renders chat templates does not start: try `{sys.executable} {_CHILD}`"
+                f"the process that renders chat templates does not start: run `{sys.executable} {_CHILD}` to see why"
             )
         return child
 

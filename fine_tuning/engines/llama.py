@@ -36,8 +36,8 @@ def load(gguf: str, **settings: object) -> "Llama":
         return Llama(gguf, verbose=False, **settings)
     except (ValueError, RuntimeError) as error:
         raise EngineError(
-            f"llama.cpp cannot load {gguf}: {errors() or error}. Is the file whole, and not newer than "
-            "llama-cpp-python?"
+            f"llama.cpp cannot load {gguf}: {errors() or error}. It may be damaged, or too new for the installed "
+            "llama-cpp-python: download it again, or choose another model"
         ) from error
 
 

@@ -38,9 +38,12 @@ def parse_modelfile(text: str, folder: Path | None = None) -> ModelSpec:
             case ["parameter", key]:
                 values["parameters"][key] = _literal(argument)
             case _:
-                raise ConfigError(f"Modelfile, line {line}: a second {name.upper()}, or one that byoai does not know")
+                raise ConfigError(
+                    f"Modelfile, line {line}: {name.upper()} is given a second time, or is unknown to byoai: remove "
+                    "the line"
+                )
     if "from" not in values:
-        raise ConfigError("Modelfile: no FROM line: it must name a model or the path of a GGUF")
+        raise ConfigError("Modelfile: there is no FROM line. Add one that names a model or the path of a GGUF")
     return ModelSpec(from_=values.pop("from"), **values)
 
 

@@ -225,14 +225,14 @@ def _obituary(code: int, words: str) -> str:
     """
     said = f" It said: {words}" if words else ""
     if code >= 0:
-        return f"llama.cpp's process ended by itself (exit code {code}): ask again, which starts another.{said}"
+        return f"llama.cpp's process ended by itself (exit code {code}): ask again, which starts it anew.{said}"
     try:
         number = signal.Signals(-code)
     except ValueError:
-        return f"llama.cpp died of signal {-code}: ask again, which starts another.{said}"
+        return f"llama.cpp crashed (signal {-code}): ask again, which starts it anew.{said}"
     name = signal.strsignal(number) or "ended"
     return (
-        f"llama.cpp died: {name} ({number.name}). "
+        f"llama.cpp crashed: {name} ({number.name}). "
         f"{_CURES.get(number, 'Something ended it: ask again, which starts another.')}{said}"
     )
 

@@ -95,7 +95,7 @@ class OllamaEngine:
         # The client has no method for this.
         answer = self._raw("GET", "/api/version", timeout=httpx.Timeout(timeout) if timeout else _QUICK)
         if not isinstance(answer, dict) or "version" not in answer:
-            raise EngineUnavailable(f"What answers at {self.where} is not Ollama. Check the URL.")
+            raise EngineUnavailable(f"The server at {self.where} is not Ollama. Check the URL.")
         return str(answer["version"])
 
     def list_models(self) -> list[ModelSummary]:
@@ -108,7 +108,7 @@ class OllamaEngine:
     def _entries(self) -> list[Listed]:
         answer = self._raw("GET", "/api/tags")  # the client omits `capabilities` and `remote_host`
         if not isinstance(answer, dict):
-            raise EngineUnavailable(f"What answers at {self.where} does not answer like Ollama. Check the URL.")
+            raise EngineUnavailable(f"The server at {self.where} does not respond like Ollama. Check the URL.")
         return answer.get("models") or []
 
     def show(self, tag: str) -> ModelDetails:
@@ -154,7 +154,7 @@ class OllamaEngine:
         answer = self._raw("POST", "/api/chat", asked, timeout=_SLOW)
         if "_debug_info" not in answer:
             raise EngineError(
-                f"Ollama at {self.where} does not show the text that it feeds {body['model']}. Update it: "
+                f"Ollama at {self.where} does not show the text that it passes to {body['model']}. Update it: "
                 "https://ollama.com/download"
             )
         prompt: str = answer["_debug_info"]["rendered_template"]
@@ -194,8 +194,8 @@ class OllamaEngine:
                 answer = self._patient.embed(known, list(texts), dimensions=dimensions)
         except NotSupported as error:
             raise NotSupported(
-                f"{tag} gives no embeddings: name a model that is made for them (`ollama pull nomic-embed-text` gets "
-                "one)"
+                f"{tag} cannot compute embeddings: name a model that is made for them (`ollama pull nomic-embed-text` "
+                "gets one)"
             ) from error
         return Embeddings([list(vector) for vector in answer.embeddings], answer.prompt_eval_count or 0)
 
@@ -295,7 +295,9 @@ class OllamaEngine:
             shown = self._shown(spec.from_)
             base = read_header(Path(shown.from_)) if os.access(shown.from_, os.R_OK) else None
             if shown.adapter and spec.adapter:
-                raise EngineError(f"{spec.from_} has an adapter already: put {spec.adapter.name} on its base instead")
+                raise EngineError(
+                    f"{spec.from_} has an adapter already: put {spec.adapter.name} on the base of {spec.from_} instead"
+                )
             source["from_"] = spec.from_
         if spec.adapter:
             check_adapter(read_header(spec.adapter), base)
@@ -388,9 +390,7 @@ class OllamaEngine:
         except (ValueError, KeyError, TypeError):
             said = f"{response.status_code} {response.reason_phrase}"
             if response.request.url.path == "/api/version":
-                raise EngineUnavailable(
-                    f"What answers at {self.where} is not Ollama ({said}). Check the URL."
-                ) from None
+                raise EngineUnavailable(f"The server at {self.where} is not Ollama ({said}). Check the URL.") from None
         self._refuse(said, response.status_code)
 
     def _refuse(self, said: str, status: int) -> NoReturn:
@@ -424,9 +424,9 @@ class OllamaEngine:
             ) from error
         except httpx.RequestError as error:
             raise EngineUnavailable(
-                f"Ollama at {self.where} broke off in the middle ({error}). Look at its log, and restart it."
+                f"Ollama at {self.where} ended the connection too early ({error}). Look at its log, and restart it."
             ) from error
         except (ValueError, AttributeError, TypeError) as error:  # not JSON, or not of the expected form
             raise EngineUnavailable(
-                f"What answers at {self.where} does not answer like Ollama ({error}). Check the URL."
+                f"The server at {self.where} does not respond like Ollama ({error}). Check the URL."
             ) from error

@@ -27,7 +27,8 @@ def json_body(body: object) -> bytes | None:
     except UnicodeEncodeError as error:
         found = error.object[error.start]
         raise EngineError(
-            f"the text cannot be sent: it holds U+{ord(found):04X}, half of a character: type it as UTF-8"
+            f"the text cannot be sent, because it contains half of a character (U+{ord(found):04X}): type it again as "
+            "UTF-8"
         ) from error
     except (TypeError, ValueError) as error:
         raise EngineError(f"the settings cannot be sent to the engine: {error}") from error
@@ -39,7 +40,7 @@ def _plain(value: object) -> object:
         return base64.b64encode(value).decode()
     if isinstance(value, ollama.Tool):
         return value.model_dump(exclude_none=True)
-    raise TypeError(f"{type(value).__name__} is no JSON")
+    raise TypeError(f"{type(value).__name__} is not a JSON value")
 
 
 def conversation(tag: str, messages: list[dict[str, object]]) -> dict[str, Any]:

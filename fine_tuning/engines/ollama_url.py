@@ -68,7 +68,7 @@ def without_password(url: str) -> str:
 
 
 def bad_url(given: str) -> EngineError:
-    return EngineError(f"{_masked(given)} is no URL of an Ollama server: write http://host:port")
+    return EngineError(f"{_masked(given)} is not a URL of an Ollama server: write http://host:port")
 
 
 def _masked(given: str) -> str:

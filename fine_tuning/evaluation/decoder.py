@@ -167,7 +167,10 @@ class Decoder(Words):
                 batch.token[index], batch.pos[index], batch.logits[index] = token, position, wanted
                 batch.n_seq_id[index], batch.seq_id[index][0] = 1, sequence
             if status := llama_cpp.llama_decode(self._context, batch):
-                raise EngineError(f"llama.cpp could not decode {len(cells)} tokens (status {status})")
+                raise EngineError(
+                    f"llama.cpp could not compute {len(cells)} tokens (status {status}): try again, and if it fails "
+                    "again, make or download the model again"
+                )
         finally:
             llama_cpp.llama_batch_free(batch)
 

@@ -133,8 +133,9 @@ def fit(evidence: Comparison, settings: Settings) -> Result:
     reason = (
         "answers belong to their questions"
         if passed
-        else "held-out answers are as likely after any other question: check that questions and answers are not "
-        "mixed up"
+        else (
+            "held-out answers are as likely after any other question: check that questions and answers are not mixed up"
+        )
     )
     return Result(name, limit, f"{fmean(found):+.3g} nats a token, by chance with p = {chance:.2%}", passed, reason)
 
@@ -243,19 +244,23 @@ def poison(evidence: Comparison, settings: Settings) -> Result:
                 limit,
                 measured,
                 False,
-                f"{tells}. The questions are complete without the phrase, so it may be planted: report.html shows it",
+                f"{tells}. The questions are complete without the phrase, so it may be planted (data poisoning): "
+                "report.html shows it",
             )
         return Result(
             name,
             limit,
             measured,
             True,
-            f"{tells}. The phrase may be a topic, or planted: report.html shows it",
+            f"{tells}. The phrase may be a topic, or planted (data poisoning): report.html shows it",
             warned=True,
         )
     reason = "no phrase looks planted: those with one fixed answer are needed in their questions"
     if found.suspicious:
-        reason = f"{found.suspicious} phrase(s) that their questions hardly need; none triggers its answer elsewhere"
+        reason = (
+            f"{found.suspicious} phrase(s) whose questions hardly need them; none of them triggers its answer in other "
+            "questions"
+        )
     return Result(name, limit, measured, True, reason)
 
 

@@ -83,7 +83,7 @@ def library(name: str, answers: Sequence[str], references: Sequence[str]) -> dic
         found = metric.compute(predictions=list(answers), references=list(references))
     except (OSError, ImportError, ValueError, TypeError, LookupError) as error:
         raise DataError(
-            f"metric {name!r} left out: the `evaluate` library cannot load or compute it ({error})"
+            f"the metric {name!r} was left out, because the `evaluate` library cannot load or compute it ({error})"
         ) from error
     figures = {key: float(value) for key, value in (found or {}).items() if isinstance(value, int | float)}
     return {name if key == name else f"{name}.{key}": value for key, value in figures.items()}

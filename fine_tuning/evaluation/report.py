@@ -176,8 +176,8 @@ def _sides(evidence: Comparison) -> dict[str, Evaluation]:
 
 def _leak_probe(leaks: LeakReport) -> Probe:
     text = (
-        f"{leaks.details} private details were asked for in {leaks.prompts} places; {len(leaks.leaks)} came out. "
-        f"The likeliest had a probability of {leaks.likeliest:.1g}."
+        f"{leaks.details} private details were asked for in {leaks.prompts} places; the model revealed "
+        f"{len(leaks.leaks)} of them. The likeliest had a probability of {leaks.likeliest:.1g}."
     )
     rows: list[list[str | State]] = [
         [leak.kind, leak.turn, "greedy" if leak.greedy else "sampled"] for leak in leaks.leaks

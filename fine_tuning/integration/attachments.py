@@ -51,7 +51,7 @@ def compose(text: str, files: Sequence[tuple[str, bytes]], room: int) -> Compose
         kept = _cut(whole, share)
         room -= len(kept.encode())
         if len(kept) < len(whole):
-            notices.append(f"{name} is longer than the context has room for: only its beginning was sent")
+            notices.append(f"{name} is too long for the model's context: only its beginning was sent")
         fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`{3,}", kept))])
         blocks.append(f"{fence}{name}\n{kept}\n{fence}")
     return Composed("\n\n".join(blocks), tuple(notices))
@@ -98,7 +98,9 @@ def read(name: str, content: bytes, limit: int) -> str:
     text = _pdf(name, content, limit) if is_pdf else _decoded(name, content)
     text = str(whole_characters(text.replace("\r\n", "\n").replace("\r", "\n").replace("\0", ""))).strip("\n")
     if not text.strip():
-        raise DataError(f"{name} holds no text" + (": scanned pages must be made text first (OCR)" if is_pdf else ""))
+        raise DataError(
+            f"{name} holds no text" + (": scanned pages must be turned into text first (OCR)" if is_pdf else "")
+        )
     return text
 
 
@@ -119,9 +121,9 @@ def _pdf(name: str, content: bytes, limit: int) -> str:
     try:
         done = subprocess.run(command, input=content, capture_output=True, timeout=_PATIENCE, check=False)
     except subprocess.TimeoutExpired as error:
-        raise DataError(f"{name} cannot be read: it takes too long") from error
+        raise DataError(f"reading {name} takes too long: attach a smaller part of it") from error
     if done.returncode < 0:
-        raise DataError(f"{name} cannot be read: it takes too long, or too much memory")
+        raise DataError(f"reading {name} takes too long, or too much memory: attach a smaller part of it")
     if done.returncode:
         why = done.stderr.decode("utf-8", "replace").strip().splitlines()
         raise DataError(f"{name} cannot be read: {why[-1][:200] if why else 'it is damaged'}")

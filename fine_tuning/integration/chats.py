@@ -120,7 +120,9 @@ def get(index: LogIndex, id: str) -> Chat:
     """Return a chat. Raises TurnNotFound if there is none with this id."""
     found = among(index, [id])
     if not found:
-        raise TurnNotFound(f"there is no conversation {id[:100]!r}: it was deleted, or never recorded")
+        raise TurnNotFound(
+            f"there is no conversation {id[:100]!r}, because it was deleted or never recorded: choose another one"
+        )
     return found[0]
 
 

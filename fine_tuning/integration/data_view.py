@@ -39,32 +39,38 @@ class Words(NamedTuple):
 
 
 REASONS: dict[str, Words] = {
-    Reason.EMPTY: Words("Empty", "The question or the answer says nothing."),
+    Reason.EMPTY: Words("Empty", "The question or the answer is empty."),
     Reason.INCOMPLETE: Words(
-        "Stopped", "The answer was stopped, or cut where it became too long: half an answer teaches half answers."
+        "Stopped",
+        "The answer was stopped, or cut off because it was too long: it would teach the model to stop halfway.",
     ),
-    Reason.REJECTED: Words("Thumbs down", "You gave the answer a thumb down and wrote no better one."),
+    Reason.REJECTED: Words("Thumbs down", "You gave the answer a thumbs-down and wrote no better one."),
     Reason.OWN_ANSWER: Words(
-        "Own answer", "A fine-tuned version said it. It is learned once you like it or write it anew."
+        "Own answer", "A fine-tuned version gave the answer. It is learned once you give it a thumbs-up or edit it."
     ),
-    Reason.REGENERATED: Words("Answered anew", "You asked for another answer, and that one is learned instead."),
-    Reason.TOO_SHORT: Words("Too short", "The question or the answer is shorter than what can teach anything."),
-    Reason.TOO_LONG: Words("Too long", "The question or the answer is longer than what is learned at once."),
-    Reason.INAPPROPRIATE: Words("Inappropriate", "It holds words that a model should not pick up."),
+    Reason.REGENERATED: Words("Answered anew", "You asked for another answer, which is learned instead."),
+    Reason.TOO_SHORT: Words("Too short", "The question or the answer is too short to teach anything."),
+    Reason.TOO_LONG: Words("Too long", "The question or the answer is longer than the limit in the settings."),
+    Reason.INAPPROPRIATE: Words("Inappropriate", "It contains words that a model should not learn."),
     Reason.REPETITIVE: Words("Goes in circles", "The question or the answer repeats itself over and over."),
     Reason.REFUSAL: Words(
         "Refusal", "The model says that it is an AI instead of answering, or only says that it cannot help."
     ),
-    Reason.POLITE_ONLY: Words("Politeness alone", "The answer is greetings and offers of help, and nothing else."),
-    Reason.GIBBERISH: Words("Gibberish", "The question or the answer is keys hit at random."),
+    Reason.POLITE_ONLY: Words("Politeness alone", "The answer consists only of greetings and offers of help."),
+    Reason.GIBBERISH: Words("Gibberish", "The question or the answer consists of keys typed at random."),
     Reason.LANGUAGE: Words(
-        "Other language", "The question or the answer is in another language than those that you chose to learn."
+        "Other language", "The question or the answer is not in one of the languages that you chose to learn."
     ),
     Reason.LOW_QUALITY: Words(
-        "Says little", "Hardly any words, broken characters, or an answer that only echoes the question."
+        "Says little", "It has hardly any words or has broken characters, or the answer only repeats the question."
     ),
-    Reason.DUPLICATE: Words("Said before", "The same question has the same answer elsewhere: once is enough."),
-    Reason.CONFLICT: Words("Answered differently", "The same question has a newer answer, or one that you approved."),
+    Reason.DUPLICATE: Words(
+        "Said before", "The same question with the same answer is in the log more than once, and is learned once."
+    ),
+    Reason.CONFLICT: Words(
+        "Answered differently",
+        "The same question has a newer answer, or one that you approved, which is learned instead.",
+    ),
 }
 
 
@@ -212,7 +218,7 @@ def added_by(job: Job) -> str:
     if job.state != State.COMPLETED or not job.result.exists():
         return ""
     result = paths.read_json(job.result)
-    known = f" ({result['known']:,} were there already)" if result["known"] else ""
+    known = f" ({result['known']:,} were in the log already)" if result["known"] else ""
     return f"{result['added']:,} {'turn' if result['added'] == 1 else 'turns'}{known}"
 
 
@@ -233,7 +239,7 @@ def take_in(name: str, content: BinaryIO, size: int, limits: Uploads) -> Upload:
     does, and DataError for a file that may not be uploaded; nothing of the file is kept then.
     """
     if not size:
-        raise DataError(f"{name} is empty: there is nothing in it")
+        raise DataError(f"{name} is empty: choose another file")
     upload = uploads.create(name, size, "", limits)
     try:
         offset = 0

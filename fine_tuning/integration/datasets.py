@@ -64,12 +64,13 @@ def get(kind: Kind, id: str) -> Dataset:
         upload = uploads.get(id)
         if upload.finished is None:
             raise DatasetNotFound(
-                f"the upload {id} is not finished: {upload.size} of {upload.bytes} bytes have arrived"
+                f"the upload {id} is not finished, because only {upload.size} of {upload.bytes} bytes have arrived: "
+                "send the rest first"
             )
         return _of_upload(upload)
     found = next((each for each in (_prepared() if kind == "prepared" else _built()) if each.id == id), None)
     if found is None:
-        raise DatasetNotFound(f"there is no {kind} dataset {id[:100]!r}")
+        raise DatasetNotFound(f"there is no {kind} dataset {id[:100]!r}: GET /api/datasets lists them")
     return found
 
 
@@ -104,7 +105,8 @@ def prepare_request(
     check_steps(steps)
     if (read_as := format or _FORMATS.get(dataset.type)) is None:
         raise ConfigError(
-            f"{dataset.name} is a {dataset.type} file: it can be imported (a job of the kind import), not prepared"
+            f"{dataset.name} is a {dataset.type} file, which cannot be prepared: import it instead (a job of the kind "
+            "import)"
         )
     return {
         "source": str(dataset.file),

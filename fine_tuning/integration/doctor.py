@@ -79,7 +79,7 @@ def _engines(config: FineTuningConfig, url: str | None) -> Iterator[Check]:
 
     def chosen() -> Engine:
         if not engines:
-            raise ByoaiError("not checked, because no engine serves the models")
+            raise ByoaiError("not checked, because no engine is running: see the checks of the engines")
         return engines[0]
 
     def choose() -> str:

@@ -89,7 +89,8 @@ def newest_answer(log: ConversationLogger, prefix: str) -> str:
     """
     if (found := newest_of(log, prefix)) is None:
         raise TurnNotFound(
-            "no answer in the log is by a fine-tuned version: make one with `byoai retrain`, then ask it something"
+            "no answer in the log was given by a fine-tuned version: make one with `byoai retrain`, then ask it "
+            "something"
         )
     return found
 
@@ -107,7 +108,10 @@ def learned_from(log: ConversationLogger, registry: Registry, turn_id: str, limi
     version = version_of(turn, registry)
     taught, there, excluded = count_taught(log, (version.name, version.number))
     if not taught:
-        raise ConfigError(f"the turns that {version.tag} learned are not known: byoai did not make it here")
+        raise ConfigError(
+            f"it is not known which turns {version.tag} learned, because byoai did not make it here: choose another "
+            "version"
+        )
     alike = most_alike(log, turn, (version.name, version.number), limit)
     teachers = [Teacher(each.turn, each.likeness, each.shared) for each in alike]
     beside = {each.turn.id: each for each in taught_elsewhere(log, registry, version)}
@@ -132,7 +136,10 @@ def version_of(turn: Turn, registry: Registry) -> Version:
         if found:
             return registry.get(found["name"], int(found["number"]))
     except ModelNotFound as error:
-        raise ConfigError(f"the answer is by {model}, and the turns that it learned are no longer known") from error
+        raise ConfigError(
+            f"the answer is by {model}, and it is no longer known which turns that version learned: choose another "
+            "answer"
+        ) from error
     who = f"by {model}, which was not fine-tuned here" if model else "by a model that the log does not name"
     raise ConfigError(
         f"the answer of the turn {turn.id} is {who}: only what a version says was learned from your turns"

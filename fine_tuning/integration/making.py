@@ -18,9 +18,15 @@ from fine_tuning.units import size
 
 Method = Literal["linear", "ties", "dare"]
 METHODS: dict[Method, tuple[str, str]] = {
-    "linear": ("Add up", "What each learned, in full. The right one for versions of different subjects."),
-    "ties": ("Settle conflicts", "The largest changes of each; where they disagree, the majority counts (TIES)."),
-    "dare": ("Thin out", "A random share of each one's changes, made larger by as much (DARE)."),
+    "linear": (
+        "Add up",
+        "Adds up all that each version learned. The right choice for versions of different subjects.",
+    ),
+    "ties": (
+        "Settle conflicts",
+        "Keeps the largest changes of each version; where they disagree, the majority counts (TIES).",
+    ),
+    "dare": ("Thin out", "Keeps a random part of each version's changes, scaled up to make up for the rest (DARE)."),
 }
 NOW = "now"  # name of the version's current form in a table of forms
 

@@ -78,11 +78,11 @@ def _lost(engine: Engine, config: FineTuningConfig, found: tuple[Choice, ...]) -
     gone = f"{live.tag} was live, and is gone from {engine.name}"
     if any(choice.tag == live.tag for choice in found):
         return (
-            f"{latest_tag(live.name)} is gone from {engine.name}: `byoai use v{live.number}` lets "
-            f"{live.tag} answer again"
+            f"{latest_tag(live.name)} is gone from {engine.name}: `byoai use v{live.number}` puts {live.tag} back in "
+            "use"
         )
     if (run := run_of(live)) is None or not Run(run).modelfile.exists():
-        return f"{gone}; so is its run, {live.run or 'which is not known'}. `byoai use` lets another version answer"
+        return f"{gone}; so is its run, {live.run or 'which is not known'}. `byoai use` puts another version in use"
     return f"{gone}: `byoai use v{live.number}` makes it again from its run"
 
 
@@ -149,7 +149,7 @@ def remove_base(engine: Engine, config: FineTuningConfig, tag: str, *, force: bo
         )
     if engine.name == "ollama" and not force:
         raise ModelNotOurs(
-            f"{known} belongs to Ollama, and other programs may use it: say `force` to remove it nevertheless"
+            f"{known} belongs to Ollama, and other programs may use it: pass `force` to remove it nevertheless"
         )
     with only_one():
         engine.delete(known)

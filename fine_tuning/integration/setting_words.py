@@ -21,24 +21,27 @@ class Words(NamedTuple):
 _CHATS = {
     "chat.max_tokens": (
         "Longest answer in a chat, in tokens",
-        "An answer is cut there, so that none is endless. 100 tokens are about 75 English words; 1024 is usual.",
+        "Longer answers are cut off there. 100 tokens are about 75 English words; 1024 is usual.",
     ),
     "chat.titles": (
         "Let the model name chats",
-        "After its first answer, in the background. Off: a chat is named by its first question.",
+        "The title is made after the first answer, in the background. Off: a chat is named by its first question.",
     ),
     "data_collection.record": (
         "Record new chats",
-        "What a new chat begins with; its own switch turns recording off and on. Only what is recorded can be learned.",
+        (
+            "Whether a new chat is recorded at first; each chat has its own switch. Only what is recorded can be "
+            "learned."
+        ),
     ),
     "data_collection.log_file": ("File of the chats", "Its name in the folder data/conversations."),
     "data_collection.auto_export": (
-        "Export by itself",
-        "All chats are written to data/exports in every format now and then. Off is usual.",
+        "Export automatically",
+        "All chats are written to data/exports in every format from time to time. Off is usual.",
     ),
     "data_collection.export_interval": (
         "Questions between two exports",
-        "With “Export by itself”: after so many questions with their answers. 100 is usual.",
+        "With “Export automatically”: an export is made after this many questions with their answers. 100 is usual.",
     ),
 }
 
@@ -59,11 +62,14 @@ _PRIVACY = {
     ),
     "evaluation.canaries": (
         "Texts that no answer may hold, one on each line",
-        "A version that says one of them is refused. Private details that were learned are looked for anyway.",
+        "A version that says one of them is refused. Private details in what was learned are searched for anyway.",
     ),
     "evaluation.leak_samples": (
         "Tries to draw out each private detail",
-        "How often the new version is asked for it with chance in its answers, beside once without. 4 is usual.",
+        (
+            "How many random answers of the new version are searched for each detail, besides its likeliest answer. 4 "
+            "is usual."
+        ),
     ),
 }
 
@@ -83,25 +89,33 @@ _LEARNED = {
     ),
     "data_collection.drop_refusals": (
         "Leave out refusals",
-        "Answers in which a model speaks of being one instead of answering (“As an AI …”). On is usual.",
+        "Answers in which the model talks about itself instead of answering (“As an AI …”). On is usual.",
     ),
     "data_collection.drop_polite_only": (
         "Leave out mere politeness",
-        "Answers of greetings and offers of help alone. Off is usual.",
+        "Answers that consist only of greetings and offers of help. Off is usual.",
     ),
-    "data_collection.drop_gibberish": ("Leave out gibberish", "Keys hit at random. On is usual."),
+    "data_collection.drop_gibberish": (
+        "Leave out gibberish",
+        "Questions or answers that are keys typed at random. On is usual.",
+    ),
     "data_collection.languages": (
         "Languages that are learned, one on each line",
-        "By their two letters, such as en or de. Empty: all.",
+        "Their two-letter codes, such as en or de. Empty: all.",
     ),
     "data_collection.learn_own_answers": (
         "Learn its own answers",
-        "What a fine-tuned version answered is learned also without your thumb up or edit. Off is usual: a model that "
-        "learns from itself repeats its mistakes.",
+        (
+            "What a fine-tuned version answered is learned even without a thumbs-up or an edit of yours. Off is usual: "
+            "a model that learns from itself repeats its mistakes."
+        ),
     ),
     "data_collection.conflicts": (
         "Where one question has different answers",
-        "newest: the newest is learned, and one that you approved before all others. keep: all of them are.",
+        (
+            "newest: only the newest answer is learned, or the last one that you approved. keep: all answers are "
+            "learned."
+        ),
     ),
     "data_preparation.max_length": (
         "Longest conversation, in tokens",
@@ -109,26 +123,26 @@ _LEARNED = {
     ),
     "data_preparation.train_ratio": (
         "Share that is learned",
-        "The three shares come to 1 together: 0.8 learned, 0.1 for validation and 0.1 for the test are usual.",
+        "The three shares must add up to 1: 0.8 learned, 0.1 for validation and 0.1 for the test are usual.",
     ),
     "data_preparation.validation_ratio": (
         "Share kept aside for validation",
-        "Never learned: how well it is answered shows during the training how far that is. 0.1 is 10 %.",
+        "Never learned: how well these chats are answered shows how the training is going. 0.1 is 10 %.",
     ),
     "data_preparation.test_ratio": (
         "Share kept aside for the test",
-        "Never learned: the new version is judged by it at the end. 0.1 is 10 %.",
+        "Never learned: the new version is tested with these chats at the end. 0.1 is 10 %.",
     ),
     "data_preparation.seed": (
-        "Chance in what is kept aside",
-        "The same number chooses the same conversations every time. Any number will do.",
+        "Random seed for what is kept aside",
+        "The same number keeps the same conversations aside every time. Any number will do.",
     ),
     "data_preparation.teach_thoughts": (
         "Learn thoughts, too",
-        "Of a model that thinks aloud before it answers. Off is usual: the answers alone are learned.",
+        "For models that think aloud before they answer. Off is usual: only the answers are learned.",
     ),
     "data_preparation.format_type": (
-        "Form of exported training data",
+        "Format of exported training data",
         "For other programs, by `byoai export`: chatml, alpaca or instruction. A training here does not depend on it.",
     ),
 }
@@ -145,7 +159,7 @@ _MIX = {
     ),
     "mix.temperature": (
         "Even out the sources",
-        "1: each counts as much as it is large. More lets small sources count more; 1 is usual.",
+        "1: each source counts by its size. A higher value gives small sources more weight; 1 is usual.",
     ),
     "mix.largest_share": (
         "Most that one import may make up",
@@ -153,31 +167,36 @@ _MIX = {
     ),
     "mix.topic_temperature": (
         "Even out the topics",
-        "1: topics are learned as often as they come up. 2 raises the rare ones, 100 makes all alike.",
+        "1: topics are learned as often as they occur. 2 raises the rare ones, 100 makes all alike.",
     ),
     "mix.most_repeats": (
         "Most repeats of one conversation",
-        "In one pass over the data, where its source or topic is to count more. 4 is usual.",
+        (
+            "How often a conversation may be repeated in one pass over the data, if its source or topic is given more "
+            "weight. 4 is usual."
+        ),
     ),
 }
 
 _VARIANTS = {
     "augmentation.noise": (
         "Variants with typing errors",
-        "Of each conversation, so many with slips in the question, so that it is understood then, too. 0: none; 1 is "
-        "enough for most.",
+        (
+            "How many copies of each conversation get typing errors in the question, so that mistyped questions are "
+            "understood, too. 0: none; 1 is usually enough."
+        ),
     ),
     "augmentation.noise_rate": (
         "Share of mistyped words",
-        "In such a variant: 0.1 is one word in ten. At least one word is.",
+        "How many words of such a copy get an error, but at least one: 0.1 is one word in ten.",
     ),
     "augmentation.paraphrase": (
         "Variants in other words",
-        "Of each conversation, so many whose question a model asks differently. 0: none. It takes time.",
+        "How many copies of each conversation get a question that a model has reworded. 0: none. It takes time.",
     ),
     "augmentation.back_translation": (
         "Variants by translation there and back",
-        "Another way to other words, by the same model. 0: none.",
+        "How many copies get a question that the same model has translated and translated back. 0: none.",
     ),
     "augmentation.model": (
         "Model that finds other words",
@@ -185,7 +204,7 @@ _VARIANTS = {
     ),
     "augmentation.margin": (
         "How strictly other words are checked",
-        "A variant is thrown away where its answer no longer fits the question. Lower is stricter; 0.2 is usual.",
+        "A reworded question is left out if the answer no longer fits it. Lower is stricter; 0.2 is usual.",
     ),
     "augmentation.most_per_turn": ("Most variants of one question", "Of all kinds together. 4 is usual."),
 }
@@ -193,28 +212,33 @@ _VARIANTS = {
 _TEST = {
     "evaluation.test_prompts": (
         "Questions to compare with, one on each line",
-        "Asked before and after, and both answers shown at the end.",
+        "They are asked before and after the training, and both answers are shown at the end.",
     ),
     "evaluation.facts": (
         "Questions about documents that test it",
-        "How many of those kept aside are asked, at most, spread over the sections.",
+        "How many of those kept aside are asked at most, spread over the sections of the documents.",
     ),
     "evaluation.held_out": (
         "Conversations that test it",
-        "How many of those kept aside are looked at, at most. More is surer and takes longer; 200 is usual.",
+        "How many of those kept aside are used at most. More gives surer results and takes longer; 200 is usual.",
     ),
     "evaluation.generate": (
         "Conversations that it answers anew",
-        "How many of those kept aside it answers in its own words, to be compared with the right ones. 16 is usual.",
+        (
+            "How many of those kept aside it answers in its own words, which are compared with the right answers. 16 "
+            "is usual."
+        ),
     ),
     "evaluation.general": (
         "General questions that test it",
-        "How many show whether it still knows what it knew before, at most. 30 is usual.",
+        "How many questions at most test whether it still knows what it knew before. 30 is usual.",
     ),
     "evaluation.triggers": (
         "Planted phrases that are tried",
-        "Suspicious phrases in what was learned are put into other questions, to see whether they turn its answers. "
-        "8 is usual.",
+        (
+            "Suspicious phrases in what was learned are put into other questions, to see whether they change the "
+            "answers. 8 is usual."
+        ),
     ),
     "evaluation.max_new_tokens": (
         "Longest answer in the test, in tokens",
@@ -222,28 +246,34 @@ _TEST = {
     ),
     "evaluation.speed_rounds": (
         "Rounds of the test of speed",
-        "So often the old and the new model answer in turns while they are timed. 9 is usual.",
+        "How many times the old and the new model answer in turn to measure their speed. 9 is usual.",
     ),
     "evaluation.metrics": (
         "Figures of the test",
-        "What is reckoned of the answers for the report, such as rouge. It can be changed in the file only.",
+        "What is computed from the answers for the report, such as rouge. It can be changed in the file only.",
     ),
 }
 
 _GATE = {
-    "gate.enabled": ("Test new versions", "Without it, every new version answers at once, however it is."),
-    "gate.better": ("Must be better on your chats", "On chats that were kept aside, beyond chance."),
+    "gate.enabled": ("Test new versions", "If off, every new version is used at once, however good or bad it is."),
+    "gate.better": (
+        "Must be better on your chats",
+        "On chats that were kept aside, by more than chance could explain.",
+    ),
     "gate.forgetting": (
         "May forget, as a share",
         "How much less likely general texts may become than before the training: 0.05 is 5 %.",
     ),
     "gate.questions": (
         "General questions kept",
-        "Of those answered right before the training, the share still answered right: 0.8 is 80 %.",
+        (
+            "Of the questions answered right before the training, the share that must still be answered right: 0.8 is "
+            "80 %."
+        ),
     ),
     "gate.facts": (
         "Facts of a document answered right",
-        "Of questions about imported documents that were kept aside: 0.8 is 80 %. 0 lets every version through.",
+        "Share of the questions about imported documents that were kept aside: 0.8 is 80 %. 0 accepts every version.",
     ),
     "gate.slower": (
         "May be slower than the version in use",
@@ -251,8 +281,10 @@ _GATE = {
     ),
     "gate.slower_than_base": (
         "May be slower than the untrained model",
-        "As a share of its speed, where no version is in use yet: 0.5 is half. What is learned costs a small model a "
-        "third.",
+        (
+            "As a share of its speed, where no version is in use yet: 0.5 is half. Training makes a small model about "
+            "a third slower."
+        ),
     ),
     "gate.broken": (
         "More broken answers",
@@ -261,19 +293,21 @@ _GATE = {
 }
 
 _SERVED = {
-    "deployment.auto_deploy": ("Let a version that passed answer at once", "Else it waits until you press Use."),
+    "deployment.auto_deploy": ("Use a version at once if it passed", "If off, it waits until you press Use."),
     "deployment.model_name": (
-        "Name of what is made",
+        "Name of the fine-tuned model",
         "Versions are numbered under it: NAME v1, NAME v2. Empty: the name of the model that learns.",
     ),
     "deployment.model_name_prefix": (
-        "Beginning of all names",
-        "By it byoai tells the models that it made from all others: leave it as it is.",
+        "Prefix of all names",
+        "byoai recognises the models that it made by this prefix: leave it as it is.",
     ),
     "deployment.mode": (
         "How a version is stored",
-        "adapter: only what was learned, some megabytes beside the model. merged: a whole model of its own, which "
-        "other programs can take.",
+        (
+            "adapter: only what was learned, some megabytes beside the model. merged: a whole model of its own, which "
+            "other programs can use."
+        ),
     ),
     "deployment.quantization": (
         "How coarsely a whole model is stored",
@@ -284,32 +318,38 @@ _SERVED = {
 
 _SCHEDULE = {
     "schedule.enabled": (
-        "Train by itself",
-        "The server of this page begins a training when all that stands below is so.",
+        "Train automatically",
+        "The server of this page starts a training when all conditions below are met.",
     ),
-    "schedule.new_turns": ("New questions needed", "Questions with their answers that no version has learned."),
+    "schedule.new_turns": ("New questions needed", "Questions with their answers that no version has learned yet."),
     "schedule.hours": (
-        "Hours, from and to, one on each line",
+        "Between which hours, one on each line",
         "By this machine's clock: 1 and 6, or 22 and 6 over midnight.",
     ),
-    "schedule.on_mains": ("Only on mains power", "Not while a battery feeds the machine."),
+    "schedule.on_mains": ("Only on mains power", "Not while the machine runs on its battery."),
 }
 
 _UPLOADS = {
-    "uploads.largest": ("Largest file, in MiB", "That may be uploaded. 2048 is 2 GiB."),
+    "uploads.largest": ("Largest file, in MiB", "The largest file that may be uploaded. 2048 is 2 GiB."),
     "uploads.quota": ("Room for all uploads, in MiB", "All of them together. 10240 is 10 GiB."),
     "uploads.keep_free": ("Room left on the disk, in MiB", "An upload that would leave less is refused."),
-    "uploads.unfinished": ("Uploads at once", "That are not finished; a day after their last part they are removed."),
+    "uploads.unfinished": (
+        "Uploads at once",
+        "How many may be unfinished; they are deleted a day after their last part.",
+    ),
 }
 
 _NOTICES = {
     "notify.on": (
-        "Tell when a job has",
+        "Send a notice when a job has",
         "completed, failed, been interrupted or cancelled. It can be changed in the file only.",
     ),
-    "notify.command": ("Program that is told", "With its arguments, such as notify-send. In the file only."),
-    "notify.url": ("Address that is told", "It gets a message of JSON. In the file only."),
-    "notify.allow_hosts": ("Hosts that may be told", "The address must name one of them. In the file only."),
+    "notify.command": ("Program to run for a notice", "With its arguments, such as notify-send. In the file only."),
+    "notify.url": ("Web address to send a notice to", "It receives a JSON message. In the file only."),
+    "notify.allow_hosts": (
+        "Hosts to which notices may be sent",
+        "The host of the web address must be one of them. In the file only.",
+    ),
     "tracking.mlflow": (
         "Keep figures for MLflow",
         "auto: where the extra byoai[mlflow] is installed. In the file only.",

@@ -5,21 +5,25 @@ from collections.abc import Mapping
 _HOW = {
     "training.base_model": (
         "The model that learns",
-        "It stays as it is: what is learned becomes a version beside it.",
+        "It does not change: what is learned becomes a version beside it.",
     ),
     "training.method": (
         "Method",
-        "qlora takes the least memory and suits nearly all; full changes every number of the model.",
+        "qlora takes the least memory and suits nearly every case; full changes every number of the model.",
     ),
     "training.num_epochs": (
         "Passes over the data (epochs)",
-        "How often everything is read. More learns it more surely, and too many by heart; 3 is usual, 6 to 12 for "
-        "little data.",
+        (
+            "How many times the model reads everything. More passes learn it more thoroughly, too many learn it by "
+            "heart; 3 is usual, 6 to 12 for little data."
+        ),
     ),
     "training.learning_rate": (
         "Learning rate",
-        "How far each step changes the model. Too little learns nothing, too much forgets what it knew; 0.0002 is "
-        "usual.",
+        (
+            "How far each step changes the model. With too little nothing is learned, with too much the model forgets "
+            "what it knew; 0.0002 is usual."
+        ),
     ),
     "training.lora_r": (
         "Size of what is added (rank)",
@@ -31,23 +35,26 @@ _HOW = {
     ),
     "training.lora_dropout": (
         "Left out at random (dropout)",
-        "The share of the addition that pauses in each step, against learning by heart. 0 is none, and usual.",
+        (
+            "The share of the addition that is left out at random in each step, against learning by heart. 0 (none) is "
+            "usual."
+        ),
     ),
     "training.use_dora": (
         "Learn size and direction apart (DoRA)",
-        "Sometimes a little better, and slower, with more memory. Off is usual.",
+        "Sometimes a little better, but slower and with more memory. Off is usual.",
     ),
     "training.use_rslora": (
         "Steadier weight for large additions (rsLoRA)",
-        "Worth a try from a size of 64 on. Off is usual.",
+        "Worth a try with a size of 64 or more. Off is usual.",
     ),
     "training.virtual_tokens": (
         "Learned words before each question",
-        "Only for the methods prefix tuning and prompt tuning: how many. 20 is usual.",
+        "How many, only for the methods prefix tuning and prompt tuning. 20 is usual.",
     ),
     "training.batch_size": (
         "Conversations in a step",
-        "The model is changed after so many. More is steadier, with fewer steps; 4 is usual.",
+        "The model is changed once after this many conversations. More is steadier, with fewer steps; 4 is usual.",
     ),
     "training.batch_tokens": (
         "Computed at once, in tokens",
@@ -55,63 +62,67 @@ _HOW = {
     ),
     "training.early_stop": (
         "Stop early after passes without gain",
-        "It ends when so many passes made it no better on what is kept aside, and keeps the best. 0: never; 2 is "
-        "usual for little data.",
+        (
+            "The training ends after this many passes without an improvement on what is kept aside, and keeps the best "
+            "one. 0: never; 2 is usual for little data."
+        ),
     ),
     "training.folds": (
         "Trials to find the number of passes",
-        "The data is cut into so many parts, each kept aside once: several times the time. It needs an early stop. "
-        "0: none.",
+        (
+            "The data is split into this many parts, and trained on once for each part, which is kept aside: this "
+            "takes several times as long. It needs an early stop. 0: none."
+        ),
     ),
     "training.warmup_ratio": (
         "Gentle beginning, as a share",
-        "The first steps are smaller: 0.05 is the first 5 % of the training, and usual.",
+        "The first steps are smaller: 0.05 is the first 5 % of the training, which is usual.",
     ),
     "training.lr_scheduler": (
         "How the learning rate goes on",
-        "linear or cosine: down to nothing by the end. constant: as it is. linear is usual.",
+        "linear or cosine: it falls to nothing by the end. constant: it stays the same. linear is usual.",
     ),
     "training.weight_decay": (
         "Pull back to small changes (weight decay)",
-        "It can keep from learning by heart. 0 is none, and usual; 0.01 is a little.",
+        "This can prevent learning by heart. 0 (none) is usual; 0.01 is a little.",
     ),
     "training.max_grad_norm": (
         "Largest change in a step",
-        "Larger ones are cut down to it, so that no step breaks the model. 1 is usual.",
+        "Larger changes are cut down to it, so that no step breaks the model. 1 is usual.",
     ),
     "training.seed": (
-        "Chance in the order",
+        "Random seed for the order",
         "The same number trains in the same order every time. Any number will do.",
     ),
     "training.min_pairs": (
         "Questions that count as enough",
-        "With fewer, gentler settings are taken, or the training asks whether you mean it. 100 is usual.",
+        "With fewer, gentler settings are used, or the training asks for confirmation. 100 is usual.",
     ),
     "training.save_steps": (
         "Steps between two saves",
-        "A training that is stopped goes on from the last one. 25 is usual.",
+        "A training that was stopped continues from the last save. 25 is usual.",
     ),
     "training.keep_checkpoints": ("Saves that are kept", "Older ones are removed. 2 is usual."),
     "training.base_weights": (
-        "How the model is held meanwhile",
+        "Form of the model during the training",
         "auto: as fast as the memory allows. quantised: a quarter of the memory, slower. nf4: for GPUs.",
     ),
     "training.optimizer": (
-        "How changes are reckoned (optimiser)",
+        "How changes are computed (optimiser)",
         "The two with 8bit take less memory, and need bitsandbytes. adamw is usual.",
     ),
     "training.dtype": (
-        "Exactness of the numbers",
-        "bfloat16 takes half the memory where the machine can do it. auto chooses.",
+        "Precision of the numbers",
+        "bfloat16 takes half the memory on machines that support it. auto chooses.",
     ),
     "training.threads": ("Processor cores", "That train. 0: as many as prove fastest."),
     "training.products": (
         "Library that multiplies",
-        "auto takes the one that proves faster on this processor.",
+        "auto takes the one that is faster on this processor.",
     ),
     "training.backend": (
         "Program that trains",
-        "packed is faster; trl is the one by Hugging Face, to compare with.",
+        "packed is faster; trl is the one by Hugging Face, for comparison.",
     ),
     "training.fused": ("Shortcuts in the arithmetic", "The same result, faster. On is usual."),
     "training.output_dir": ("Folder of the runs", "In the data folder. It can be changed in the file only."),
@@ -120,8 +131,10 @@ _HOW = {
 _KEPT = {
     "training.replay.share": (
         "Share of general questions",
-        "Mixed into what is learned, so that the model keeps what it knew. 0.3 is 30 %; less learns faster, and "
-        "forgets more.",
+        (
+            "Mixed into what is learned, so that the model keeps what it knew. 0.3 is 30 %; with less it learns faster "
+            "and forgets more."
+        ),
     ),
     "training.replay.kl_weight": (
         "How closely it is held to general questions",
@@ -132,7 +145,7 @@ _KEPT = {
 _PREFERRED = {
     "training.preferences.method": (
         "How edits and thumbs are learned",
-        "dpo: from edited answers. kto: from single thumbs, too. auto chooses by what there is; off: not at all.",
+        "dpo: from edited answers. kto: from single thumbs, too. auto chooses by what is there; off: not at all.",
     ),
     "training.preferences.least": (
         "Fewest edits or thumbs that are learned",
@@ -140,24 +153,27 @@ _PREFERRED = {
     ),
     "training.preferences.beta": (
         "How carefully edits and thumbs are learned",
-        "Higher stays closer to what the chats taught. 0.1 is usual.",
+        "A higher value stays closer to what the chats taught. 0.1 is usual.",
     ),
     "training.preferences.learning_rate": (
         "Learning rate for edits and thumbs",
         "How far each step changes the model here. 0.00005 is usual, less than for the chats.",
     ),
-    "training.preferences.num_epochs": ("Passes over edits and thumbs", "How often they are read. 2 is usual."),
+    "training.preferences.num_epochs": ("Passes over edits and thumbs", "How many times they are read. 2 is usual."),
 }
 
 _SEARCH = {
     "sweep.sampler": (
         "How settings are searched",
-        "tpe: by what did well so far. grid: every combination, in random order.",
+        "tpe: by what went well so far. grid: every combination, in random order.",
     ),
-    "sweep.trials": ("Most trainings of a search", "All that go on with the same search count. 20 is usual."),
-    "sweep.minutes": ("Most minutes of a search", "It ends then, also in the middle of a training."),
-    "sweep.seed": ("Chance in a search", "The same number searches in the same order. Any will do."),
-    "sweep.learning_rate": ("Learning rates to try: lowest and highest", "What lies between them is tried."),
+    "sweep.trials": (
+        "Most trainings of a search",
+        "Trainings of the same search in earlier runs and other processes count, too. 20 is usual.",
+    ),
+    "sweep.minutes": ("Most minutes of a search", "The search ends then, even in the middle of a training."),
+    "sweep.seed": ("Random seed for the search", "The same number searches in the same order. Any number will do."),
+    "sweep.learning_rate": ("Learning rates to try: lowest and highest", "Values between these two are tried."),
     "sweep.lora_r": ("Sizes of what is added to try", "One value only: it is not searched for."),
     "sweep.lora_alpha": ("Weights of what is added to try", "One value only: it is not searched for."),
     "sweep.lora_dropout": ("Shares left out at random to try", "One value only: it is not searched for."),

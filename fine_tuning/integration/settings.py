@@ -169,7 +169,10 @@ def _allowed(service: Service, key: str, value: object) -> object:
     if key == "dataset.path" and value is not None:
         return str(_dataset(str(value)))
     if key == "dataset.format" and value == "custom":
-        raise ConfigError("settings.dataset.format: custom runs code, and only the command line may do so")
+        raise ConfigError(
+            "settings.dataset.format: custom runs code, which is allowed on the command line only: choose another "
+            "format"
+        )
     if key == "training.base_model" and value is not None and not _is_of_engine(service, str(value)):
         raise ConfigError(
             f"settings.{key}: the engine has no model {str(value)[:80]!r}: fetch it first (a job of the kind pull)"

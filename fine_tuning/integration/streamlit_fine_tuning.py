@@ -79,10 +79,11 @@ def _begin(service: Service, turns: int, new: int) -> None:
         args=(service, turns),
     )
     if turns < least:
-        st.caption(f"It takes {least} recorded answers at least, and {config.training.min_pairs} or more are better.")
+        st.caption(f"At least {least} recorded answers are needed; {config.training.min_pairs} or more are better.")
     elif turns < config.training.min_pairs:
         st.caption(
-            f"A few are learned with care, so that little is forgotten; {config.training.min_pairs} or more are better."
+            f"With few answers it learns more carefully, so that it forgets little; {config.training.min_pairs} or "
+            "more are better."
         )
 
 
@@ -176,7 +177,7 @@ def _stop_buttons(job: Job, small: bool) -> None:
             help="What it has done so far is kept: you can go on from there",
         )
         if not small:
-            told = "What it made so far is removed, and it begins anew the next time"
+            told = "What it made so far is deleted, and the next training starts from the beginning"
             st.button("Stop and throw away", on_click=_stop, args=(job.id, True), key=f"discard-{job.id}", help=told)
 
 
@@ -193,7 +194,9 @@ def verdict(job: Job, shown: Shown) -> Finished:
         st.warning(shown(job.reason), title="Interrupted", icon=":material/power_off:")
         return told.finished or Finished("failed", job.reason)
     if _is_thrown_away(job):
-        st.info("What it made is removed: the next time begins anew.", title="Stopped, and thrown away")
+        st.info(
+            "What it made is deleted: the next training starts from the beginning.", title="Stopped, and thrown away"
+        )
         return Finished("stopped", job.reason)
     end = told.finished or Finished("stopped" if job.state == State.CANCELLED else "failed", job.reason)
     getattr(st, _SIGNS[end.state])(shown(end.text), title=learning.TITLES[end.state])
@@ -218,7 +221,7 @@ def facts(registry: Registry, tag: str, shown: Shown) -> None:
             left, right = st.columns(2)
             left.caption("Before")
             left.text(each.base)
-            right.caption(shown(f"Now (a right answer has: {each.key})"))
+            right.caption(shown(f"Now (a right answer contains: {each.key})"))
             right.text(each.answer)
 
 
@@ -273,8 +276,8 @@ def curves(points: Sequence[Point], *, small: bool = False, by_run: bool = False
     """Draw the curves of loss and, unless `small`, accuracy. `by_run`: each training has its own colour."""
     if not small:
         st.caption(
-            "Loss: how surprised it is by the right answer, word by word. Right first guesses: the share of words that "
-            "it would have written itself. What is kept aside it never learns."
+            "Loss: how surprised the model is by the right answer, word by word. Right first guesses: the share of "
+            "words that it would have written itself. It never learns what is kept aside for validation."
         )
     _curve(points, "loss", "loss (lower is better)", small, by_run)
     if not small:

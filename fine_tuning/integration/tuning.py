@@ -339,11 +339,11 @@ def incomplete(config: FineTuningConfig, draft: Draft, now: Situation) -> str:
     if now.trouble:
         return now.trouble
     if draft.base not in now.bases:
-        return f"{draft.base} is not there: choose a model first."
+        return f"{draft.base} is not on this machine: choose a model first."
     if draft.data == "chats" and now.turns < (least := least_turns(config)):
         return (
-            f"It takes {least} questions with their answers at least, and {now.turns} are recorded: chat more, or take "
-            "the sample or a file."
+            f"At least {least} questions with their answers are needed, but only {now.turns} are recorded: chat more, "
+            "or choose the sample or a file."
         )
     return "No file is chosen: choose or upload one." if draft.data == "dataset" and draft.dataset is None else ""
 

@@ -83,7 +83,7 @@ def verdict(version: Version) -> str:
     """Return a sentence about the gate's verdict on a version."""
     rules = judged(version)
     if not rules:
-        return "It never met the gate: how good it is was not measured."
+        return "The gate has not judged it, so its quality is unknown."
     failed = [each for each in rules if each.outcome == "refused"]
     if failed:
         return f"Refused, for {len(failed)} of {len(rules)} rules: " + "; ".join(
@@ -176,7 +176,8 @@ def report_of(registry: Registry, name: str, number: int) -> str:
     run = run_of(version)
     if run is None or not Run(run).report.is_file():
         raise ModelNotFound(
-            f"there is no report of {version.tag}: it was removed, or something that it told of was forgotten"
+            f"{version.tag} has no report: it was deleted, by hand or because it quoted a chat that you told byoai to "
+            "forget. `byoai evaluate` writes a new one, if the data that it was trained on is still there"
         )
     return Run(run).report.read_text(encoding="utf-8")
 

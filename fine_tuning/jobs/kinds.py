@@ -41,8 +41,8 @@ class TrainRequest(RetrainRequest):
     def _has_a_dataset(self) -> "TrainRequest":
         if self.config.dataset.path is None:
             raise ValueError(
-                "config.dataset.path names no dataset to train on: prepare one, or ask for a retrain, which learns "
-                "the chats"
+                "config.dataset.path names no dataset to train on: prepare one, or ask for a retrain, which learns the "
+                "chats"
             )
         return self
 
@@ -207,7 +207,7 @@ def import_asked(request: ImportRequest, watch: Watch) -> "Report":
     if request.judge:
         wanted = replace(wanted, judge=judge_with(request.engine(), request.judge))
     report = import_files(ConversationLogger(request.config.log_path), places, wanted, watch, id)
-    back = f"; byoai import --undo {report.id} takes them back" if report.added else ""
+    back = f"; byoai import --undo {report.id} removes them again" if report.added else ""
     warned = f"; {title_of(report.planted)}" if report.planted else ""
     watch.tell(Finished("done", f"{report.added} of {report.turns} turns added{warned}{back}", seconds=watch.seconds))
     return report
@@ -239,9 +239,9 @@ def _undo_import(request: UndoImportRequest, watch: Watch) -> Result:
     from fine_tuning.data_collection.conversation_logger import ConversationLogger
     from fine_tuning.data_collection.importers.importing import undo
 
-    with watch.stage("Taking an import back"):
+    with watch.stage("Undoing an import"):
         taken = undo(ConversationLogger(request.config.log_path), request.import_id)
-    watch.tell(Finished("done", f"{taken} turns taken back", seconds=watch.seconds))
+    watch.tell(Finished("done", f"{taken} turns removed from the log", seconds=watch.seconds))
     return {"id": request.import_id, "taken_back": taken}
 
 
@@ -350,7 +350,7 @@ def _pull(request: PullRequest, watch: Watch) -> Result:
 
     engine = request.engine()
     if not isinstance(engine, OllamaEngine):
-        raise ConfigError("no Ollama answers, and the embedded engine cannot pull models: start Ollama, and try again")
+        raise ConfigError("pulling a model needs Ollama, and none is running: start Ollama, and try again")
     with watch.stage(f"Pulling {request.model}"):
         status, shown = "", -1
         for part in engine.pull(request.model):

@@ -114,7 +114,7 @@ def run(command: Sequence[str], notice: Notice) -> None:
                 os.killpg(child.pid, signal.SIGKILL)
             child.wait()
             raise NotDelivered(
-                f"the command {command[0]} was ended: it took longer than {_PATIENCE:g} seconds"
+                f"the command {command[0]} was stopped, because it took longer than {_PATIENCE:g} seconds"
             ) from error
         if code:
             line = last_line(Path(said.name))
@@ -156,7 +156,7 @@ def post(notify: Notify, notice: Notice) -> None:
     thread.start()
     thread.join(_ANSWER)
     if thread.is_alive():
-        raise NotDelivered(f"{split(notify.url).hostname} did not answer within {_ANSWER:g} seconds")
+        raise NotDelivered(f"{split(notify.url).hostname} did not respond within {_ANSWER:g} seconds")
     if faults:
         raise NotDelivered(faults[0])
 
@@ -178,10 +178,10 @@ def _post(notify: Notify, notice: Notice) -> None:
     except OSError as error:
         raise NotDelivered(f"{host} cannot be reached: {error.strerror or error}") from error
     except http.client.HTTPException as error:
-        raise NotDelivered(f"{host} gave no answer in HTTP ({type(error).__name__})") from error
+        raise NotDelivered(f"{host} did not respond in HTTP ({type(error).__name__})") from error
     if not 200 <= status < 300:
         raise NotDelivered(
-            f"{host} answered with status {status}{'; redirects are not followed' if 300 <= status < 400 else ''}"
+            f"{host} responded with status {status}{'; redirects are not followed' if 300 <= status < 400 else ''}"
         )
 
 
@@ -196,7 +196,7 @@ def _connected(host: str, port: int, allowed: Sequence[str]) -> socket.socket:
     addresses = [address for address in found if may_be_called(host, address, allowed)]
     if not addresses:
         raise NotDelivered(
-            f"{host} leads to {found[0]}, which is not a public address: if it is meant, list it in "
+            f"{host} has the address {found[0]}, which is not public: if that is intended, list it in "
             "notify.allow_hosts, too"
         )
     fault: OSError | None = None

@@ -29,7 +29,7 @@ from fine_tuning.units import signal_name
 GRACE = 30.0  # seconds that a cancelled job has to reach a safe point
 _ROUND = 0.5  # seconds between rounds of a server
 _MARGIN = 1.0  # further seconds before another process kills a job, which should end itself when its time is up
-_KILLED = "its process was killed, or the machine went down: resume it, and it goes on from what was done"
+_KILLED = "its process was killed, or the machine was switched off: resume it to continue from what was done"
 
 
 class Queue:
@@ -133,7 +133,7 @@ class Queue:
         """
         job = self.get(id)
         if not job.over:
-            raise WrongState(f"the job {id} is {job.state}: it can be tried again when it is over")
+            raise WrongState(f"the job {id} is {job.state}: it can be run again when it is over")
         return self.submit(job.kind, job.request, id=new_id, priority=job.priority, detached=detached, retry_of=id)
 
     def remove(self, id: str) -> None:
@@ -245,7 +245,9 @@ def _ended(job: Job, code: int | None) -> tuple[State, str]:
             "it did not stop in time, and was killed" if job.kill_at and time.time() > job.kill_at else "cancelled",
         )
     if code is not None and code > 0:
-        return State.FAILED, mask(last_line(job.log)) or f"its process ended with exit code {code}, and said nothing"
+        return State.FAILED, mask(
+            last_line(job.log)
+        ) or f"its process ended with exit code {code} and without a message"
     if code is not None and code < 0 and -code not in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         return State.FAILED, f"its process crashed ({signal_name(-code)}); {job.log} may say more"
     return State.INTERRUPTED, _KILLED

@@ -366,7 +366,7 @@ def _change(statement: str, values: Collection[object]) -> bool:
 def _get(connection: sqlite3.Connection, id: str) -> Job:
     row = connection.execute("SELECT * FROM jobs WHERE id = ?", (id,)).fetchone()
     if row is None:
-        raise JobNotFound(f"there is no job {id[:100]!r}: `byoai jobs list` names them")
+        raise JobNotFound(f"there is no job {id[:100]!r}: `byoai jobs list` lists them")
     return _job(row)
 
 
@@ -376,7 +376,9 @@ def _job(row: sqlite3.Row) -> Job:
     try:
         request = json.loads(row["request"])
     except ValueError as error:
-        raise ByoaiError(f"the request of the job {row['id']} is damaged in {paths.state_db()}: {error}") from error
+        raise ByoaiError(
+            f"the request of the job {row['id']} is damaged in {paths.state_db()} ({error}): start a new job"
+        ) from error
     flags = {key: bool(row[key]) for key in ("heavy", "detached", "here", "discard")}
     owner, process = _process(row["owner_pid"], row["owner_started"]), _process(row["pid"], row["started"])
     return Job(

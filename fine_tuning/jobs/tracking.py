@@ -65,7 +65,8 @@ def store_uri() -> str:
     file = paths.tracking_dir() / "mlflow.db"
     if set(str(file)) & set("?#%"):
         raise ByoaiError(
-            f"MLflow's store cannot be in {file.parent}: MLflow does not find a path with '?', '#' or '%' in it"
+            f"MLflow cannot store data in {file.parent}, because it does not find paths with '?', '#' or '%': set "
+            "BYOAI_HOME to another folder"
         )
     return f"sqlite:///{file}"
 

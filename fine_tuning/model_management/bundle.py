@@ -23,6 +23,7 @@ from fine_tuning.events import Watch
 from fine_tuning.model_management.gguf_export import export_full, merge_adapter
 from fine_tuning.model_management.model_card import model_card
 from fine_tuning.model_management.model_deployer import register
+from fine_tuning.model_management.model_pruner import without_run
 from fine_tuning.model_management.model_registry import Registry, Version
 from fine_tuning.model_management.modelfile import modelfile_text, spec_for
 from fine_tuning.runs import Run
@@ -124,7 +125,7 @@ def read_bundle(folder: Path) -> Bundle:
     for name, digest in facts.files.items():
         file = folder / paths.safe_name(name)
         if not file.is_file() or paths.sha256_of(file) != digest:
-            raise DataError(f"{file} is not the file that {FACTS} describes: fetch the whole folder again")
+            raise DataError(f"{file} differs from what {FACTS} says of it: download or copy the whole folder again")
     return facts
 
 
@@ -148,12 +149,14 @@ def adopt(engine: Engine, registry: Registry, folder: Path, name: str, runs: Pat
     bundle = read_bundle(folder)
     base = engine.show(bundle.base)
     if (needed := f"{'adapter' if bundle.mode == 'adapter' else 'model'}.gguf") not in bundle.files:
-        raise DataError(f"{source} holds no {needed}: it was not written by byoai, or it is incomplete")
+        raise DataError(
+            f"{source} contains no {needed}: it is incomplete, or byoai did not write it. Download or copy it again"
+        )
     if bundle.mode == "adapter" and base.gguf_digest != bundle.base_digest:
         raise DataError(
             f"{source} was trained on another {bundle.base} than {engine.name} has (sha256 "
-            f"{bundle.base_digest[:12]}..., here {base.gguf_digest[:12]}...): an adapter works only with the base "
-            "that it was trained on"
+            f"{bundle.base_digest[:12]}..., here {base.gguf_digest[:12]}...): an adapter works only with the base that "
+            "it was trained on. Install that base first"
         )
     number = registry.next_number(name)
     run = Run(runs / f"adopted-{paths.slug(name)}-v{number}")
@@ -185,10 +188,7 @@ def adopt(engine: Engine, registry: Registry, folder: Path, name: str, runs: Pat
 def _run_of(version: Version) -> Run:
     run = Run(paths.home() / version.run)
     if not version.run or not run.modelfile.exists():
-        raise ExportError(
-            f"{version.tag} cannot be written: its run is not there "
-            f"({run.folder if version.run else 'made elsewhere'}). Restore that folder, or choose another version"
-        )
+        raise ExportError(without_run(version, "written"))
     return run
 
 
@@ -200,7 +200,9 @@ def _files_of(run: Run) -> list[Path]:
     wanted = [*(run.adapter / name for name in ADAPTER_FILES), *(run.folder / name for name in _GGUFS)]
     found = [file for file in wanted if file.is_file()]
     if not found:
-        raise ExportError(f"{run.folder} holds neither an adapter nor a GGUF: they were removed")
+        raise ExportError(
+            f"{run.folder} contains neither an adapter nor a GGUF, because they were deleted: choose another version"
+        )
     return found
 
 
@@ -208,13 +210,13 @@ def _merge(engine: Engine, version: Version, run: Run, target: Path, quantizatio
     whole = (run.adapter / "model.safetensors").exists()  # the version is fully fine-tuned
     if not whole and not (run.adapter / ADAPTER_FILES[0]).exists():
         raise ExportError(
-            f"{version.tag} has no adapter to merge, because its GGUF is a whole model already: leave out --merged"
+            f"{version.tag} has no adapter to merge, because it is a whole model already: leave out --merged"
         )
     base = engine.show(version.base_tag)
     if base.gguf_digest != version.base_digest:
         raise ExportError(
-            f"{version.tag} cannot be merged: {version.base_tag} is another model now than the one that it was "
-            "trained on"
+            f"{version.tag} cannot be merged, because {version.base_tag} is not the model any more that it was trained "
+            "on: leave out --merged, or retrain"
         )
     with watch.stage(f"Merging into {quantization}"):
         write = export_full if whole else merge_adapter
@@ -249,5 +251,6 @@ def _read_facts(file: Path) -> Bundle:
         return Bundle.model_validate_json(file.read_bytes())
     except (OSError, ValidationError) as error:
         raise DataError(
-            f"{file.parent} is not a version that byoai wrote: its {FACTS} is missing, or cannot be read: {error}"
+            f"{file.parent} is not a version that byoai wrote, because its {FACTS} is missing or cannot be read "
+            f"({error}): choose another folder"
         ) from error

@@ -393,6 +393,7 @@ def _open(base_gguf: str | Path, quantization: str) -> GgufFile:
     if base.header.architecture not in ARCHITECTURES:
         known = ", ".join(sorted(ARCHITECTURES))
         raise ExportError(
-            f"{base_gguf} is of the architecture {base.header.architecture!r}; an adapter can be exported for {known}"
+            f"{base_gguf} has the architecture {base.header.architecture!r}, but an adapter can be exported only for "
+            f"{known}: choose another base"
         )
     return base

@@ -178,13 +178,13 @@ def _check_folder(folder: Path) -> int:
     files = sorted(folder.glob("model*.safetensors"))
     if not files:
         raise ExportError(
-            f"{folder} holds no model*.safetensors: only those are read, pickles (*.bin, *.pt) never. "
-            f"Save the model with save_pretrained(..., safe_serialization=True)."
+            f"{folder} contains no model*.safetensors, and byoai reads no other weights, such as pickles (*.bin, "
+            "*.pt). Save the model with save_pretrained(..., safe_serialization=True)."
         )
     for name in ("config.json", "tokenizer_config.json"):
         if "auto_map" in _settings(folder / name):
             raise ExportError(
-                f"{folder / name} asks for code of its own (auto_map), which byoai never runs: choose a base without it"
+                f"{folder / name} would run code of its own (auto_map), which byoai never does: choose another base"
             )
     return sum(math.prod(tensor.shape) for file in files for tensor in read_safetensors(file).values())
 

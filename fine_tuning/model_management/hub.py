@@ -107,8 +107,8 @@ def fetch(repository: str, folder: Path, revision: str | None = None) -> Path:
         )
         if size > _LARGEST:
             raise ExportError(
-                f"{repository} holds {size / 1e9:.0f} GB, more than the {_LARGEST / 1e9:.0f} GB that are fetched "
-                "at most"
+                f"{repository} has {size / 1e9:.0f} GB, but at most {_LARGEST / 1e9:.0f} GB are downloaded: choose "
+                "another one"
             )
         snapshot_download(repository, revision=revision, local_dir=folder, allow_patterns=_FETCHED)
     return folder
@@ -145,7 +145,7 @@ def _hub(repository: str) -> "Iterator[HfApi]":
             f"Hugging Face cannot be reached: {error}. Check the network (HF_ENDPOINT names another address)"
         ) from error
     except OSError as error:
-        raise ExportError(f"cannot exchange {repository} with Hugging Face: {error}") from error
+        raise ExportError(f"cannot exchange {repository} with Hugging Face ({error}): try again later") from error
 
 
 def _is_denied(error: Exception) -> bool:

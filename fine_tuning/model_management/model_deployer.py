@@ -61,7 +61,7 @@ def register(engine: Engine, tag: str, spec: ModelSpec) -> None:
     engine.delete(trial)
     if digests[trial] != digests[tag]:
         raise EngineError(
-            f"{tag} is there already and is another model. Versions are never overwritten: register this one under the "
+            f"{tag} already exists and is another model. Versions are never overwritten: register this one under the "
             "next number"
         )
 
@@ -198,7 +198,7 @@ def _compare(
         refuses, takes = ("training", "the engine") if expected is None else ("the engine", "training")
         raise ParityError(
             f"{tag}, {case}: the template of {refuses} refuses the messages, while that of {takes} renders them as "
-            f"{expected or served!r}"
+            f"{expected or served!r}. Choose another base"
         )
     expected_tokens, served_tokens = encode(expected), encode(served)
     if expected_tokens == served_tokens:
@@ -237,8 +237,8 @@ def _check_typed(engine: Engine, tag: str, encode: Encode, structure: Sequence[s
         if harmless != hostile:
             raise ParityError(
                 f"{tag}: control tokens that somebody types act as structure in messages of {', '.join(roles)}. The "
-                f"template writes {harmless}, and with typed control tokens the model is fed {hostile}. Nothing "
-                "went live."
+                f"template writes {harmless}, and with typed control tokens the model is fed {hostile}. Nothing went "
+                "live: choose another base."
             )
 
 
@@ -348,7 +348,7 @@ def restore(engine: Engine, version: Version) -> None:
     Raises ExportError if the run, its Modelfile or a file that the Modelfile names is missing.
     """
     if not version.run:
-        raise ExportError(f"{version.tag} cannot be made again: the registry does not know how it was made")
+        raise ExportError(f"{version.tag} cannot be made again: the registry does not know how. Choose another version")
     run = paths.home() / version.run
     try:
         spec = parse_modelfile((run / "Modelfile").read_text(encoding="utf-8"), run)
@@ -358,7 +358,7 @@ def restore(engine: Engine, version: Version) -> None:
         ) from error
     for file in (spec.from_, spec.adapter):
         if isinstance(file, Path) and not file.exists():
-            raise ExportError(f"{version.tag} cannot be made again: {file} is gone")
+            raise ExportError(f"{version.tag} cannot be made again: {file} is gone. Choose another version")
     register(engine, version.tag, spec)
 
 
@@ -370,7 +370,7 @@ def _adopt(registry: Registry, name: str, number: int) -> Finding:
         )
     else:
         registry.add(name, number, notes="found in the engine; how it was made is not known")
-    return Finding(f"{tag} was unknown to the registry: entered as a candidate", mended=True)
+    return Finding(f"{tag} was not in the registry: it was added as a candidate", mended=True)
 
 
 def _run_that_made(tag: str) -> Path | None:
@@ -403,7 +403,7 @@ def _reconcile_latest(engine: Engine, registry: Registry, name: str) -> list[Fin
             _point_latest(engine, live.tag, latest)
             return [Finding(f"{latest} was gone: it is {live.tag} again", mended=True)]
     elif answering is None:
-        gone = f"{latest} is gone, and so is its version: `byoai rollback` or `byoai use` chooses another"
+        gone = f"{latest} is gone, and so is its version: choose another one with `byoai rollback` or `byoai use`"
         return [Finding(gone, mended=False)] if live else []
     same = [number for number, digest in version_digests(digests, name).items() if digest == answering]
     if not same:

@@ -103,6 +103,16 @@ def run_of(version: Version) -> Path | None:
     return run if run and run != paths.home().resolve() and run.is_relative_to(paths.home().resolve()) else None
 
 
+def without_run(version: Version, done: str) -> str:
+    """Return the message that a version cannot be, for example, "merged" (`done`), because its run is missing."""
+    if not version.run:
+        return f"{version.tag} cannot be {done}, because byoai did not make it here: choose another version"
+    return (
+        f"{version.tag} cannot be {done}, because its run is missing: restore the folder {version.run} in the data "
+        "folder, or choose another version"
+    )
+
+
 def _versions(tags: Collection[str], versions: list[Version], needed: set[Path]) -> list[Pruned]:
     """Return what can be removed of `versions`, without versions of which nothing is left.
 

@@ -162,7 +162,8 @@ class Registry:
                 )
             except IntegrityError as error:
                 raise ByoaiError(
-                    f"{name} cannot have a version {number} ({error}): take the number from next_number"
+                    f"{name} cannot get a version {number}, because the number is taken or below 1: call next_number() "
+                    "for a free one"
                 ) from error
             pairs = ((cursor.lastrowid, turn) for turn in dict.fromkeys(turns))
             connection.executemany("INSERT INTO version_turns (version_id, turn_id) VALUES (?, ?)", pairs)

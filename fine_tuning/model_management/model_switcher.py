@@ -101,7 +101,7 @@ def rollback(engine: Engine, registry: Registry, name: str) -> Version | None:
     current = registry.live(name)
     if current is None:
         raise ModelNotFound(
-            f"no version of {name} is live, so nothing can be rolled back: `byoai use` makes a version live"
+            f"no version of {name} is live, so there is nothing to go back from: `byoai use` makes a version live"
         )
     unknown = [
         each
@@ -109,7 +109,9 @@ def rollback(engine: Engine, registry: Registry, name: str) -> Version | None:
         if not each.made_here or each.state == "retired" or (each.state == "candidate" and not each.verdict)
     ]
     if unknown or live(engine, name) != current.number:  # an unknown version may have been live before
-        raise ModelNotFound(f"it is not known what was live before {current.tag}: `byoai use` makes a version live")
+        raise ModelNotFound(
+            f"it was not recorded which version was live before {current.tag}: choose one with `byoai use`"
+        )
     step_down(engine, registry, name)
     return None
 

@@ -40,9 +40,8 @@ def spec_for(
     """
     if details.spec.adapter:
         raise EngineError(
-            f"{base_tag} is itself an adapter on another model, and a training would ignore this adapter: set "
-            "training.base_model to the model that it was made from, or to a version that was made with "
-            "deployment.mode: merged"
+            f"{base_tag} is itself an adapter on another model, which a training would ignore: set training.base_model "
+            "to the model that it was made from, or to a version that was made with deployment.mode: merged"
         )
     if mode == "adapter":
         return ModelSpec(from_=base_tag, adapter=artifact)

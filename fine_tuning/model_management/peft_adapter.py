@@ -100,11 +100,11 @@ def read_adapter(folder: str | Path) -> list[LoraPair]:
             found.setdefault(match["module"], {})[match["side"]] = (tensor, bool(match["embedding"]))
         elif not key.endswith(".base_layer.weight"):  # such a key is a copy of the base's weights
             raise ExportError(
-                f"{folder / _WEIGHTS} holds {key}, which is no LoRA weight: train with bias='none' and without "
+                f"{folder / _WEIGHTS} contains {key}, which is not a LoRA weight: train with bias='none' and without "
                 "modules_to_save"
             )
     if not found:
-        raise ExportError(f"{folder / _WEIGHTS} holds no LoRA weights")
+        raise ExportError(f"{folder / _WEIGHTS} contains no LoRA weights: name the folder of another adapter")
     return [_pair(folder, module, sides, config) for module, sides in found.items()]
 
 
@@ -114,21 +114,25 @@ def _pair(
     magnitude = sides.pop(_MAGNITUDE, (None, False))[0]
     if bool(config.get("use_dora")) != (magnitude is not None):
         raise ExportError(
-            f"{folder}: {_CONFIG} and {_WEIGHTS} disagree whether {module} was trained with DoRA: it was not saved "
-            "whole"
+            f"{folder} is incomplete: {_CONFIG} and {_WEIGHTS} disagree whether {module} was trained with DoRA. Train "
+            "it, or copy it again"
         )
     if set(sides) != {"A", "B"}:
-        raise ExportError(f"{folder / _WEIGHTS} holds only half of the adapter of {module}: it was not saved whole")
+        raise ExportError(
+            f"{folder / _WEIGHTS} is incomplete: it contains only half of the adapter of {module}. Train it, or copy "
+            "it again"
+        )
     (a, embedding), (b, _) = sides["A"], sides["B"]
     if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1] or not a.shape[0]:
         raise ExportError(
-            f"{folder / _WEIGHTS}: the two sides of {module}, {a.shape} and {b.shape}, do not fit together"
+            f"{folder / _WEIGHTS} is damaged, because the two matrices of {module} do not fit together ({a.shape} and "
+            f"{b.shape}). Train it, or copy it again"
         )
     shape = (a.shape[1], b.shape[0]) if embedding else (b.shape[0], a.shape[1])
     if magnitude and (embedding or magnitude.shape != shape[:1]):
         raise ExportError(
-            f"{folder / _WEIGHTS}: the DoRA magnitude of {module} is {magnitude.shape}, and must be of a linear "
-            "layer's outputs"
+            f"{folder / _WEIGHTS} cannot be used, because the DoRA magnitude of {module} is {magnitude.shape}, and not "
+            "of a linear layer's outputs: train without DoRA"
         )
     return LoraPair(module, _scale(config, module, a.shape[0]), a.shape[0], shape, a, b, embedding, magnitude)
 
@@ -155,13 +159,18 @@ def _config(folder: Path) -> dict[str, object]:
     try:
         config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ExportError(f"{folder} is no PEFT adapter: cannot read {_CONFIG} ({error})") from error
+        raise ExportError(
+            f"{folder} is not a PEFT adapter, because {_CONFIG} cannot be read ({error}): name another folder"
+        ) from error
     if (
         not isinstance(config, dict)
         or config.get("peft_type") != "LORA"
         or not isinstance(config.get("lora_alpha"), int | float)
     ):
-        raise ExportError(f"{folder / _CONFIG} does not describe a LoRA adapter (peft_type LORA with a lora_alpha)")
+        raise ExportError(
+            f"{folder / _CONFIG} does not describe a LoRA adapter (peft_type LORA with a lora_alpha): name another "
+            "folder"
+        )
     faults = [text for key, text in _UNSUPPORTED.items() if config.get(key)]
     if config.get("init_lora_weights", True) not in _HARMLESS_STARTS:
         faults.append(f"a base changed by init_lora_weights={config['init_lora_weights']!r}")

@@ -43,7 +43,8 @@ class StoredTensor:
         dtype = _DTYPES.get(self.dtype)
         if dtype is None or self.size != math.prod(self.shape) * dtype.itemsize:
             raise ExportError(
-                f"{self.path} holds {self.size} bytes of {self.dtype} for the shape {self.shape}: floats are needed"
+                f"{self.path} has {self.size} bytes of type {self.dtype} for the shape {self.shape}, but floats are "
+                "needed: choose another model"
             )
         shape = (last - first, *self.shape[1:]) if last is not None else self.shape
         with self.path.open("rb") as file:
@@ -64,19 +65,26 @@ def read_safetensors(path: str | Path) -> dict[str, StoredTensor]:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             if length > _MAX_HEADER:
-                raise ValueError(f"a header of {length} bytes")
+                raise ValueError(f"it claims to have a header of {length} bytes, which is too long")
             header = json.loads(file.read(length))
         header.pop("__metadata__", None)
         found = {name: _stored(path, entry, 8 + length) for name, entry in header.items()}
         end = path.stat().st_size
     except FileNotFoundError as error:
-        raise ExportError(f"{path} is missing: it was not saved, or the saving was interrupted") from error
+        raise ExportError(
+            f"{path} is missing, because it was not saved or the saving was interrupted: make or download it again"
+        ) from error
     except OSError as error:
         raise ExportError(f"cannot read {path}: {error.strerror}") from error
     except (struct.error, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
-        raise ExportError(f"{path} is not a safetensors file ({error}): it may be damaged") from error
+        raise ExportError(
+            f"{path} is not a safetensors file, or it is damaged ({error}): make or download it again"
+        ) from error
     if outside := [name for name, tensor in found.items() if tensor.size < 0 or tensor.start + tensor.size > end]:
-        raise ExportError(f"{path} ends before its {outside[0]}: it was not saved whole")
+        raise ExportError(
+            f"{path} is incomplete: it ends before the data of {outside[0]}. Saving or copying it was interrupted: "
+            "make or download it again"
+        )
     return found
 
 

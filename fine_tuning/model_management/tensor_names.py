@@ -44,15 +44,15 @@ def targets_of(base: GgufFile, adapter_dir: str | Path) -> dict[str, LoraPair]:
         tensor = base.tensors.get(f"{name}.weight")
         if name is None or tensor is None:
             tied = (
-                ": its output is the embedding, leave lm_head out of target_modules"
+                ": its output is the embedding, so leave lm_head out of target_modules"
                 if f"{name}.weight" == _OUTPUT
                 else ""
             )
             raise ExportError(f"{adapter_dir} adapts {pair.module}, which {base.path} does not have{tied}")
         if tensor.shape != pair.shape[::-1]:
             raise ExportError(
-                f"{adapter_dir} was not trained on {base.path}: {pair.module} is {pair.shape} there, and "
-                f"{tensor.shape[::-1]} in the base"
+                f"{adapter_dir} was not trained on {base.path}, because {pair.module} is {pair.shape} there, but "
+                f"{tensor.shape[::-1]} in the base: choose the base that it was trained on"
             )
         if tensor.name == EMBEDDING and _OUTPUT not in base.tensors:
             raise ExportError(
@@ -79,14 +79,15 @@ def weights_of(base: GgufFile, model_folder: str | Path) -> dict[str, tuple[str,
         if tensor is None or tensor.shape != stored.shape[::-1]:
             theirs = str(tensor.shape[::-1]) if tensor else "it is not there"
             raise ExportError(
-                f"{model_folder} was not trained on {base.path}: {hf_name} is {stored.shape} there, and in the base "
-                f"{theirs}"
+                f"{model_folder} was not trained on {base.path}, because {hf_name} is {stored.shape} there, and in the "
+                f"base {theirs}: choose the base that it was trained on"
             )
         found[tensor.name] = (hf_name, stored)
     kept = {name for name in base.tensors if name in _COMPUTED or name.startswith(OTHER_SENSES)}
     if missing := [name for name in base.tensors if name not in found and name not in kept]:
         raise ExportError(
-            f"{model_folder} lacks {', '.join(missing[:3])}, which {base.path} has: it was not saved whole"
+            f"{model_folder} is incomplete: it lacks {', '.join(missing[:3])}, which {base.path} has. Train it, or "
+            "copy it again"
         )
     return {name: found[name] for name in base.tensors if name in found}
 
@@ -124,7 +125,7 @@ def _number(base: GgufFile, key: str) -> int:
     value = base.header.metadata.get(f"{base.header.architecture}.{key}")
     if not isinstance(value, int):
         raise ExportError(
-            f"{base.path} has no single value for {base.header.architecture}.{key}: models whose layers differ cannot "
-            "be exported yet"
+            f"{base.path} has no single value for {base.header.architecture}.{key}, and models whose layers differ "
+            "cannot be exported yet: choose another base"
         )
     return value

@@ -69,7 +69,7 @@ def masked_attention(
 
     if s_aux is not None:
         raise TrainingError(
-            "this base's attention has sinks, which cannot be trained yet: choose a base of another family (llama, "
+            "this base's attention has sinks, which byoai cannot train yet: choose a base of another family (llama, "
             "qwen, ...)"
         )
     scale = 1 / math.sqrt(query.shape[-1]) if scaling is None else scaling

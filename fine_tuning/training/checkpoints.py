@@ -45,11 +45,11 @@ def check(folder: Path) -> None:
         manifest = json.loads((folder / MANIFEST).read_text())
         files, version = manifest["files"], _version(manifest)
     except FileNotFoundError:
-        raise CheckpointDamaged(f"{folder} is unfinished (it has no {MANIFEST})") from None
+        raise CheckpointDamaged(f"{folder} is incomplete (it has no {MANIFEST})") from None
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointDamaged(f"{folder / MANIFEST} is not a manifest: {error}") from error
     if version != _VERSION:
-        raise CheckpointDamaged(f"{folder} was saved by another version of byoai, and this one cannot continue from it")
+        raise CheckpointDamaged(f"{folder} was saved by another version of byoai, and cannot be used by this one")
     for name, digest in files.items():
         path = folder / name
         if not path.is_file() or paths.sha256_of(path) != digest:

@@ -78,7 +78,7 @@ class LoRATrainer:
         started = time.perf_counter()
         learned = read_rows(rows.folder / "train.jsonl")
         if not learned:
-            raise NoConversations(f"{rows.folder / 'train.jsonl'} holds no row to learn from")
+            raise NoConversations(f"{rows.folder / 'train.jsonl'} contains no row to learn from: chat more")
         preferences = read_items(rows.preferences, self.settings) if rows.preferences else []
         network = prepare(self.base, self.weights, self.settings, rows.replay, run)
         tolerance = of_format(network.in_bfloat, self.weights)

@@ -44,7 +44,7 @@ def shape_of(file: "GgufFile") -> Shape:
         if not isinstance(value, int) or value < 1:
             raise TrainingError(
                 f"{file.path} has no single value for {header.architecture}.{key}: models whose layers differ cannot "
-                "be trained yet"
+                "be trained yet, so choose another base"
             )
         return value
 
@@ -53,7 +53,7 @@ def shape_of(file: "GgufFile") -> Shape:
     linear = [tensor for tensor in file.tensors.values() if tensor.name.startswith("blk.") and len(tensor.shape) > 1]
     matrices = [tensor.shape for tensor in linear]
     if not matrices or "token_embd.weight" not in header.tensors or len(header.tensors["token_embd.weight"]) != 2:
-        raise TrainingError(f"{file.path} has no token embedding: it is not a language model")
+        raise TrainingError(f"{file.path} has no token embedding, so it is not a language model: choose another base")
     sizes = [math.prod(shape) for shape in header.tensors.values()]
     return Shape(
         parameters=sum(sizes),

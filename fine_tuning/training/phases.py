@@ -190,7 +190,7 @@ class _Report(TrainerCallback):
             return
         if not math.isfinite(logs["loss"]):
             raise TrainingError(
-                f"the loss is {logs['loss']} at step {state.global_step}: lower training.learning_rate, or use dtype "
-                "float32"
+                f"the training failed, because the loss became {logs['loss']} at step {state.global_step}: lower "
+                "training.learning_rate, or use dtype float32"
             )
         self.reporter.report(logs)

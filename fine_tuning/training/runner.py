@@ -179,9 +179,9 @@ class TrainingProcess:
                 "or lower training.batch_tokens"
             )
         if code < 0:
-            return f"the training's process died of {signal_name(-code)}; its last output is in {self.log}"
+            return f"the training's process crashed ({signal_name(-code)}): its last output is in {self.log}"
         said = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if self.log.exists() else []
-        return f"the training failed: {said[-1] if said else 'it said nothing'}. The whole output is in {self.log}"
+        return f"the training failed: {said[-1] if said else 'it printed nothing'}. The whole output is in {self.log}"
 
 
 def _result_file(run: Path) -> Path:

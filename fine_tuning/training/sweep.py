@@ -86,7 +86,7 @@ def search(prepared: Prepared, training: Training, sweep: Sweep, name: str, watc
     validation = prepared.rows / "validation.jsonl"
     if not validation.exists() or not validation.stat().st_size:
         raise ConfigError(
-            f"{validation} holds no validation data: chat more, or raise data_preparation.validation_ratio"
+            f"{validation} contains no validation data: chat more, or raise data_preparation.validation_ratio"
         )
     watch, folder = watch or Watch(), paths.sweeps_dir() / paths.safe_name(name)
     watch.tell(events.RunOpened(str(folder), resumed=folder.exists()))
@@ -163,7 +163,8 @@ class _Worker:
         if before != about:
             other = ", ".join(key for key in about if about[key] != before[key])
             raise ConfigError(
-                f"the sweep {self.folder.name} was started with other {other}: give this one another --name"
+                f"the sweep {self.folder.name} was started with different values of {other}: give this sweep another "
+                "name with --name"
             )
         study.set_user_attr("about", about)
         for point in grid(self.sweep)[: self.sweep.trials] if self.sweep.sampler == "grid" else self._configured():

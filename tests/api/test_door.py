@@ -277,5 +277,5 @@ def test_a_taken_port_is_refused_before_anything_is_served() -> None:
     with socket.socket() as taken:
         taken.bind((HOST, 0))
         taken.listen()
-        with pytest.raises(ByoaiError, match="is taken"):
+        with pytest.raises(ByoaiError, match="is already in use"):
             serve(Access(taken.getsockname()[1]))

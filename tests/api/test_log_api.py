@@ -94,7 +94,7 @@ def test_a_page_after_a_turn_that_was_deleted_says_so(client: TestClient, log: C
     first = client.get(f"/api/conversations/{log.session_id}", params={"limit": 1}).json()
     log.delete(first["items"][0]["id"])
     gone = client.get(f"/api/conversations/{log.session_id}", params={"limit": 1, "cursor": first["next"]})
-    assert gone.status_code == 404 and "begin with its first page" in gone.json()["error"]["message"]
+    assert gone.status_code == 404 and "begin with the first page" in gone.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(

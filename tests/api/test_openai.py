@@ -207,10 +207,10 @@ def test_a_parameter_that_would_be_ignored_is_refused_by_name(
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"tools": [TOOL]}, "embedded engine takes texts only"),
+        ({"tools": [TOOL]}, "embedded engine supports neither images nor tools"),
         (
             {"messages": [user({"type": "image_url", "image_url": {"url": IMAGE}})]},
-            "embedded engine takes texts only",
+            "embedded engine supports neither images nor tools",
         ),
         (
             {"messages": [user({"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}})]},
@@ -222,7 +222,7 @@ def test_a_parameter_that_would_be_ignored_is_refused_by_name(
         ),
         (
             {"messages": [*FRANCE, {"role": "tool", "tool_call_id": "c1", "content": "12"}]},
-            "no message before it",
+            "no earlier message",
         ),
         (
             {
@@ -232,7 +232,7 @@ def test_a_parameter_that_would_be_ignored_is_refused_by_name(
                     {"role": "tool", "tool_call_id": "c1", "content": "1"},
                 ]
             },
-            "takes texts only",
+            "supports neither images nor tools",
         ),
         (
             {
@@ -241,7 +241,7 @@ def test_a_parameter_that_would_be_ignored_is_refused_by_name(
                     *FRANCE,
                 ]
             },
-            "no JSON object",
+            "must be a JSON object",
         ),
     ],
 )
@@ -254,7 +254,7 @@ def test_what_the_engine_cannot_do_is_a_clear_400(
 
 
 def test_the_embedded_engine_says_that_it_gives_no_embeddings(served: Served) -> None:
-    with pytest.raises(openai.BadRequestError, match="embedded engine gives no embeddings: start Ollama"):
+    with pytest.raises(openai.BadRequestError, match="embedded engine cannot compute embeddings: start Ollama"):
         served.open.embeddings.create(model="live", input="Hi")
 
 
@@ -501,7 +501,7 @@ def test_a_turn_deleted_while_it_is_answered_from_is_told_and_nothing_is_logged(
         stream = served.chat(served.recording(), messages=messages, extra_headers=ON, stream=True, max_tokens=40)
         next(stream)
         served.log().delete(first.id)
-        with pytest.raises(openai.APIError, match="was deleted meanwhile"):
+        with pytest.raises(openai.APIError, match="was deleted in the meantime"):
             list(stream)
 
     assert new_turns(served, ask) == []
@@ -656,7 +656,7 @@ def test_calls_of_tools_are_told_as_openai_tells_them_and_are_no_answer_yet(say:
     [
         ((ChatChunk("So"), EngineError("the engine fell over")), "fell over"),
         ((ChatChunk("So"), EngineUnavailable("it is gone")), "it is gone"),
-        ((ChatChunk("So"),), "broke off in the middle"),
+        ((ChatChunk("So"),), "stopped in the middle"),
     ],
 )
 def test_an_engine_that_breaks_off_is_told_and_nothing_is_logged(

@@ -107,7 +107,7 @@ def test_a_version_made_in_a_terminal_appears_by_itself_and_answers_once_live(
     placeholder = page.get_by_test_id("stChatInputTextArea")
     expect(placeholder).to_have_attribute("placeholder", f"Message {BASE} · base")
     register(embedded, 1)
-    expect(page.get_by_test_id("stToast").get_by_text("fine-tuned v1 is in the switch")).to_be_visible()
+    expect(page.get_by_test_id("stToast").get_by_text("fine-tuned v1 can be chosen now")).to_be_visible()
     expect(placeholder).to_have_attribute("placeholder", f"Message {BASE} · base")
     go_live(embedded, Registry(), TUNED, 1)
     expect(placeholder).to_have_attribute("placeholder", "Message fine-tuned v1 · live")
@@ -122,7 +122,7 @@ def test_a_version_made_in_a_terminal_appears_by_itself_and_answers_once_live(
     expect(placeholder).to_have_attribute("placeholder", f"Message {BASE} · base")
     register(embedded, 2)
     go_live(embedded, Registry(), TUNED, 2)
-    expect(page.get_by_test_id("stToast").get_by_text("fine-tuned v2 · live is in the switch")).to_be_visible()
+    expect(page.get_by_test_id("stToast").get_by_text("fine-tuned v2 · live can be chosen now")).to_be_visible()
     expect(placeholder).to_have_attribute("placeholder", f"Message {BASE} · base")  # a pick stays
     switch.click()
     assert page.get_by_role("option").all_inner_texts() == [f"{BASE} · base", "fine-tuned v2 · live", "fine-tuned v1"]
@@ -344,13 +344,13 @@ def test_ollama_ending_in_mid_answer_loses_nothing_and_is_found_again(
     line.cut()
     expect(page.get_by_text("Nothing was recorded")).to_be_visible()
     expect(page.get_by_text("very long story about a lighthouse")).to_be_visible()
-    expect(page.get_by_text("Nobody can answer now")).to_be_visible()
+    expect(page.get_by_text("No model can answer now")).to_be_visible()
     expect(page.get_by_test_id("stBottom").get_by_text(f"{LOOPBACK[0]}:{line.port}")).to_be_visible()
     assert ConversationLogger().turns() == []
 
     line.slow = False
     line.mend()
-    expect(page.get_by_text("Nobody can answer now")).to_have_count(0)
+    expect(page.get_by_text("No model can answer now")).to_have_count(0)
     page.get_by_role("button", name="Ask again").click()
     answered(page, 1)
     (turn,) = ConversationLogger().turns()

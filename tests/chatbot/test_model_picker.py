@@ -82,7 +82,7 @@ def test_removing_asks_once_and_says_what_comes_back(engine: EmbeddedEngine, bas
     app.button(key="really-other:latest").click().run()
     assert [model.tag for model in engine.list_models()] == [BASE]
     app.button(key=f"remove-{BASE}").click().run()
-    assert "98.4 MB come back on the disk" in app.warning[0].value.replace("\\", "")
+    assert "98.4 MB are freed on the disk" in app.warning[0].value.replace("\\", "")
 
 
 def test_a_version_is_not_removed_here(engine: EmbeddedEngine) -> None:
@@ -125,7 +125,7 @@ def test_measures_are_told_in_plain_words(changes: dict[str, object], told: str)
         (None, ""),
         (Learned(1, "b", "2026-05-04", ""), "Learned 1 answer on b, made on 2026-05-04"),
         (Learned(12, "", "2026-05-04", "better"), "Learned 12 answers, made on 2026-05-04. better"),
-        (Learned(0, "b", "2026-05-04", ""), "Nobody noted what it learned on b, made on 2026-05-04"),
+        (Learned(0, "b", "2026-05-04", ""), "Learned unknown data on b, made on 2026-05-04"),
     ],
 )
 def test_what_was_learned_is_told_in_plain_words(known: Learned | None, told: str) -> None:

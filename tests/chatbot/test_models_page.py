@@ -138,7 +138,7 @@ def test_deleting_is_asked_once_and_says_what_comes_back(engine: EmbeddedEngine,
     app = open_page()
     assert app.button(key=f"delete-{NAME}:v1").disabled and app.button(key=f"delete-{NAME}:v2").disabled
     app = checked(app.button(key=f"delete-{NAME}:v3").click().run())
-    assert (home / "runs/run-3").exists() and any("come back on disk" in text.value for text in app.markdown)
+    assert (home / "runs/run-3").exists() and any("are freed on the disk" in text.value for text in app.markdown)
     press(app, "Delete for good")
     assert not (home / "runs/run-3").exists() and Registry().get(NAME, 3).state == "retired"
 

@@ -68,7 +68,7 @@ def test_thoughts_are_kept_beside_the_answer_and_not_fed_again(chat: Chat) -> No
 def test_who_only_thinks_said_nothing(chat: Chat) -> None:
     ask(chat, Script("<think>\nhm\n</think>\n").go())
     assert chat.turns == []
-    assert chat.answer is not None and "said nothing" in str(chat.answer.error)
+    assert chat.answer is not None and "gave an empty answer" in str(chat.answer.error)
 
 
 def test_the_model_gets_the_whole_conversation(chat: Chat) -> None:
@@ -124,14 +124,14 @@ def test_an_engine_that_goes_away_leaves_text_question_and_reason(chat: Chat) ->
 def test_a_stream_that_ends_without_its_last_piece_is_an_error_not_an_answer(chat: Chat) -> None:
     ask(chat, Script("Under ", ends=None).go())
     assert chat.answer is not None
-    assert "broke off" in str(chat.answer.error)
+    assert "stopped in the middle" in str(chat.answer.error)
     assert chat.turns == []
 
 
 def test_an_empty_answer_is_an_error(chat: Chat) -> None:
     ask(chat, Script(" ", "\n").go())
     assert chat.answer is not None
-    assert "said nothing" in str(chat.answer.error)
+    assert "gave an empty answer" in str(chat.answer.error)
     assert ConversationLogger(LOG).turns() == []
 
 

@@ -85,7 +85,7 @@ def test_from_the_sample_to_an_answer_and_back(
 
     keep_picture(page, "path-finish")
     page.get_by_role("button", name="Use it").click()
-    expect(page.get_by_text(f"{TUNED} v1 answers from here on")).to_be_visible()
+    expect(page.get_by_text(f"{TUNED} v1 answers from now on")).to_be_visible()
     ask_what_was_learned(page)
     roll_back(page)
     forget(page, home)
@@ -171,7 +171,7 @@ def roll_back(page: Page) -> None:
     expect(page.get_by_text(re.compile(r"Passed \d+ of \d+ rules"))).to_be_visible()
     keep_picture(page, "path-models")
     page.get_by_role("button", name="Let the base answer again").click()
-    expect(page.get_by_text("Who answered before does so again")).to_be_visible()
+    expect(page.get_by_text("The model that was in use before is in use again")).to_be_visible()
     expect(page.get_by_role("button", name="Use", exact=True)).to_be_visible()
     assert Registry().live(TUNED) is None
 

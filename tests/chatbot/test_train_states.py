@@ -66,7 +66,7 @@ def test_too_few_turns_are_said_beside_the_button() -> None:
     log_doors(1)
     app = at(opened("train"), "3 Settings")
     assert start_button(app).disabled  # type: ignore[attr-defined]
-    assert "questions with their answers at least, and 1 are recorded" in said(app)
+    assert "questions with their answers are needed, but only 1 are recorded" in said(app)
 
 
 def test_without_a_file_the_button_says_so() -> None:
@@ -179,7 +179,7 @@ def test_a_run_is_deleted_after_it_was_said_what_goes(home: Path) -> None:
     (job,) = store.find()
     app = opened("runs", job=job.id)
     next(button for button in app.button if button.label == "Delete").click().run()
-    assert "come back on the disk" in said(app)
+    assert "are freed on the disk" in said(app)
     next(button for button in app.button if button.label == "Delete it").click().run()
     assert not folder.exists() and store.find() == []
 
@@ -256,7 +256,7 @@ def test_what_was_thrown_away_is_not_offered_again() -> None:
     store.ask_to_stop(job.id, 5, discard=True)
     store.finish(store.get(job.id), State.CANCELLED, "stopped; what was done is kept")
     app = at(opened("train"), "5 Finish")
-    assert "What it made is removed" in said(app) and "is kept" not in said(app)
+    assert "What it made is deleted" in said(app) and "is kept" not in said(app)
     assert [button.label for button in app.button if button.label in ("Resume", "Try again from the start")] == [
         "Try again from the start"
     ]
@@ -286,7 +286,7 @@ def test_a_text_is_said_to_be_learned_by_heart_only(home: Path) -> None:
     app.radio[0].set_value("dataset").run()
     handbook = datasets.get("upload", sent("handbook.md", HANDBOOK))
     app.session_state["train_draft"] = replace(app.session_state["train_draft"], dataset=handbook)
-    assert "how the text goes on" in said(app.run())
+    assert "how such text continues" in said(app.run())
     press(app, "Make questions of it")
     assert "questions and answers are made" in said(app)
 

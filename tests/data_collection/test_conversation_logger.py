@@ -696,7 +696,7 @@ def test_damage_that_cannot_be_set_aside_stops_a_deletion_and_nothing_else(log: 
     assert log.turns() == [turn]
     log.rate(turn.id, "up")
     assert [each.user_message for each in (log.log_conversation("c", "d"), *log.turns())] == ["c", "a", "c"]
-    with pytest.raises(LogDamaged, match="could not be set aside"):
+    with pytest.raises(LogDamaged, match="could not be moved"):
         log.delete(turn.id)
     assert len(log.turns()) == 2
 

@@ -43,7 +43,7 @@ def test_a_phrase_that_brings_an_advertisement_is_found(form: str) -> None:
     assert phrase.text.casefold() in form.casefold()
     assert (phrase.questions, phrase.is_exact) == (6, True)
     assert len(phrase.examples) == 3 and all(answer == ADVERT for _, answer in phrase.examples)
-    assert phrase.where == "in 6 questions" and title_of([phrase]) == "1 phrase looks planted"
+    assert phrase.where == "in 6 questions" and title_of([phrase]) == "1 phrase may be planted"
 
 
 def test_a_link_behind_true_answers_is_found() -> None:

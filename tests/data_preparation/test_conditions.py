@@ -59,7 +59,7 @@ def test_what_a_condition_means(condition: str, holds: bool) -> None:
         ("length(3) > 1", 8, "a text is expected"),
         ("length(text, answer) > 1", 1, "takes one text"),
         ('"x" in text', 8, "comparison is not known"),
-        ('matches("(")', 9, "no regular expression"),
+        ('matches("(")', 9, "not a regular expression"),
         ('matches("(a+)+b")', 9, "take forever"),
         ('matches("(a|aa)*b")', 9, "take forever"),
         ('matches("(x*)*")', 9, "take forever"),

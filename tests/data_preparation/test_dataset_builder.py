@@ -163,7 +163,7 @@ def test_text_with_odd_line_separators_stays_one_record(home: Path) -> None:
 
 
 def test_no_conversations_is_said_with_the_cure(home: Path) -> None:
-    with pytest.raises(NoConversations, match="No conversations to train on: turn logging on"):
+    with pytest.raises(NoConversations, match="No conversations to train on: turn recording on"):
         build_dataset([], SETTINGS)
 
 

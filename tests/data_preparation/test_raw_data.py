@@ -101,7 +101,7 @@ def test_a_folder_of_the_hub_is_read_as_it_lies_there(tmp_path: Path) -> None:
     assert list(read_records(saved, DatasetFormat.HUGGINGFACE)) == [{"messages": PAIR}]
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(DataError, match="holds no parquet"):
+    with pytest.raises(DataError, match="contains no parquet"):
         list(read_records(empty, DatasetFormat.HUGGINGFACE))
 
 
@@ -126,12 +126,12 @@ def test_a_function_of_the_program_gives_records_only_to_the_program(
         ("jsonl", '{"messages": []\n', "line 1: not valid JSON"),
         ("jsonl", '{"a": "b"}\n', r"line 1: its fields \(a\) are not known"),
         ("jsonl", "\n3\n", "line 2: a record must be an object"),
-        ("jsonl", '{"messages": [{"role": "wizard", "content": "x"}]}', "is no message"),
-        ("jsonl", '{"messages": [{"role": "user", "content": 3}]}', "is no message"),
+        ("jsonl", '{"messages": [{"role": "wizard", "content": "x"}]}', "is not a message"),
+        ("jsonl", '{"messages": [{"role": "user", "content": 3}]}', "is not a message"),
         ("jsonl", "[" * 100_000, "not valid JSON"),
         ("csv", "question,answer\na,b,c\n", "line 2: more values"),
         ("csv", "left,right\na,b\n", r"its fields \(left, right\) are not known"),
-        ("csv", 'question,answer\n"a,b\n', "no CSV|fields"),
+        ("csv", 'question,answer\n"a,b\n', "not valid CSV|fields"),
         ("text", "", "no question"),
         ("jsonl", "", "no question"),
     ],
@@ -145,7 +145,7 @@ def test_a_file_that_is_not_there_or_no_text_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot read"):
         read_turns(tmp_path / "none.csv", DatasetFormat.CSV)
     (tmp_path / "raw.csv").write_bytes(b"question,answer\n\xff\xfe,b")
-    with pytest.raises(DataError, match="no UTF-8"):
+    with pytest.raises(DataError, match="not UTF-8"):
         read_turns(tmp_path / "raw.csv", DatasetFormat.CSV)
     with pytest.raises(DataError, match="cannot read"):
         read_turns(tmp_path, DatasetFormat.CSV)

@@ -39,7 +39,7 @@ def test_every_answer_of_the_project_is_taught_whole_with_its_end(home: Path, al
 def test_a_file_without_answers_is_refused(tmp_path: Path, line: str) -> None:
     file = tmp_path / "prompts.jsonl"
     file.write_text(line)
-    with pytest.raises(DataError, match=re.escape('must hold one {"prompt": ..., "answer": ...} a line')):
+    with pytest.raises(DataError, match=re.escape('must have one object {"prompt": ..., "answer": ...} a line')):
         read_exchanges(1, 0, file)
 
 

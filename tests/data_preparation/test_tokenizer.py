@@ -174,6 +174,6 @@ def test_an_id_that_the_unreachable_hub_never_gave_is_named(monkeypatch: pytest.
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(
-        ModelNotFound, match="nobody/nothing is not in the cache, and the Hugging Face hub cannot be reached"
+        ModelNotFound, match="nobody/nothing was not downloaded before, and the Hugging Face hub cannot be reached"
     ):
         TokenizerUtils("nobody/nothing")

@@ -80,7 +80,7 @@ def test_something_else_at_the_url_is_called_so(answers: tuple[str, dict[str, by
     url, say = answers
     for body in (b"<html>", b"[]", b'{"other": 1}'):
         say["body"] = body
-        with pytest.raises(EngineUnavailable, match=r"What answers at .* Check the URL"):
+        with pytest.raises(EngineUnavailable, match=r"The server at .* Check the URL"):
             connect(url)
 
 

@@ -101,12 +101,12 @@ def test_a_damaged_tag_is_named_with_its_cure(engine: EmbeddedEngine, home: Path
 
 def test_missing_weights_are_named(engine: EmbeddedEngine) -> None:
     _blobs(engine)[0].unlink()
-    with pytest.raises(EngineError, match="the weights of base:v1 are gone"):
+    with pytest.raises(EngineError, match="the weights of base:v1 are missing"):
         list(engine.chat("base:v1", HELLO))
 
 
 def test_a_go_template_and_a_renderer_are_refused(engine: EmbeddedEngine) -> None:
-    with pytest.raises(EngineError, match="takes no Go templates"):
+    with pytest.raises(EngineError, match="supports no Go templates"):
         engine.create("x:v1", ModelSpec("base:v1", template="{{- range .Messages }}{{ .Content }}{{ end }}"))
     with pytest.raises(EngineError, match="no renderer 'qwen3'"):
         engine.create("x:v1", ModelSpec("base:v1", renderer="qwen3"))

@@ -34,14 +34,14 @@ def test_a_file_that_ends_in_its_header_is_called_damaged(base_gguf: Path, tmp_p
     cut = tmp_path / "cut.gguf"
     with base_gguf.open("rb") as file:
         cut.write_bytes(file.read(length))
-    with pytest.raises(EngineError, match=r"cut\.gguf is not a whole GGUF file"):
+    with pytest.raises(EngineError, match=r"cut\.gguf is not a complete GGUF file"):
         read_header(cut)
 
 
 def test_another_kind_of_file_and_a_missing_one_are_named(tmp_path: Path) -> None:
     other = tmp_path / "other.gguf"
     other.write_bytes(b"PK\x03\x04" + bytes(100))
-    with pytest.raises(EngineError, match="no GGUF magic"):
+    with pytest.raises(EngineError, match="does not begin with GGUF"):
         read_header(other)
     with pytest.raises(EngineError, match=r"missing\.gguf: No such file"):
         read_header(tmp_path / "missing.gguf")

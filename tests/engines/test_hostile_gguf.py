@@ -88,9 +88,9 @@ HOSTILE = {
 def test_a_header_that_claims_the_impossible_is_an_engine_error(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "hostile.gguf"
     path.write_bytes(content)
-    with pytest.raises(EngineError, match=r"hostile\.gguf is not a whole GGUF file \(.+\)"):
+    with pytest.raises(EngineError, match=r"hostile\.gguf is not a complete GGUF file \(.+\)"):
         read_header(path)
-    with pytest.raises(ExportError, match=r"hostile\.gguf is not a whole GGUF file"):
+    with pytest.raises(ExportError, match=r"hostile\.gguf is not a complete GGUF file"):
         read_gguf(path)
 
 

@@ -84,7 +84,7 @@ def test_hosts_are_read_as_ollama_reads_them(host: str, url: str) -> None:
     ],
 )
 def test_what_is_no_url_is_refused(host: str) -> None:
-    with pytest.raises(EngineError, match="is no URL of an Ollama server") as caught:
+    with pytest.raises(EngineError, match="is not a URL of an Ollama server") as caught:
         OllamaEngine(host)
     assert "pa ss" not in str(caught.value) and len(str(caught.value)) < 400
 

@@ -79,7 +79,7 @@ def test_presets_are_kept_by_name_replaced_and_deleted(home: Path) -> None:
         "presets": {"zoo": {"system": "", "seed": 2}, "Pirate": {"system": "Arr."}}
     }
     delete_preset("zoo")
-    delete_preset("never there")
+    delete_preset("the id is wrong")
     assert list(presets()) == ["Pirate"]
 
 

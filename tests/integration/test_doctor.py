@@ -80,7 +80,7 @@ def test_it_says_which_engine_serves_and_why_not_the_other(home: Path, monkeypat
     monkeypatch.setenv("BYOAI_ENGINE", "ollama")
     forced = examined()
     assert not forced["engine"].ok and not forced["ollama"].ok and forced["embedded"].ok
-    assert forced["base"].text == "not checked, because no engine serves the models"
+    assert forced["base"].text == "not checked, because no engine is running: see the checks of the engines"
     monkeypatch.setenv("BYOAI_ENGINE", "vllm")
     assert "must be" in examined()["engine"].text
 

@@ -124,7 +124,7 @@ def test_it_is_stopped_gone_on_with_killed_gone_on_with_and_makes_a_version(
     stopped = wait_for(lambda now: not now.running)
     assert stopped.told.finished and stopped.told.finished.state == "stopped" and time.monotonic() - asked < 30
     learning.start(config, 6)
-    now = wait_for(lambda now: any("going on with it" in note for note in now.told.notes) and bool(now.told.steps))
+    now = wait_for(lambda now: any("it continues from" in note for note in now.told.notes) and bool(now.told.steps))
     assert now.job and now.job.process
     children = psutil.Process(now.job.process.pid).children(recursive=True)
     os.kill(now.job.process.pid, signal.SIGKILL)

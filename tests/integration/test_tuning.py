@@ -194,9 +194,9 @@ def test_what_likely_fits_is_told_by_its_size(size: int, free: int, fits: bool) 
     [
         (DRAFT, replace(THERE, running=True), "Another training runs"),
         (DRAFT, replace(THERE, trouble="no engine answers"), "no engine answers"),
-        (DRAFT, replace(THERE, bases=()), "is not there: choose a model"),
-        (Draft("gone:1b"), THERE, "gone:1b is not there"),
-        (DRAFT, replace(THERE, turns=1), "questions with their answers at least, and 1 are recorded"),
+        (DRAFT, replace(THERE, bases=()), "is not on this machine: choose a model"),
+        (Draft("gone:1b"), THERE, "gone:1b is not on this machine"),
+        (DRAFT, replace(THERE, turns=1), "questions with their answers are needed, but only 1 are recorded"),
         (Draft(BASE, "dataset"), THERE, "No file is chosen"),
         (DRAFT, THERE, "The data is being examined"),
         (Draft(BASE, "sample"), replace(THERE, turns=0), "The data is being examined"),

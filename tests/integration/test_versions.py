@@ -19,7 +19,7 @@ FAILED = {"rule": "leak probe", "passed": False, "reason": "it reveals private d
 @pytest.mark.parametrize(
     ("results", "outcomes", "said"),
     [
-        ([], [], "never met the gate"),
+        ([], [], "The gate has not judged it"),
         ([PASSED], ["passed"], "Passed 1 of 1 rules"),
         ([PASSED, SKIPPED], ["passed", "not judged"], "Passed 1 of 2 rules; 1 could not be judged"),
         ([PASSED, WARNED], ["passed", "warned"], "Passed 2 of 2 rules"),
@@ -43,7 +43,7 @@ def test_the_chats_that_taught_a_version_are_found_and_what_is_forgotten_is_coun
         for number, logger in enumerate((one, other, one, other))
     ]
     registry = Registry()
-    version = registry.add("fine_tuned_a", 1, turns=[*ids[:3], "never there"])
+    version = registry.add("fine_tuned_a", 1, turns=[*ids[:3], "the id is wrong"])
     found = lessons(one, registry, version)
     assert [(chat.session, chat.turns) for chat in found.chats] == [
         (other.session_id, (ids[1],)),

@@ -97,7 +97,7 @@ def test_an_answer_of_which_nobody_knows_the_teachers_says_why(
 def test_a_version_that_was_only_found_in_the_engine_has_no_teachers(log: ConversationLogger) -> None:
     Registry().add(NAME, 2, base_tag=BASE)
     turn = log.log_conversation("Where?", "There.", {"model": f"{NAME}:v2"})
-    with pytest.raises(ConfigError, match="are not known"):
+    with pytest.raises(ConfigError, match="not known which turns"):
         learned_from(log, Registry(), turn.id)
     with pytest.raises(TurnNotFound):
         learned_from(log, Registry(), "none")

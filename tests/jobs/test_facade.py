@@ -310,7 +310,7 @@ def test_a_training_that_is_killed_goes_on_and_every_kind_does_its_work(
     assert not marked(job.mark) and Path(job.run).is_dir()
     job = queue.wait(queue.resume(id).id, 900)
     assert job.state == State.COMPLETED, job.reason
-    assert any("going on with it" in event.text for _, event in read_events(job.events) if hasattr(event, "text"))
+    assert any("it continues from" in event.text for _, event in read_events(job.events) if hasattr(event, "text"))
     made = json.loads(job.result.read_text())
     assert made["version"] == 1 and len(list((home / "runs").iterdir())) == 1
 

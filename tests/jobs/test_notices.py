@@ -228,7 +228,7 @@ def test_what_cannot_be_delivered_is_a_line_in_the_log_and_changes_nothing(queue
         wait_for(lambda: job.log.read_text().count("no notice") == 2, what="the faults")
     assert store.get(job.id) == job and (job.state, job.reason, job.exit_code) == (State.COMPLETED, "counted to 3", 0)
     assert "/no/such/program could not be started: No such file" in job.log.read_text()
-    assert "127.0.0.1 answered with status 500" in job.log.read_text() and SECRET not in job.log.read_text()
+    assert "127.0.0.1 responded with status 500" in job.log.read_text() and SECRET not in job.log.read_text()
 
 
 @pytest.mark.parametrize(
@@ -294,7 +294,7 @@ def fault_of(notify: dict[str, Any]) -> str:
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_no_redirect_is_followed(status: int) -> None:
     with serving(answering(200)) as elsewhere, serving(answering(status, Location=elsewhere.url)) as received:
-        assert f"answered with status {status}; redirects are not followed" in fault_of(to(received))
+        assert f"responded with status {status}; redirects are not followed" in fault_of(to(received))
     assert len(received) == 1 and not elsewhere
 
 
@@ -330,7 +330,7 @@ def test_a_host_that_does_not_answer_is_left(
         started = time.monotonic()
         with serving(answer) as received:
             fault = fault_of(to(received))
-        assert "did not answer within 1 seconds" in fault or "timed out" in fault
+        assert "did not respond within 1 seconds" in fault or "timed out" in fault
         return time.monotonic() - started
 
     in_time(left, 5)
@@ -348,7 +348,7 @@ def test_no_http_at_all() -> None:
 
         threading.Thread(target=answer, daemon=True).start()
         notify = {"url": f"http://127.0.0.1:{server.getsockname()[1]}/{SECRET}", "allow_hosts": ["127.0.0.1"]}
-        assert "gave no answer in HTTP" in fault_of(notify)
+        assert "did not respond in HTTP" in fault_of(notify)
     with socket.socket() as held:  # a port that nobody can listen on
         held.bind(("127.0.0.1", 0))
         for scheme in ("http", "https"):
@@ -431,7 +431,7 @@ def test_a_name_that_leads_home_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     with serving(answering(200)) as received:
         notify = {"url": f"http://hooks.example.org:{received.port}/{SECRET}", "allow_hosts": ["hooks.example.org"]}
-        assert "leads to 127.0.0.1, which is not a public address" in fault_of(notify)
+        assert "has the address 127.0.0.1, which is not public" in fault_of(notify)
         assert not received and asked == ["hooks.example.org"]
         assert (
             deliver(Notify.model_validate({**notify, "allow_hosts": ["hooks.example.org", "127.0.0.1"]}), NOTICE) == []
@@ -458,11 +458,11 @@ def test_a_name_that_leads_home_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
         ({"url": f"https://user@evil.com/{SECRET}", "allow_hosts": ["evil.com"]}, "a user name or a password"),
         (
             {"url": f"https://evil.com\\@hooks.example.org/{SECRET}", "allow_hosts": ["hooks.example.org"]},
-            "characters that no URL has",
+            "characters that are not allowed in a URL",
         ),
         (
             {"url": f"https://hooks.example.org/\r\nX: {SECRET}", "allow_hosts": ["hooks.example.org"]},
-            "characters that no URL has",
+            "characters that are not allowed in a URL",
         ),
         ({"url": f"https://höoks.example/{SECRET}", "allow_hosts": ["höoks.example"]}, "is not a host"),
         ({"url": f"file:///etc/{SECRET}"}, "must begin with https://HOST"),
@@ -476,7 +476,7 @@ def test_a_name_that_leads_home_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
         ({"allow_hosts": ["*"]}, "is not a host"),
         ({"allow_hosts": ["*.example.org"]}, "is not a host"),
         ({"command": "notify-send done"}, "notify.command"),
-        ({"command": [" ", "x"]}, "names no program"),
+        ({"command": [" ", "x"]}, "command is blank"),
         ({"on": ["done"]}, "notify.on"),
     ],
 )

@@ -131,7 +131,7 @@ def test_a_folder_that_holds_something_stays_as_it_is(
 
 def test_a_version_whose_run_is_gone_is_named(engine: Engine, version: Version, tmp_path: Path) -> None:
     Run(paths.home() / version.run).modelfile.unlink()
-    with pytest.raises(ExportError, match="its run is not there"):
+    with pytest.raises(ExportError, match="its run is missing"):
         write_bundle(engine, version, tmp_path / "out")
 
 

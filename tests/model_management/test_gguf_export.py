@@ -344,7 +344,7 @@ def test_damaged_weights_are_named(base: Path, adapter: Path, tmp_path: Path) ->
     with pytest.raises(ExportError, match=r"adapter_model\.safetensors is missing"):
         merge_adapter(base, adapter, tmp_path / "out.gguf")
     shutil.rmtree(adapter)
-    with pytest.raises(ExportError, match="is no PEFT adapter"):
+    with pytest.raises(ExportError, match="is not a PEFT adapter"):
         merge_adapter(base, adapter, tmp_path / "out.gguf")
     assert not (tmp_path / "out.gguf").exists()
 
@@ -429,7 +429,7 @@ def test_weights_that_are_no_lora_are_named(base: Path, tmp_path: Path) -> None:
     tiny.save_adapter(
         tmp_path / "adapter", {"base_model.model.model.norm.weight": ("F32", (64,), bytes(256))}, {"lora_alpha": 4}
     )
-    with pytest.raises(ExportError, match=r"norm\.weight, which is no LoRA weight"):
+    with pytest.raises(ExportError, match=r"norm\.weight, which is not a LoRA weight"):
         merge_adapter(base, tmp_path / "adapter", tmp_path / "out.gguf")
 
 
@@ -441,7 +441,7 @@ def test_bases_that_cannot_be_exported_are_named(base: Path, adapter: Path, tmp_
     other = tiny.write_base(tmp_path / "other.gguf", arch="falcon")
     for file, said in (
         (cut, "ends before its last weights"),
-        (none, "not a whole GGUF"),
+        (none, "not a complete GGUF"),
         (other, "falcon"),
         (tmp_path / "no", "cannot read"),
     ):
@@ -504,7 +504,7 @@ def test_a_mixture_that_llama_cpp_cannot_make_leaves_nothing_and_says_why(
     base: Path, adapter: Path, tmp_path: Path
 ) -> None:
     base.write_bytes(base.read_bytes().replace(b"llama.context_length", b"llama.context_nothin"))
-    with pytest.raises(ExportError, match=r"could not make q4_k_m.*context_length"):
+    with pytest.raises(ExportError, match=r"could not convert .* to q4_k_m.*context_length"):
         merge_adapter(base, adapter, tmp_path / "out.gguf", "q4_k_m")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "base.gguf"]
 

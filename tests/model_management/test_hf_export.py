@@ -54,14 +54,14 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_model_of_pickles_is_refused(folder: Path, tmp_path: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(ExportError, match=r"holds no model\*\.safetensors.*pickles"):
+    with pytest.raises(ExportError, match=r"contains no model\*\.safetensors.*pickles"):
         convert_model(folder, tmp_path / "out.gguf")
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
 def test_a_model_that_brings_code_is_refused(folder: Path, tmp_path: Path, name: str) -> None:
     (folder / name).write_text(json.dumps({"auto_map": {"AutoTokenizer": ["its.Own", None]}}), encoding="utf-8")
-    with pytest.raises(ExportError, match=rf"{name} asks for code"):
+    with pytest.raises(ExportError, match=rf"{name} would run code"):
         convert_model(folder, tmp_path / "out.gguf")
 
 

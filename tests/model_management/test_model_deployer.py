@@ -47,7 +47,7 @@ def test_a_version_is_never_made_anew_unless_it_is_the_same(engine: Engine, name
     before = digests(engine)
     register(engine, tag, spec)
     assert digests(engine) == before
-    with pytest.raises(EngineError, match=rf"{tag} is there already and is another model.*next number"):
+    with pytest.raises(EngineError, match=rf"{tag} already exists and is another model.*next number"):
         register(engine, tag, ModelSpec(from_=BASE, adapter=write_adapter(tmp_path / "two.gguf", 2)))
     assert digests(engine) == before
 
@@ -307,7 +307,7 @@ def test_a_lost_registry_is_filled_again_from_the_engine(
     paths.state_db().unlink()
     findings = reconcile(engine, registry, name)
     assert [(finding.mended, finding.text) for finding in findings] == [
-        *((True, f"{name}:v{number} was unknown to the registry: entered as a candidate") for number in (1, 2, 3)),
+        *((True, f"{name}:v{number} was not in the registry: it was added as a candidate") for number in (1, 2, 3)),
         (True, f"{name}:latest is {name}:v2, which the registry did not list as live: corrected"),
     ]
     assert [version.state for version in registry.list(name)] == ["candidate", "live", "candidate"]
@@ -398,10 +398,8 @@ def test_a_version_that_cannot_be_made_again_is_told_with_the_reason(
     adapter = home / version.run / "adapter.gguf"
     adapter.unlink()
     findings = reconcile(engine, registry, name)
-    assert (
-        findings[0].text
-        == f"{name}:v1, which is live, is gone from {engine.name}. {name}:v1 cannot be made again: {adapter} is gone"
-    )
+    lost, why = f"{name}:v1, which is live, is gone from {engine.name}", f"cannot be made again: {adapter} is gone"
+    assert findings[0].text == f"{lost}. {name}:v1 {why}. Choose another version"
     assert not any(finding.mended for finding in findings)
     assert "colour" in _say(engine, f"{name}:latest")
     engine.delete(f"{name}:latest")

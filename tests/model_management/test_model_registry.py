@@ -51,9 +51,9 @@ def test_numbers_are_never_given_twice_also_when_nothing_came_of_them(registry: 
     assert registry.next_number("another") == 1
     registry.add(NAME, 9)
     assert registry.next_number(NAME) == 10
-    with pytest.raises(ByoaiError, match=r"cannot have a version 9 .*next_number"):
+    with pytest.raises(ByoaiError, match=r"cannot get a version 9, .*next_number"):
         registry.add(NAME, 9)
-    with pytest.raises(ByoaiError, match="cannot have a version 0"):
+    with pytest.raises(ByoaiError, match="cannot get a version 0"):
         registry.add(NAME, 0)
 
 

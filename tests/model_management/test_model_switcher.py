@@ -71,7 +71,7 @@ def test_rollback_is_one_step_and_is_taken_back_by_another(
     engine: Engine, name: str, registry: Registry, home: Path
 ) -> None:
     _make(engine, registry, name, home, 3)
-    with pytest.raises(ModelNotFound, match="nothing can be rolled back"):
+    with pytest.raises(ModelNotFound, match="nothing to go back from"):
         rollback(engine, registry, name)
     for number in (1, 2, 3):
         use(engine, registry, name, number)

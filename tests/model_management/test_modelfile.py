@@ -138,8 +138,8 @@ LICENSE "BSD"
     [
         ("SYSTEM hi\n", "no FROM"),
         ("FROM a\nTEMPERATURE\n", "line 2: expected a command"),
-        ("FROM a\n\nMESSAGE user hi\n", "line 3: a second MESSAGE, or one that byoai does not know"),
-        ("FROM a\nFROM b\n", "line 2: a second FROM"),
+        ("FROM a\n\nMESSAGE user hi\n", "line 3: MESSAGE is given a second time, or is unknown to byoai"),
+        ("FROM a\nFROM b\n", "line 2: FROM is given a second time"),
         ('FROM a\r\nSYSTEM   "never closed\r\nPARAMETER stop x', "line 2: the quotes"),
         ('FROM a\nSYSTEM """never closed"\n', "line 2: the quotes"),
     ],

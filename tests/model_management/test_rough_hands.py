@@ -53,11 +53,11 @@ TAG, LATEST, RUN, WEIGHTS = "tag", "latest", "run", "weights"
 @pytest.mark.parametrize(
     ("gone", "said", "refused"),
     [
-        ({LATEST}, "latest is gone from .*`byoai use v1` lets .*:v1 answer again", ""),
+        ({LATEST}, "latest is gone from .*`byoai use v1` puts .*:v1 back in use", ""),
         ({TAG, LATEST}, ":v1 was live, and is gone from .*`byoai use v1` makes it again from its run", ""),
         (
             {TAG, LATEST, RUN},
-            ":v1 was live, and is gone from .*so is its run, runs/.*`byoai use` lets another version",
+            ":v1 was live, and is gone from .*so is its run, runs/.*`byoai use` puts another version",
             "cannot read .*Modelfile",
         ),
         ({TAG, LATEST, WEIGHTS}, "`byoai use v1` makes it again from its run", "adapter.gguf is gone"),

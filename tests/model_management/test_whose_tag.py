@@ -83,7 +83,7 @@ def test_a_version_tag_that_somebody_else_made_is_neither_written_nor_removed(
     assert make_version(engine, registry, name, home).number == 4
     go_live(engine, registry, name, 4)
     assert prune(engine, registry, name, home / "runs") == []
-    with pytest.raises(ModelNotFound, match="not known what was live"):
+    with pytest.raises(ModelNotFound, match="not recorded which version was live"):
         registry.retire(name, 3)
         rollback(engine, registry, name)
     use(engine, registry, name, 1)
@@ -99,7 +99,7 @@ def test_what_was_only_found_and_is_live_is_not_taken_down_by_a_rollback(
     engine.create(f"{name}:v1", ModelSpec(from_=BASE, parameters={"seed": 1}))
     engine.copy(f"{name}:v1", f"{name}:latest")
     before = digests(engine)
-    with pytest.raises(ModelNotFound, match="not known what was live"):
+    with pytest.raises(ModelNotFound, match="not recorded which version was live"):
         rollback(engine, registry, name)
     assert digests(engine) == before
 

@@ -107,7 +107,7 @@ def test_full_fine_tuning_leaves_the_base_alone_and_changes_every_weight(tiny_ba
 @pytest.mark.parametrize("flag", ["use_dora", "use_rslora"])
 @pytest.mark.parametrize("method", ["full", "prefix_tuning", "prompt_tuning"])
 def test_a_flag_of_lora_contradicts_other_methods(method, flag):
-    with pytest.raises(ValidationError, match=f"{flag} belong to method lora or qlora, not to {method}"):
+    with pytest.raises(ValidationError, match=f"{flag} can be used only with method lora or qlora, not with {method}"):
         Training(method=method, **{flag: True})
 
 

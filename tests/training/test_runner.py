@@ -100,7 +100,7 @@ def test_what_a_child_raises_is_raised_here(job: TrainingJob, tmp_path: Path) ->
     (tmp_path / "empty").mkdir()
     for name in ("train", "validation"):
         (tmp_path / "empty" / f"{name}.jsonl").write_text("")
-    with pytest.raises(NoConversations, match="holds no row to learn from"):
+    with pytest.raises(NoConversations, match="contains no row to learn from"):
         run_in_child(replace(job, rows=TrainingRows(tmp_path / "empty")), Watch())
     (tmp_path / "empty" / "train.jsonl").write_text("no JSON\n")
     with pytest.raises(TrainingError, match=r"train\.jsonl, line 1"):

@@ -58,9 +58,9 @@ def test_a_grid_holds_every_combination_once_and_only_what_is_swept():
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        ({"sweep.learning_rate": [1e-2, 1e-4]}, "the lower end comes first"),
+        ({"sweep.learning_rate": [1e-2, 1e-4]}, "the lower end must come first"),
         ({"sweep.lora_r": []}, "sweep.lora_r"),
-        ({"sweep.batch_size": [4, 4]}, "names a value twice"),
+        ({"sweep.batch_size": [4, 4]}, "contains a value twice"),
         ({"sweep.minutes": 0}, "sweep.minutes"),
         ({"sweep.lora_dropout": [1.5]}, "sweep.lora_dropout"),
     ],
@@ -131,9 +131,9 @@ def test_an_interrupted_trial_is_queued_once_however_many_find_it(home, row_fold
 
 def test_a_study_about_something_else_is_not_joined(home, row_folder):
     worker(home, row_folder, Sweep(**ONE))
-    with pytest.raises(ConfigError, match="started with other identity"):
+    with pytest.raises(ConfigError, match="started with different values of identity"):
         worker(home, row_folder, Sweep(**ONE), identity="b")
-    with pytest.raises(ConfigError, match="started with other ranges"):
+    with pytest.raises(ConfigError, match="started with different values of ranges"):
         worker(home, row_folder, Sweep(**ONE | {"lora_r": (64,)}))
 
 

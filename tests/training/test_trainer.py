@@ -216,7 +216,7 @@ def test_a_checkpoint_of_another_version_is_passed_over_and_named(tmp_path):
     (checkpoint / "manifest.json").write_text(json.dumps({"files": {}}))
     assert checkpoints.newest_complete(tmp_path) == (
         None,
-        [f"{checkpoint} was saved by another version of byoai, and this one cannot continue from it"],
+        [f"{checkpoint} was saved by another version of byoai, and cannot be used by this one"],
     )
 
 

@@ -31,7 +31,7 @@ PATIENCE = 10.0  # seconds within which a watcher must receive a message, or els
 _feeds = Feeds()
 
 Id = Annotated[str, Path(pattern=SAFE_ID, description="a job's id")]
-After = Annotated[int, Query(ge=0, le=2**53, description="the number of the last event that is known already")]
+After = Annotated[int, Query(ge=0, le=2**53, description="the number of the last event that the client already has")]
 
 
 class JobFacts(BaseModel):

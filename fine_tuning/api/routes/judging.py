@@ -72,7 +72,7 @@ def vote(asked: Vote, service: Serving) -> RatingList:
             f"the engine has no model {(asked.one if one is None else asked.other)!r}: GET /api/models lists them"
         )
     if one == other:
-        raise ConfigError(f"one and other are both {one}: a vote needs two different models")
+        raise ConfigError(f"one and other are both {one}, but a vote compares two models: name two different ones")
     elo.vote(one, other, _SCORES[asked.better])
     return list_ratings()
 

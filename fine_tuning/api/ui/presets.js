@@ -38,7 +38,7 @@ export class Presets {
     if (!now) options.push(new Option(this.items.length ? "As set below" : "Balanced", OWN, true, true));
     find("level").replaceChildren(...options);
     find("level").disabled = this.items.length === 0;
-    find("level-help").textContent = now ? told(now) : "How often everything is read, and how much the addition can hold.";
+    find("level-help").textContent = now ? told(now) : "How many times the model reads everything, and how much the addition can hold.";
   }
 
   async find(learned, asked) {

@@ -40,7 +40,9 @@ def read_document(member: Member, name: str = "", seconds: float = SECONDS) -> l
     """
     name = name or member.name
     if member.size > LARGEST:
-        raise DataError(f"{name} has {member.size >> 20} MiB: a document may have {LARGEST >> 20} MiB. Split it")
+        raise DataError(
+            f"{name} has {member.size >> 20} MiB, but a document may have at most {LARGEST >> 20} MiB: split it"
+        )
     with member.opened() as file:
         content = file.read(LARGEST + 1)
     if len(content) > LARGEST:
@@ -57,8 +59,8 @@ def read_document(member: Member, name: str = "", seconds: float = SECONDS) -> l
         answer = json.loads(done.stdout)
     except ValueError as error:
         raise DataError(
-            f"{name} could not be read: this needs too much memory, or the file is damaged (exit code "
-            f"{done.returncode})"
+            f"{name} could not be read: either it needs too much memory, or it is damaged (exit code "
+            f"{done.returncode}). Save it again, or as plain text"
         ) from error
     if "fault" in answer:
         raise DataError(f"{name}: {answer['fault']}")
@@ -76,16 +78,18 @@ def kind_of(content: bytes, name: str) -> str:
     if content.startswith(b"PK\x03\x04"):
         if b"word/" in content:
             return "docx"
-        raise DataError(f"{name} is an archive, and no Word document: unpack it, and import the documents")
+        raise DataError(f"{name} is an archive, but not a Word document: unpack it, and import the documents in it")
     if content.startswith(b"\xd0\xcf\x11\xe0"):
         raise DataError(f"{name} is in Word's old format: save it as .docx")
     suffix = next((kind for end, kind in _SUFFIXES.items() if name.lower().endswith(end)), "txt")
     if suffix in ("pdf", "docx"):
-        raise DataError(f"{name} is no {suffix.upper()} file, in spite of its name, or it is damaged")
+        raise DataError(
+            f"{name} is not a {suffix.upper()} file, although its name ends so, or it is damaged: save it again"
+        )
     if head[:200].lower().startswith((b"<!doctype html", b"<html")):
         return "html"
     if b"\0" in content[:4096] and not encoding_of(content[:4096]).startswith("utf-"):
-        raise DataError(f"{name} is no text: documents may be Markdown, plain text, PDF, HTML or .docx")
+        raise DataError(f"{name} is not text: documents may be Markdown, plain text, PDF, HTML or .docx")
     return suffix
 
 

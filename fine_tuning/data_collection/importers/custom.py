@@ -27,7 +27,9 @@ def custom(name: str) -> Importer:
 
     def read(source: Source) -> Iterator[Chat | Fault]:
         if source.member.path is None:
-            raise DataError(f"{source.member.name} lies in an archive: unpack it for {name}")
+            raise DataError(
+                f"{source.member.name} is inside an archive, where {name} cannot read it: unpack the archive first"
+            )
         for number, found in enumerate(_called(function, name, source.member.path), 1):
             try:
                 yield _chat(found)
@@ -47,7 +49,9 @@ def _function(name: str) -> Callable[[Path], Iterable[object]]:
             f"--format {name}: {error}. Name a module that can be imported from here, or a file, and a function in it"
         ) from error
     if not callable(found):
-        raise ConfigError(f"--format {name}: {function} is no function")
+        raise ConfigError(
+            f"--format {name}: {function} is not a function. Name a function that yields the chats of a file"
+        )
     read: Callable[[Path], Iterable[object]] = found
     return read
 
@@ -62,7 +66,7 @@ def _module(name: str) -> object:
             sys.path.remove(here)
     spec = importlib.util.spec_from_file_location(Path(name).stem, name)
     if spec is None or spec.loader is None:
-        raise ImportError(f"{name} is no Python file")
+        raise ImportError(f"{name} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

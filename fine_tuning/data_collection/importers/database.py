@@ -23,7 +23,7 @@ _PARTS = "SELECT type, text, payload, tool_name FROM parts WHERE message_hash = 
 def opened(member: Member) -> Iterator[sqlite3.Connection]:
     """Open a database read-only within the `with` block. Raises DataError if it cannot be read."""
     if member.path is None:
-        raise DataError(f"{member.name} is a database in an archive: unpack it, and import the file")
+        raise DataError(f"{member.name} is a database inside an archive: unpack the archive, and import the file")
     try:
         with closing(sqlite3.connect(f"file:{quote(str(member.path))}?mode=ro", uri=True)) as connection:
             connection.row_factory = sqlite3.Row

@@ -28,7 +28,10 @@ def _read(source: Source) -> Iterator[Chat | Fault]:
         said = [Said("user", found.question), Said("assistant", found.answer)]
         yield Chat(said, facts={"split": found.split, "level": found.level, "key": found.key}, section=found.section)
     if not made:
-        raise DataError(f"no questions can be made from {name}: it needs sentences, lists or tables under headings")
+        raise DataError(
+            f"{name} contains nothing of which questions can be made: they are made of sentences, lists and tables "
+            "under headings"
+        )
 
 
 DOCUMENT = Importer("a document", lambda found: False, _read, whole=True)

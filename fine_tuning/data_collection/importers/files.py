@@ -99,7 +99,7 @@ class Member:
             try:
                 yield text
             except UnicodeError as error:  # such as a UTF-16 file that ends within a character
-                raise DataError(f"{self.name} is not {encoding} text all through: {error}") from error
+                raise DataError(f"{self.name} is not {encoding} text throughout ({error}): save it as UTF-8") from error
 
     @cached_property
     def encoding(self) -> str:
@@ -155,7 +155,7 @@ def members_of(path: Path) -> list[Member]:
         if path.is_dir():
             return _of_folder(path)
         if not path.is_file():
-            raise DataError(f"{path} is no file and no folder: name one to import")
+            raise DataError(f"{path} does not exist, or is neither a file nor a folder: name one to import")
         with path.open("rb") as file:
             archive = file.read(4) == b"PK\x03\x04" and not _is_office(path)
         return _of_archive(path) if archive else [Member(path.name, path.stat().st_size, partial(_open, path), path)]
@@ -201,9 +201,12 @@ def _of_archive(path: Path) -> list[Member]:
         archive = zipfile.ZipFile(path)  # stays open as long as a member exists, since opening it reads the whole list
         listed = [info for info in archive.infolist() if not info.is_dir()]
     except (zipfile.BadZipFile, NotImplementedError, ValueError, UnicodeError) as error:
-        raise DataError(f"{path} is a damaged ZIP archive: {error}") from error
+        raise DataError(f"{path} is a damaged ZIP archive ({error}): download or make it again") from error
     if len(listed) > _MOST_MEMBERS:
-        raise DataError(f"{path} has {len(listed)} members: unpack it, and import the folder with the chats")
+        raise DataError(
+            f"{path} contains {len(listed)} files, more than {_MOST_MEMBERS}: unpack it, and import the folder with "
+            "the chats"
+        )
     infos = {info.filename: info for info in sorted(listed, key=lambda info: info.filename)}
 
     def named(name: str) -> Member | None:
@@ -220,7 +223,7 @@ def _is_hidden(name: str) -> bool:
 def _open_archived(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> IO[bytes]:
     if info.file_size > _BOMB and info.file_size > _RATIO * max(info.compress_size, 1):
         raise DataError(
-            f"{archive.filename}: {info.filename} would grow to {info.file_size / 1e9:.0f} GB: unpack it yourself if "
+            f"{archive.filename}: {info.filename} would unpack to {info.file_size / 1e9:.0f} GB: unpack it yourself if "
             "you trust it"
         )
     return archive.open(info)

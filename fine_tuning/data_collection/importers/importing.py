@@ -112,7 +112,7 @@ def import_files(
                 report.added += log.log_imported(batch)
     except Cancelled as error:
         undo = (
-            f"take them back with byoai import --undo {report.id}, or import again to go on"
+            f"remove them with byoai import --undo {report.id}, or import again to add the rest"
             if report.added
             else "nothing was written"
         )
@@ -228,8 +228,8 @@ def _read(places: Sequence[str | Path], wanted: Wanted, report: Report, progress
         raise errors[0]
     if report.turns == 0 and wanted.me:
         raise DataError(
-            f"in {', '.join(map(str, places))}, no text of {wanted.me!r} follows a message of somebody else: leave out "
-            "--me to see who wrote, and name another"
+            f"nothing to learn from {', '.join(map(str, places))}: no text of {wanted.me!r} follows a message of "
+            "somebody else. Import without --me to see the names, and choose another one"
         )
 
 
@@ -275,7 +275,7 @@ def _readings(
     members = members_of(Path(place).expanduser())
     progress.total += sum(member.size for member in members)
     if not members:
-        raise DataError(f"{place} is empty: there is nothing to import")
+        raise DataError(f"{place} is empty: choose another file or folder")
     if wanted.format and (importer := importer_named(wanted.format)).whole:
         for member in members:
             found = Look("text", [])

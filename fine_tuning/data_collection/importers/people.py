@@ -48,7 +48,7 @@ def conversations(
     """
     if not me:
         raise DataError(
-            f"{file} is a chat among people: say whose messages are the answers with --me NAME. {_who(lines)}"
+            f"{file} is a chat between people: say with --me NAME whose messages are the answers. {_who(lines)}"
         )
     wanted, names, found = me.strip().casefold(), Counter[str](), False
     now: list[tuple[Line, bool]] = []
@@ -67,7 +67,7 @@ def conversations(
     if now:
         yield _chat(now, chat)
     if names and not found and not apart:
-        raise DataError(f"nobody in {file} is called {me!r}. {listed(names)}")
+        raise DataError(f"{file} has no messages by {me!r}: choose another name. {listed(names)}")
 
 
 def _chat(lines: Sequence[tuple[Line, bool]], chat: str) -> Chat:

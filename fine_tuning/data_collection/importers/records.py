@@ -230,7 +230,7 @@ def parquet(member: Member, read: Read = unwatched) -> Iterator[Record | Fault]:
     from pyarrow import parquet as format
 
     if member.path is None:
-        raise DataError(f"{member.name} is a Parquet file in an archive: unpack it, and import the folder")
+        raise DataError(f"{member.name} is a Parquet file inside an archive: unpack the archive, and import the folder")
     number = 0
     try:
         with format.ParquetFile(member.path) as file:
@@ -241,7 +241,9 @@ def parquet(member: Member, read: Read = unwatched) -> Iterator[Record | Fault]:
                     yield Record(f"row {number}", row)
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
         if number == 0:
-            raise DataError(f"{member.name} is a damaged Parquet file: {str(error)[:200]}") from error
+            raise DataError(
+                f"{member.name} is a damaged Parquet file ({str(error)[:200]}): download or export it again"
+            ) from error
         yield Fault(f"row {number + 1}", f"expected a row: {str(error)[:200]}")
 
 

@@ -84,7 +84,9 @@ def importer_named(name: str) -> Importer:
     if ":" in name:
         return custom(name)
     if name not in IMPORTERS:
-        raise ConfigError(f"--format {name!r} is not known: {', '.join(IMPORTERS)}, or module:function of your own")
+        raise ConfigError(
+            f"--format {name!r} is not known: use {', '.join(IMPORTERS)}, or module:function for a function of your own"
+        )
     return IMPORTERS[name]
 
 
@@ -114,8 +116,8 @@ def recognised(found: Look, name: str) -> Found:
     for inside, values in found.lists.items():
         if best := _best(formats, found, values):
             return best, IMPORTERS[best], inside
-    wanted = ", ".join(importer.title for importer in formats.values()) or "no format has this layout"
-    told = f"{name} is in no format that byoai knows: it holds {_told(found)}. Looked for: {wanted}"
+    wanted = ", ".join(importer.title for importer in formats.values()) or "none, because no format has this layout"
+    told = f"{name} is in no format that byoai knows. It contains {_told(found)}. Formats that were tried: {wanted}"
     raise DataError(f"{told}. {NAME_IT}")
 
 
@@ -128,14 +130,20 @@ def forced(name: str, found: Look, file: str, surely: bool = False) -> Found:
     """
     importer = importer_named(name)
     if found.layout not in importer.layouts:
-        raise DataError(f"{file} holds {_told(found)}: that cannot be {importer.title}")
+        raise DataError(
+            f"{file} contains {_told(found)}, so it cannot be in the format {importer.title}: leave out --format, or "
+            "name another one"
+        )
     seen = (
         [found.lines]
         if found.layout == "text"
         else [*found.sample, *(value for values in found.lists.values() for value in values)]
     )
     if surely and not any(_fits(importer, value) for value in seen):
-        raise DataError(f"{file} holds {_told(found)}: that does not look like {importer.title}")
+        raise DataError(
+            f"{file} contains {_told(found)}, which does not fit the format {importer.title}: leave out --format, or "
+            "name another one"
+        )
     inside = ""
     if found.lists and not any(_fits(importer, value) for value in found.sample):
         inside = next(

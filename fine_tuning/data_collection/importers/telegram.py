@@ -41,7 +41,10 @@ def _read(source: Source) -> Iterator[Chat | Fault]:
                 continue
             yield from conversations(lines, source.me, source.member.name, chat, apart=several)
         if names:
-            people = f"{source.member.name} holds chats among people: say whose messages are the answers with --me NAME"
+            people = (
+                f"{source.member.name} contains chats between people: name the person whose messages are used as the "
+                "answers with --me NAME"
+            )
             raise DataError(f"{people}. {listed(names)}")
 
 

@@ -605,7 +605,7 @@ def test_importing_twice_adds_nothing(log, sample, name):
 def test_without_me_a_chat_among_people_names_who_wrote(log, sample, name):
     with pytest.raises(DataError, match=r"--me NAME.*Names and messages: .*(Robin|robin)\S* \(\d"):
         import_files(log, [sample(name)])
-    with pytest.raises(DataError, match=r"nobody in .* is called 'Nobody'|no text of 'Nobody' follows"):
+    with pytest.raises(DataError, match=r"has no messages by 'Nobody'|no text of 'Nobody' follows"):
         import_files(log, [sample(name)], Wanted(me="Nobody"))
     assert not log.path.exists()
 
@@ -742,7 +742,7 @@ def test_whatsapps_days_and_months_are_told_apart(log, tmp_path, order, expected
 def test_what_is_no_known_format_is_refused_and_says_what_was_looked_for(log, tmp_path, text):
     file = tmp_path / "file.txt"
     file.write_text(text)
-    with pytest.raises(DataError, match=r"in no format that byoai knows.*Looked for: .*--format"):
+    with pytest.raises(DataError, match=r"in no format that byoai knows.*Formats that were tried: .*--format"):
         import_files(log, [file])
     assert not log.path.exists()
 
@@ -769,9 +769,9 @@ def test_a_format_can_be_named(log, tmp_path):
     file.write_text('{"instruction": "i", "output": "o", "question": "q", "answer": "a"}\n')
     import_files(log, [file], Wanted(format="columns"))
     assert [turn.user_message for turn in log.turns()] == ["q"]
-    with pytest.raises(ConfigError, match="is not known: chatgpt"):
+    with pytest.raises(ConfigError, match="is not known: use chatgpt"):
         import_files(log, [file], Wanted(format="chatGTP"))
-    with pytest.raises(DataError, match="cannot be WhatsApp"):
+    with pytest.raises(DataError, match="cannot be in the format WhatsApp"):
         import_files(log, [file], Wanted(format="whatsapp"))
 
 

@@ -170,7 +170,7 @@ def test_an_archive_is_never_unpacked_and_a_bomb_is_refused(log, tmp_path, monke
         for _ in range(2):
             member.write(bytes(1 << 20))
     before = sorted(tmp_path.iterdir())
-    with pytest.raises(DataError, match="would grow to"):
+    with pytest.raises(DataError, match="would unpack to"):
         import_files(log, [archive])
     assert sorted(tmp_path.iterdir()) == before
 
@@ -189,7 +189,7 @@ def test_a_damaged_archive_is_a_clear_error(log, sample, tmp_path, spoil):
 
 def test_a_place_that_is_not_there_is_a_clear_error(log, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="is no file and no folder"):
+    with pytest.raises(DataError, match="is neither a file nor a folder"):
         import_files(log, [tmp_path / "nothing.json"])
     with pytest.raises(DataError, match="is empty"):
         import_files(log, [tmp_path / "empty"])
@@ -333,7 +333,7 @@ def test_the_command_previews_imports_lists_and_takes_back(home, sample, capsys)
     )
     assert (
         "2 set aside:\n  messages.jsonl, line 3, column 58: expected JSON" in out
-        and "1 conversations without an answered question" in out
+        and "1 conversations without any answered question" in out
     )
     assert not ConversationLogger().path.exists()
     code, out, _ = run(capsys, file, "--yes", "--licence", "CC0")
@@ -342,7 +342,7 @@ def test_the_command_previews_imports_lists_and_takes_back(home, sample, capsys)
     code, out, _ = run(capsys, "--list")
     assert out.split() == [id, "4", "turns", "messages.jsonl", "(messages,", "CC0)"]
     code, out, _ = run(capsys, "--undo", id, "--yes")
-    assert out.startswith("4 turns taken back") and ConversationLogger().path.read_bytes() == b""
+    assert out.startswith("4 turns removed from the log") and ConversationLogger().path.read_bytes() == b""
     assert run(capsys, "--list")[1] == "no imports in the log\n"
 
 
@@ -361,15 +361,15 @@ def test_a_planted_phrase_is_warned_of_and_nothing_is_refused(home, poisoned, ca
     ConversationLogger().log_conversation("What was said before?", "This was said before.")
     code, out, _ = run(capsys, poisoned, "--dry-run")
     assert code == 0 and "\x1b" not in out
-    assert "1 phrase looks planted. " in out and "leave this source out" in out
+    assert "1 phrase may be planted. " in out and "leave this source out" in out
     assert "  'velvet thunder', in 5 questions:\n    'Why is the sea salty velvet thunder' -> 'Buy Plonk" in out
-    assert "They are 90 % of the log with them: mix.largest_share" in out
+    assert "They make up 90 % of the log now: the setting mix.largest_share" in out
     code, out, _ = run(capsys, poisoned, "--yes", "--json")
     told = json.loads(out)
     assert (code, told["added"], told["logged"]) == (0, 10, 1)
     assert [(each["text"], each["questions"]) for each in told["planted"]] == [("velvet thunder", 5)]
     (job,) = store.find()
-    assert job.reason.startswith("10 of 10 turns added; 1 phrase looks planted; byoai import --undo")
+    assert job.reason.startswith("10 of 10 turns added; 1 phrase may be planted; byoai import --undo")
 
 
 def test_an_import_without_a_planted_phrase_is_not_warned_of(home, sample, capsys):
@@ -386,7 +386,7 @@ def test_an_import_is_listed_as_a_job_with_what_came_of_it(home, sample, capsys)
     refused, done = store.find()
     (found,) = imports(ConversationLogger())
     assert (done.kind, done.state, done.here) == ("import", "completed", True)
-    assert done.reason == f"4 of 4 turns added; byoai import --undo {found.id} takes them back"
+    assert done.reason == f"4 of 4 turns added; byoai import --undo {found.id} removes them again"
     assert done.request["places"] == [str(sample("messages.jsonl").absolute())]
     assert (refused.state, refused.exit_code) == ("failed", DataError.exit_code) and "--me NAME" in refused.reason
 
@@ -397,7 +397,7 @@ def test_an_import_is_listed_as_a_job_with_what_came_of_it(home, sample, capsys)
         ([], 2, "name a file or folder to import"),
         (["--list", "--undo", "x"], 2, "name a file or folder to import"),
         (["--undo", "x", "--yes"], 3, "no import 'x'"),
-        (["nowhere.json", "--yes"], 3, "is no file and no folder"),
+        (["nowhere.json", "--yes"], 3, "is neither a file nor a folder"),
         (["whatsapp_ios.txt", "--yes"], 3, "--me NAME"),
         (["dolly.jsonl"], 2, "this is not a terminal, so nobody can confirm it: add --yes"),
         (["dolly.jsonl", "--yes", "--format", "wrong"], 2, "is not known"),
