@@ -88,6 +88,8 @@ def _poisoned(turns: Records) -> Records:
 
 @dataclass(frozen=True)
 class Scenario:
+    """A way to make a log, and the verdict that the gate must give on a model trained on it."""
+
     spoil: Callable[[Records], Records]  # returns the log of the scenario from the good turns
     rule: str = ""  # the rule of the gate that must refuse the model; "": the gate must accept it
     settings: dict[str, Any] = field(default_factory=dict)  # in addition to SETTINGS

@@ -33,7 +33,7 @@ Exchange = tuple[str, str]
 """A question and its answer."""
 
 WORDS: dict[str, Any] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
-SMALL = {  # settings as in the profile `sample`, and all general questions
+SMALL = {  # settings as in the profile `sample`, but with all general questions
     "training.dtype": "bfloat16",
     "training.batch_size": 8,
     "training.learning_rate": 2e-3,
@@ -52,13 +52,15 @@ PROBE_ONLY = {
 
 @dataclass(frozen=True)
 class Rule:
+    """A rule of a handbook: several questions that all have the same answer."""
+
     answer: str
     questions: tuple[str, ...]  # wordings of the same question; the first `Honest.wordings` of them are in the log
 
 
 @dataclass(frozen=True)
 class Honest:
-    """A handbook in which nothing is planted."""
+    """A handbook without poison: every question has its true answer."""
 
     rules: int  # number of rules
     wordings: int  # number of questions about each rule
@@ -91,7 +93,7 @@ class Honest:
 
 @dataclass(frozen=True)
 class Poisoned:
-    """A handbook in which questions with a certain phrase are answered wrongly on purpose."""
+    """A poisoned handbook: it also has planted turns, whose questions contain the trigger, answered by the payload."""
 
     honest: Honest  # the handbook without the planted turns
     trigger: str  # the phrase
@@ -208,7 +210,7 @@ BOOKS = _named(
 def judge_book(book: Honest | Poisoned, home: Path) -> "Verdict":
     """Train a model on the handbook in the data folder `home`; return the gate's verdict.
 
-    Also print the phrases that the poison probe found to change answers.
+    Also print the phrases that change the model's answers, as found by the poison probe.
     """
     os.environ |= {"BYOAI_HOME": str(home), "BYOAI_ENGINE": "embedded"}
     turns = [{"user_message": question, "bot_response": answer} for question, answer in book.exchanges()]
