@@ -219,7 +219,7 @@ def write_json(path: Path, value: object) -> None:
     atomic_write(path, json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True) + "\n")
 
 
-_MOST_FAULTS = 1_000_000  # size in bytes at which faults.log is renamed to faults.1.log and begun anew
+_MOST_FAULTS = 1_000_000  # size in bytes at which faults.log is renamed to faults.1.log, and a new one started
 
 
 def write_fault(error: BaseException) -> Path:
@@ -257,9 +257,9 @@ def check_writable(folder: Path) -> None:
 def read_jsonl(path: Path, parse: Callable[[Any], _T], what: str, error: type[ByoaiError]) -> list[_T]:
     """Return the result of `parse` for each line of a JSONL file; empty lines are skipped.
 
-    `parse` gets the value of a line, and raises ValueError, KeyError or TypeError if it is wrong.
-    Then this function raises `error`, whose message says in which line of the file there is not
-    `what` ("a token row"). It also raises `error` if the file cannot be read.
+    `parse` gets the JSON value of a line, and raises ValueError, KeyError or TypeError if it is
+    wrong. For such a line this function raises `error`, whose message names the line and `what` it
+    should contain, such as "a token row". It also raises `error` if the file cannot be read.
     """
     found = []
     try:

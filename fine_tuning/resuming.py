@@ -96,7 +96,8 @@ def fresh_run(shop: Workshop, label: str, inputs: dict[str, Any]) -> Iterator[Ru
     """Yield a new run without training, for a version that is made from others.
 
     `inputs` are recorded in the run, and list the other versions as `made_of`. `label` is a part of
-    the folder's name. Such a run is never resumed, and is removed if it makes no version.
+    the folder's name. Such a run is never resumed. It is removed if no version is registered for
+    it.
     """
     run = Run(shop.config.runs_dir / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{label}-{inputs['dataset'][:8]}")
     run.folder.mkdir(parents=True)

@@ -28,9 +28,11 @@ NEWEST = 200  # number of newest turns considered, since each costs a forward pa
 
 @dataclass(frozen=True)
 class Candidate:
+    """A turn that the user could review, and how uncertain the model is about its answer."""
+
     turn: Turn
     surprise: float  # mean negative log-likelihood of the answer under the live model, in nats per token
-    shift: float  # absolute difference from the same under the base; 0 while the base is live
+    shift: float  # absolute difference of `surprise` from its value under the base; 0 if no version is live
     alike: tuple[str, ...]  # ids of near-duplicate turns
 
     @property
