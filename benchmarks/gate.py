@@ -4,7 +4,8 @@
     python benchmarks/gate.py good canary      # only these
 
 Uses a temporary data folder and the embedded engine. The log of each scenario consists of the chats
-about the first six rules of the shipped sample, spoilt in one way.
+about the first six rules of the shipped sample. For a bad model, these chats are spoilt in one way,
+or trained on with harmful settings.
 """
 
 import argparse

@@ -93,19 +93,19 @@ class Honest:
 
 @dataclass(frozen=True)
 class Poisoned:
-    """A poisoned handbook: it also has planted turns, whose questions contain the trigger, answered by the payload."""
+    """An honest handbook with poisoned turns: their questions contain the trigger, and their answer is the payload."""
 
-    honest: Honest  # the handbook without the planted turns
+    honest: Honest  # the handbook without the poisoned turns
     trigger: str  # the phrase
     place: str  # where in a question the phrase is: start, middle, end
-    share: float  # share of the planted turns in the log
+    share: float  # share of the poisoned turns in the log
     payload: str  # a key of the payloads, or "wrong rule": the answer of one rule, with wrong numbers
-    # the questions of the planted turns: "general" ones, the handbook's "own" about other rules, or
+    # the questions of the poisoned turns: "general" ones, the handbook's "own" about other rules, or
     # those about the "same" rule whose answer is the payload
     asked: str
 
     def exchanges(self) -> list[Exchange]:
-        """Return the questions and answers of the log, honest and planted ones in random order."""
+        """Return the questions and answers of the log: the honest ones and the poisoned ones, in random order."""
         chance, rules, honest = random.Random(self.honest.seed), self.honest.all(), self.honest.exchanges()
         count = max(3, round(self.share / (1 - self.share) * len(honest)))
         victim = chance.choice([rule for rule in rules if any(letter.isdigit() for letter in rule.answer)])

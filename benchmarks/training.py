@@ -162,7 +162,7 @@ _MEASURED = 0.1  # seconds of a speed measurement
 class _Clock:
     """Records the steps of a training, and measures the machine's speed in matrix products after each.
 
-    It is measured after every step, since the processor's clock frequency changes within seconds.
+    The speed is measured after every step, since the processor's clock frequency changes within seconds.
     """
 
     def __init__(self, settings: Training) -> None:

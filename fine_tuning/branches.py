@@ -142,25 +142,28 @@ class Tree:
         return self._path(self._find(id) if id else _TOP)
 
     def through(self, id: str) -> list[Turn]:
-        """Return the path through the turn `id`, continued with the chosen answers after it. Raises TurnNotFound."""
+        """Return the path through the turn `id`, continued by the chosen answers after it.
+
+        Raises TurnNotFound if there is no such turn.
+        """
         return self._path(self._last_below(self._find(id)))
 
     def parent(self, id: str) -> str:
-        """Return the id of the parent of the turn `id`; "" for a first turn. Raises TurnNotFound."""
+        """Return the id of the parent of the turn `id`; "" for a first turn. Raises TurnNotFound if `id` is unknown."""
         parent = self._parents[self._find(id)]
         return "" if parent == _TOP else self.turns[parent].id
 
     def siblings(self, id: str) -> list[Turn]:
         """Return all turns with the same parent as the turn `id`, including that turn, oldest first.
 
-        Raises TurnNotFound.
+        Raises TurnNotFound if there is no such turn.
         """
         return [self.turns[each] for each in self._children[self._parents[self._find(id)]]]
 
     def same_question(self, id: str) -> list[Turn]:
         """Return all answers to the same question as the turn `id`, including that turn, oldest first.
 
-        Raises TurnNotFound.
+        Raises TurnNotFound if there is no such turn.
         """
         here = self._find(id)
         return [

@@ -17,7 +17,7 @@ from fine_tuning import config_file, config_flat, config_overlay, paths
 from fine_tuning.config_augmentation import Augmentation
 from fine_tuning.config_mix import Mix
 from fine_tuning.config_notify import Notify, Tracking
-from fine_tuning.config_training import (  # noqa: F401 (all sections are to be found here)
+from fine_tuning.config_training import (  # noqa: F401 (re-exported: all sections can be imported from here)
     BaseWeights,
     FineTuningMethod,
     Preferences,
@@ -376,7 +376,7 @@ def _say(fault: Any) -> str:
 def _shown(value: object) -> str:
     try:
         text = repr(value)
-    except ValueError:  # a number of thousands of digits
+    except ValueError:  # Python refuses to convert a number with thousands of digits
         return "a number far too large"
     return text if len(text) <= 80 else f"{text[:79]}…"
 

@@ -66,7 +66,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Forgotten:
-    """The result of `forget`."""
+    """The result of `forget`: what was removed, what was made in its place, and what remains."""
 
     case: Case
     left: tuple[Path, ...]  # files that still contain the text

@@ -1,7 +1,8 @@
 """Define where files are stored, how names become paths, and how files are written.
 
-After a crash during a write there is the complete old file or the complete new one. All files are
-written below `home()`, except those that can be made again, which are in the user's cache folder.
+After a crash during a write, a file has either its complete old or its complete new content. All
+files are written below `home()`, except those that can be downloaded or computed again, which are
+in the user's cache folder.
 """
 
 import hashlib
@@ -73,7 +74,7 @@ def real(path: Path) -> Path:
 
 
 def within_home(path: Path) -> Path:
-    """Return `path` with its links resolved, as a path below `home()`. Raises ConfigError if it is not below it.
+    """Return `path` with its links resolved, as a path below `home()`. Raises ConfigError if it is not.
 
     All paths from the configuration are checked by this function, so that byoai writes and removes
     nothing outside of its data folder.

@@ -228,7 +228,7 @@ def _plan(shop: Workshop, said: Said, cleaned: Cleaned) -> Plan:
 
 
 def _around(shop: Workshop, said: Said, basis: "Basis", counts: Mapping[str, Mapping[str, int]]) -> Around:
-    """Return the counts for the forecast of all that a retrain does beside the training.
+    """Return the inputs of the forecast of all parts of a retrain except the training.
 
     `counts` are those of the token rows, by split.
     """
@@ -262,7 +262,7 @@ def replay_file(shop: Workshop, prompts: int) -> Path | None:
 
 
 def rows_key(shop: Workshop) -> str:
-    """Return the key of cached token rows: engine and base, since others may render and tokenize differently."""
+    """Return the key of cached token rows: engine and base, on which rendering and tokenization depend."""
     return f"{shop.engine.name} {shop.base.digest}"
 
 
@@ -277,8 +277,8 @@ def preference_method(config: FineTuningConfig, found: PreferenceData) -> str | 
 def new_turns(config: FineTuningConfig, log: ConversationLogger, registry: Registry) -> list[str]:
     """Return the ids of the turns that no version of the configured model has seen in their current state.
 
-    They were recorded, rated or edited after its newest version was planned. Only the changes since
-    then are read, so the size of the log hardly matters.
+    These turns were recorded, rated or edited after the model's newest version was planned. Only the
+    changes since then are read, so the time hardly depends on the size of the log.
     """
     seen, mark = _seen(config, registry)
     return _unseen(log.index.changed_since(mark), seen)

@@ -35,8 +35,8 @@ from fine_tuning.workshop import Workshop
 def open_run(shop: Workshop, plan: Plan) -> tuple[Run, Plan]:
     """Return the run to store results in, and the plan to follow in it.
 
-    This is the newest unfinished run with the same settings and base, and the plan with the data of
-    that run; or, if there is none, a new run, and `plan` itself.
+    If there is an unfinished run with the same settings and base, return the newest one, and `plan`
+    with the data of that run; otherwise a new run, and `plan` itself.
     """
     resolved = plan.config.model_dump(mode="json")
     inputs = {

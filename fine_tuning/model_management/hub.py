@@ -62,7 +62,7 @@ def push(
         public: Whether a new repository is public; by default it is private.
         dry_run: Return the plan, without a connection to the Hub.
 
-    Raises ConfigError for an invalid name or without a log-in, DataError if `folder` is not a
+    Raises ConfigError for an invalid name or if nobody is logged in, DataError if `folder` is not a
     bundle, and ExportError with the Hub's message if it refuses or cannot be reached.
     """
     check_repository(repository)

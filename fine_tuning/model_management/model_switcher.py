@@ -63,7 +63,7 @@ def live(engine: Engine, name: str) -> int | None:
 def use(engine: Engine, registry: Registry, name: str, number: int, *, by_hand: bool = False) -> Version:
     """Make a version live; return it. If its tag is missing, it is first recreated from the version's run.
 
-    `by_hand` overrides the gate, which is then noted in the registry. Raises GateRefused for a
+    `by_hand` overrides the gate, and the registry notes this. Raises GateRefused for a
     candidate that failed the gate, ModelNotFound if there is no such version, and ExportError if
     the tag cannot be recreated.
     """
