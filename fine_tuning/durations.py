@@ -61,7 +61,7 @@ class Times:
 
 @dataclass(frozen=True)
 class Around:
-    """The inputs of the forecast of a retrain's parts other than the training, and that forecast."""
+    """The inputs for forecasting all parts of a retrain except the training; `times` computes the forecast."""
 
     parameters: int  # number of the base's parameters
     flops: float  # floating-point operations per second of the machine's matrix products

@@ -84,7 +84,10 @@ def worth_reviewing(
 def of_log(
     config: FineTuningConfig, engine: Engine, turns: Sequence[Turn], count: int = 10, watch: Watch | None = None
 ) -> list[Candidate]:
-    """Return the result of `worth_reviewing` for the configured model's live version, or for the base without one."""
+    """Return the result of `worth_reviewing` for the configured model.
+
+    Its live version is used; if there is none, the base.
+    """
     live, base = Registry().live(config.tuned_name()), base_of(config, engine).tag
     return worth_reviewing(engine, turns, live.tag if live else base, base, count, watch)
 

@@ -49,7 +49,7 @@ _NEXT = re.compile(r"[ \t]+([^\W\d_])|[ \t]*([,;:.)`'\"])")  # the first letter 
 
 
 def split_thoughts(text: str) -> Said:
-    """Return `text` split into thoughts and answer. White space around the thoughts goes to the markup."""
+    """Return `text` split into thoughts and answer. White space around the thoughts is part of the markup."""
     if not any(map(text.__contains__, _SIGNS)):
         return Said("", "", "", text)
     rest = text.strip()

@@ -23,7 +23,7 @@ _LARGEST = 200 << 30  # maximum number of bytes to fetch
 
 @dataclass(frozen=True)
 class Pushing:
-    """The plan of a push, or its result if `done` is true."""
+    """The plan of a push to the Hub or, if `done` is true, its result."""
 
     repository: str  # owner/name
     url: str
