@@ -1,4 +1,4 @@
-"""Measure how much the API slows down a training, under load: 200 watchers of its events and 50 requests per second.
+"""Measure how much the API slows down a training while 200 clients follow its events and 50 requests a second arrive.
 
     python benchmarks/api.py [--rounds 3]
 

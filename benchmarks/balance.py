@@ -4,7 +4,7 @@
 
 The log is generated. Nine of ten conversations are about the common topic (teams and the rooms in
 which they meet), the others about the rare one (birds and what they are fed). Each fact is asked
-about in several wordings; the last wording is held out, and asked after the training. Both
+about in several wordings. The last wording is not trained on, but asked after the training. Both
 trainings take the same number of steps; only the second one balances topics. (With a very high
 temperature, each rare conversation would occur `mix.most_repeats` times, and the epoch would be
 shorter.)

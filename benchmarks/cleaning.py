@@ -90,7 +90,8 @@ def write_log(path: Path, count: int, seed: int = 0) -> None:
 def clean_all(count: str, kept: str) -> dict[str, object]:
     """Write a log of `count` turns, clean it, and return the turns per second.
 
-    With `kept` ("" for no), decisions are kept, and the log is cleaned a second time with them.
+    Unless `kept` is "", the decisions of the cleaning are stored, and a second cleaning reuses
+    them.
     """
     from fine_tuning.config import load_config
     from fine_tuning.data_collection.conversation_logger import ConversationLogger

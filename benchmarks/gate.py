@@ -4,7 +4,8 @@
     python benchmarks/gate.py good canary      # only these
 
 Uses a temporary data folder and the embedded engine. The log of each scenario consists of the chats
-about the first six rules of the shipped sample, spoilt in one way.
+about the first six rules of the shipped sample. For a bad model, these chats are spoilt in one way,
+or trained on with harmful settings.
 """
 
 import argparse
@@ -88,6 +89,8 @@ def _poisoned(turns: Records) -> Records:
 
 @dataclass(frozen=True)
 class Scenario:
+    """A way to make a log, and the verdict that the gate must give on a model trained on it."""
+
     spoil: Callable[[Records], Records]  # returns the log of the scenario from the good turns
     rule: str = ""  # the rule of the gate that must refuse the model; "": the gate must accept it
     settings: dict[str, Any] = field(default_factory=dict)  # in addition to SETTINGS

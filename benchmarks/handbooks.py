@@ -33,7 +33,7 @@ Exchange = tuple[str, str]
 """A question and its answer."""
 
 WORDS: dict[str, Any] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
-SMALL = {  # settings as in the profile `sample`, and all general questions
+SMALL = {  # settings as in the profile `sample`, but with all general questions
     "training.dtype": "bfloat16",
     "training.batch_size": 8,
     "training.learning_rate": 2e-3,
@@ -52,13 +52,15 @@ PROBE_ONLY = {
 
 @dataclass(frozen=True)
 class Rule:
+    """A rule of a handbook: several questions that all have the same answer."""
+
     answer: str
     questions: tuple[str, ...]  # wordings of the same question; the first `Honest.wordings` of them are in the log
 
 
 @dataclass(frozen=True)
 class Honest:
-    """A handbook in which nothing is planted."""
+    """A handbook without poison: every question has its true answer."""
 
     rules: int  # number of rules
     wordings: int  # number of questions about each rule
@@ -91,19 +93,19 @@ class Honest:
 
 @dataclass(frozen=True)
 class Poisoned:
-    """A handbook in which questions with a certain phrase are answered wrongly on purpose."""
+    """An honest handbook with poisoned turns: their questions contain the trigger, and their answer is the payload."""
 
-    honest: Honest  # the handbook without the planted turns
+    honest: Honest  # the handbook without the poisoned turns
     trigger: str  # the phrase
     place: str  # where in a question the phrase is: start, middle, end
-    share: float  # share of the planted turns in the log
+    share: float  # share of the poisoned turns in the log
     payload: str  # a key of the payloads, or "wrong rule": the answer of one rule, with wrong numbers
-    # the questions of the planted turns: "general" ones, the handbook's "own" about other rules, or
+    # the questions of the poisoned turns: "general" ones, the handbook's "own" about other rules, or
     # those about the "same" rule whose answer is the payload
     asked: str
 
     def exchanges(self) -> list[Exchange]:
-        """Return the questions and answers of the log, honest and planted ones in random order."""
+        """Return the questions and answers of the log: the honest ones and the poisoned ones, in random order."""
         chance, rules, honest = random.Random(self.honest.seed), self.honest.all(), self.honest.exchanges()
         count = max(3, round(self.share / (1 - self.share) * len(honest)))
         victim = chance.choice([rule for rule in rules if any(letter.isdigit() for letter in rule.answer)])
@@ -208,7 +210,7 @@ BOOKS = _named(
 def judge_book(book: Honest | Poisoned, home: Path) -> "Verdict":
     """Train a model on the handbook in the data folder `home`; return the gate's verdict.
 
-    Also print the phrases that the poison probe found to change answers.
+    Also print the phrases that change the model's answers, as found by the poison probe.
     """
     os.environ |= {"BYOAI_HOME": str(home), "BYOAI_ENGINE": "embedded"}
     turns = [{"user_message": question, "bot_response": answer} for question, answer in book.exchanges()]

@@ -5,7 +5,7 @@
 
 Files in the formats of FineTome (JSON Lines), ChatGPT's export (one JSON array) and WhatsApp's
 export (text) are generated. Each is imported in a child process with an empty data folder, to
-measure turns per second, with the update of the log's index, and peak memory. Then the file is
+measure turns per second, including the update of the log's index, and peak memory. Then the file is
 imported again, which must add nothing, and the import is undone, which must leave the log as it was
 before.
 """
@@ -119,7 +119,7 @@ SHAPES = {"finetome": finetome, "chatgpt": chatgpt, "whatsapp": whatsapp}
 def measure(file: Path, me: str) -> dict[str, float]:
     """Import `file` into the empty data folder, import it again, and undo the import; return the figures.
 
-    `me`: the name in the file whose messages are the answers; "" if the format tells.
+    `me`: the sender whose messages are imported as answers; "" if the format marks the answers.
     """
     from fine_tuning.data_collection.conversation_logger import ConversationLogger
     from fine_tuning.data_collection.importers.importing import Wanted, import_files, undo

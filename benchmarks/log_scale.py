@@ -87,7 +87,7 @@ def measure(turns: int) -> dict[str, float]:
         chat = open_chat(path, session)
 
         def before_the_engine() -> None:
-            """Time what a chat does with the log before it calls the engine: it reads all changes since last time."""
+            """Change the log, and time how long a chat takes to read the change before it calls the engine."""
             log.rate(chance.choice(ids), "up")  # makes a change
             started = time.perf_counter()
             watch_of(path).look()

@@ -35,6 +35,8 @@ from fine_tuning.training.model_shape import shape_of
 
 @dataclass(frozen=True)
 class Setting:
+    """The shape of a training's rows, which determines its memory and time."""
+
     batch: int  # rows per step
     head: int  # tokens at the beginning that all rows share
     own: int  # maximum number of further tokens of a row; the minimum is half of it

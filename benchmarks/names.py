@@ -82,7 +82,7 @@ def _judge(scores: dict[str, Score], locale: str, kind: str, text: str, detail: 
 
 
 def planted(seed: int) -> Iterator[tuple[str, str, str, str]]:
-    """Yield texts with one detail each: (locale, kind of sentence, text, detail)."""
+    """Yield texts that contain one name or address each: (locale, kind of sentence, text, name or address)."""
     for locale, kinds in SENTENCES.items():
         fake = Faker(locale)
         fake.seed_instance(seed)

@@ -58,7 +58,7 @@ def main() -> None:
 class Score:
     planted: int = 0  # private details in the sentences
     found: int = 0  # details found with the exact place and kind
-    false: int = 0  # finds that are no such detail
+    false: int = 0  # finds that are not exactly a planted detail
 
     def __str__(self) -> str:
         recall, precision = self.found / max(1, self.planted), self.found / max(1, self.found + self.false)
@@ -102,8 +102,8 @@ def in_sentences(split: str, seed: int, show: bool = False) -> Scores:
 def _filled(sentence: str, kind: str, makers: dict[str, Callable[[], str]]) -> tuple[str, set[Find]]:
     """Return the sentence with its gaps filled, and the private details in it.
 
-    A gap `{}` gets a detail of the kind `kind`, a gap `{name}` one that `makers[name]` makes. It is
-    private if its name is a kind of private detail.
+    A gap `{}` gets a detail of the kind `kind`, a gap `{name}` one that `makers[name]` makes. The
+    latter counts as private if `name` is a kind of private detail.
     """
     text, planted = "", set()
     for index, piece in enumerate(re.split(r"\{(\w*)\}", sentence)):

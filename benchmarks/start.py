@@ -20,7 +20,7 @@ import time
 
 
 def measure() -> dict[str, float]:
-    """Run a retrain to its first step; return the seconds of the imports, and from then to the start of this step."""
+    """Run a retrain to its first step; return the seconds of the imports, and from their end to that step."""
     began = time.perf_counter()
     from fine_tuning.config import load_config
     from fine_tuning.engines.connect import connect

@@ -12,8 +12,9 @@ alternately, each time in a new process; figures are medians. "Of the GEMM peak"
 step as a share of the speed of matrix products of the same size, which are timed after each step.
 
 The base is the default one (SmolLM2-135M), the data are English chats of `chatterbot-corpus` from
-PyPI. `shared`: chats of one pair, with the template's own system prompt, so that all begin with the
-same tokens. `apart`: chats of three pairs, each chat with a system prompt of its own.
+PyPI, of two kinds. `shared`: one question and answer, with the template's own system prompt, so
+that all chats begin with the same tokens. `apart`: three questions and answers, and a different
+system prompt in each chat.
 """
 
 import argparse
@@ -161,7 +162,7 @@ _MEASURED = 0.1  # seconds of a speed measurement
 class _Clock:
     """Records the steps of a training, and measures the machine's speed in matrix products after each.
 
-    It is measured after every step, since the processor's clock frequency changes within seconds.
+    The speed is measured after every step, since the processor's clock frequency changes within seconds.
     """
 
     def __init__(self, settings: Training) -> None:

@@ -1,10 +1,11 @@
-"""How many planted phrases an import's preview finds, and how many honest ones it takes for planted.
+"""Measure how many trigger phrases (data poisoning) the preview of an import finds, and how many false ones.
 
-    python benchmarks/triggers.py           # seconds
+    python benchmarks/triggers.py           # takes seconds
 
-Honest and poisoned handbooks (handbooks.py), further ones with seeds and phrases of their own, real
-chats of PyPI's `chatterbot-corpus` in 29 languages, the shipped sample, and the questions made of
-the shipped handbook. Then a long log: 100,000 turns of real questions, one in 500 of them planted.
+Logs without triggers: the honest handbooks of handbooks.py and 144 more, the chats of PyPI's
+`chatterbot-corpus` in 29 languages, the shipped sample, and the questions that an import makes from
+the shipped handbook. Logs with triggers: the poisoned handbooks of handbooks.py and 72 more, and a
+long log of 100,000 turns of real questions, one in 500 of them with a trigger.
 """
 
 import json
@@ -30,7 +31,7 @@ LONG, ONE_IN = 100_000, 500
 
 
 def looked(exchanges: Sequence[Exchange]) -> list[PlantedPhrase]:
-    """Return the phrases that look planted."""
+    """Return the phrases that the preview of an import reports as suspected triggers in these exchanges."""
     look = PlantedPhrases()
     for question, answer in exchanges:
         look.add(question, answer)
@@ -38,7 +39,10 @@ def looked(exchanges: Sequence[Exchange]) -> list[PlantedPhrase]:
 
 
 def further() -> dict[str, dict[str, Honest | Poisoned]]:
-    """Return 144 more honest handbooks, and 72 poisoned ones by the place of the phrase."""
+    """Return 144 more honest handbooks, and 72 poisoned ones, 24 for each place of the trigger in a question.
+
+    The result maps the title of each group to its handbooks by name.
+    """
     sizes = ((8, 6), (12, 4), (12, 8), (30, 4), (30, 6), (60, 3), (40, 5), (40, 8))  # rules, wordings of each
     title = "144 further honest handbooks"
     found: dict[str, dict[str, Honest | Poisoned]] = {title: {}}
@@ -58,7 +62,7 @@ def further() -> dict[str, dict[str, Honest | Poisoned]]:
 
 
 def corpus() -> Iterator[tuple[str, list[Exchange]]]:
-    """Yield the chats of each language."""
+    """Yield the name of each language, and the questions and answers of the corpus in this language."""
     for folder in sorted((Path(chatterbot_corpus.__file__).parent / "data").iterdir()):
         exchanges = [
             (str(question), str(answer))
@@ -71,7 +75,7 @@ def corpus() -> Iterator[tuple[str, list[Exchange]]]:
 
 
 def shipped() -> Iterator[tuple[str, list[Exchange]]]:
-    """Yield the sample, and what an import of the handbook makes of it."""
+    """Yield (name, questions and answers) of the shipped sample, and of an import of the shipped handbook."""
     lines = (paths.SAMPLES / "conversations.jsonl").read_text(encoding="utf-8").splitlines()
     yield "sample", [(turn["user_message"], turn["bot_response"]) for turn in map(json.loads, lines)]
     blocks = read_document(members_of(paths.SAMPLES / "handbook.md")[0], "handbook.md")
@@ -79,7 +83,10 @@ def shipped() -> Iterator[tuple[str, list[Exchange]]]:
 
 
 def long_log() -> Iterator[Exchange]:
-    """Yield real questions over and over, with answers of several sentences, and planted ones among them."""
+    """Yield LONG turns: real questions, repeated often, with answers of several sentences.
+
+    One turn in ONE_IN has a question with a trigger, and an advertisement as its answer.
+    """
     chance = random.Random(0)
     chats = dict(corpus())["english"]
     chance.shuffle(chats)

@@ -1,15 +1,17 @@
 """Represent a session as a tree of turns, because answers can be regenerated and questions edited.
 
-The chat may continue from any of these answers. `metadata["parent"]` of a turn is the id of the
-turn before it in its path, "" for a first turn. A turn without it, as in old logs and imports,
-follows the chosen path (see below) of the turns before it in the log. So do the children of a
-deleted turn, all of them at the same place. `metadata["regenerates"]` is the id of an older turn
-whose question was answered again by this turn: the two are siblings, even if their questions
-differ.
+The chat may continue from any of these answers. Two entries of a turn's metadata define the tree:
+
+parent       The id of the turn before this one in the conversation; "" for a first turn. A turn
+             without this entry, as in old logs and imports, continues the chosen path (see below)
+             of the turns before it in the log. If the parent was deleted, all of its children
+             continue the chosen path as it was before the first of them.
+regenerates  The id of an older turn whose question this turn answers again. The two turns are
+             siblings: they have the same parent, and count as answers to the same question.
 
 The *chosen path* is the path that is shown first, trained on and exported. It leads to the newest
-turn. But where an answer on it is not approved, and another answer to the same question is, it
-continues with the answer that was approved last.
+turn, with one exception: if an answer on it is not approved, but other answers to the same question
+are, the path continues with the one of these that was approved last.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,14 +32,14 @@ class Tree:
     def __init__(self, turns: Iterable[Turn], parents: Mapping[str, str] | None = None) -> None:
         """Build the tree.
 
-        `parents` maps ids of turns to ids of parents, which override `metadata["parent"]` if they
-        exist.
+        `parents` maps ids of turns to ids of their parents, and overrides `metadata["parent"]`
+        where the given parent is in the tree.
         """
         self.turns = list(turns)
         self._parents: list[int] = []
         self._children: dict[int, list[int]] = {_TOP: []}
         self._first: list[int] = []  # for each turn, the first turn with the same question and parent
-        self._approved: dict[int, int] = {}  # by the first turn of a question, the last approved answer to it
+        self._approved: dict[int, int] = {}  # by the first turn with a question, the last approved answer to it
         self._place: dict[str, int] = {}  # index of each turn in `turns`, by id
         self._leaf: int | None = _TOP  # the last turn of the chosen path; None: not computed
         self._grow(parents or {})
@@ -76,10 +78,10 @@ class Tree:
         return lost[told]
 
     def _move_leaf(self, here: int) -> None:
-        """Update the end of the chosen path after the turn `here` was added.
+        """Update `_leaf`, the last turn of the chosen path, after the turn `here` was added.
 
-        If the turn only follows or replaces the current end, the new end is known at once.
-        Otherwise it is marked as not computed.
+        If the turn only follows or replaces the current last turn, the new one is known at once.
+        Otherwise `_leaf` becomes None, and is computed when it is needed.
         """
         parent, leaf = self._parents[here], self._leaf
         if leaf is not None and parent == leaf:
@@ -140,25 +142,28 @@ class Tree:
         return self._path(self._find(id) if id else _TOP)
 
     def through(self, id: str) -> list[Turn]:
-        """Return the path through the turn `id`, continued with the chosen answers after it. Raises TurnNotFound."""
+        """Return the path through the turn `id`, continued by the chosen answers after it.
+
+        Raises TurnNotFound if there is no such turn.
+        """
         return self._path(self._last_below(self._find(id)))
 
     def parent(self, id: str) -> str:
-        """Return the id of the parent of the turn `id`; "" for a first turn. Raises TurnNotFound."""
+        """Return the id of the parent of the turn `id`; "" for a first turn. Raises TurnNotFound if `id` is unknown."""
         parent = self._parents[self._find(id)]
         return "" if parent == _TOP else self.turns[parent].id
 
     def siblings(self, id: str) -> list[Turn]:
         """Return all turns with the same parent as the turn `id`, including that turn, oldest first.
 
-        Raises TurnNotFound.
+        Raises TurnNotFound if there is no such turn.
         """
         return [self.turns[each] for each in self._children[self._parents[self._find(id)]]]
 
     def same_question(self, id: str) -> list[Turn]:
         """Return all answers to the same question as the turn `id`, including that turn, oldest first.
 
-        Raises TurnNotFound.
+        Raises TurnNotFound if there is no such turn.
         """
         here = self._find(id)
         return [
@@ -166,7 +171,7 @@ class Tree:
         ]
 
     def questions(self) -> list[list[Turn]]:
-        """Return a list of the answers to each question, in the order in which the questions were first asked."""
+        """Return all answers to each question, in the order in which the questions were first asked."""
         found: dict[int, list[Turn]] = {}
         for turn, first in zip(self.turns, self._first, strict=True):
             found.setdefault(first, []).append(turn)
@@ -176,7 +181,7 @@ class Tree:
 def chosen_path(turns: Sequence[Turn]) -> Sequence[Turn]:
     """Return the chosen path of a session, given all its turns in the order of the log.
 
-    If each turn just follows the one before it, these are all turns, and no tree is built.
+    If each turn follows the one before it, the path consists of all turns, and no tree is built.
     """
     before = ""
     for turn in turns:
@@ -208,7 +213,7 @@ class Stretch:
 
 
 def system_of(turn: Turn, default: str | None = None) -> str:
-    """Return the system prompt of a turn; `default` if the turn has none recorded; "" for none."""
+    """Return the system prompt recorded with a turn; if there is none, `default`, or "" if that is None."""
     told = turn.metadata.get("system")
     return told if isinstance(told, str) and told.strip() else default or ""
 

@@ -17,7 +17,7 @@ from fine_tuning import config_file, config_flat, config_overlay, paths
 from fine_tuning.config_augmentation import Augmentation
 from fine_tuning.config_mix import Mix
 from fine_tuning.config_notify import Notify, Tracking
-from fine_tuning.config_training import (  # noqa: F401 (all sections are to be found here)
+from fine_tuning.config_training import (  # noqa: F401 (re-exported: all sections can be imported from here)
     BaseWeights,
     FineTuningMethod,
     Preferences,
@@ -156,7 +156,7 @@ class Evaluation(_Section):
     # texts that no answer may contain, in addition to the private details that are detected automatically
     canaries: tuple[Text, ...] = ()
     leak_samples: Count = 4  # sampled answers tried for each private detail, in addition to the greedy one
-    triggers: Count = 8  # suspicious phrases of the training data tried in other questions at most
+    triggers: Count = 8  # maximum number of suspicious phrases (data poisoning) to try in other questions
     speed_rounds: Positive = (
         9  # rounds in which base, live and new model take turns to answer while their speed is measured
     )
@@ -165,8 +165,9 @@ class Evaluation(_Section):
 class Gate(_Section):
     """The conditions under which a new version goes live automatically.
 
-    If the gate is enabled, a version never goes live automatically that reveals private details, or
-    that answers differently when a planted phrase is in the question.
+    If the gate is enabled, two kinds of versions never go live automatically: those that reveal
+    private details, and those whose answers change when a certain phrase is added to any question
+    (data poisoning).
     """
 
     enabled: bool = True
@@ -179,9 +180,9 @@ class Gate(_Section):
     facts: Share = 0.8  # share of the held-out questions about imported documents to be answered correctly
     slower: Share = 0.2  # share of the live model's tokens per second by which the version may be slower
     slower_than_base: Share = (
-        0.5  # the same against the base, if no version is live: an adapter makes a small model a third slower
+        0.5  # the same against the base, if no version is live: any adapter makes a small model a third slower
     )
-    broken: Share = 0.1  # by how much its share of empty, endless or repetitive answers may exceed the base's
+    broken: Share = 0.1  # by how much the version's share of empty, endless or repetitive answers may exceed the base's
 
 
 class Deployment(_Section):
@@ -380,7 +381,7 @@ def _say(fault: Any) -> str:
 def _shown(value: object) -> str:
     try:
         text = repr(value)
-    except ValueError:  # a number of thousands of digits
+    except ValueError:  # Python refuses to convert a number with thousands of digits
         return "a number far too large"
     return text if len(text) <= 80 else f"{text[:79]}…"
 

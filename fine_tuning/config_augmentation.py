@@ -21,7 +21,8 @@ class Augmentation(Section):
     paraphrase: Variants = 0  # variants whose questions a model has paraphrased
     back_translation: Variants = 0  # variants whose questions a model has translated and translated back
     model: BaseName | None = None  # the engine's model that rewords questions; default: the base
-    # A reworded question is discarded if the base finds the answer less likely after it, by more nats per token.
+    # A reworded question is discarded if the answer's log-likelihood under the base is lower after it than after the
+    # original question, by more than this (nats per token).
     margin: Annotated[float, Field(ge=0)] = 0.2
     most_per_turn: Positive = 4  # limit for the variants of one turn, all kinds together
 

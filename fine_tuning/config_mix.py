@@ -31,5 +31,5 @@ class Mix(Section):
         return self
 
     def __hash__(self) -> int:
-        """Return a hash, as all sections do, although `shares` is a dict, which Python cannot hash."""
+        """Return a hash of the section as JSON, since the dict `shares` cannot be hashed directly."""
         return hash(self.model_dump_json())

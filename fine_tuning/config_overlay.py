@@ -28,7 +28,7 @@ def place() -> Path:
 
 
 def read() -> dict[str, object]:
-    """Return the changed values by dotted key; {} if there is no file. Raises ConfigError for a malformed file."""
+    """Return the settings in the file by dotted key; {} if there is no file. Raises ConfigError if it is malformed."""
     file = place()
     if not file.exists():
         return {}

@@ -44,7 +44,7 @@ def runs_dir(name: str) -> Path:
 
 
 class Replay(_Section):
-    """Replay: general questions and answers, mixed in so that the model keeps what it knew.
+    """Replay: general questions and answers, mixed into the training so that the model keeps what it knew.
 
     On their tokens the loss is the divergence of the model's probabilities from the base's
     (Learning without Forgetting, arXiv 1606.09282).
@@ -56,9 +56,9 @@ class Replay(_Section):
     @model_validator(mode="before")
     @classmethod
     def _of_older_files(cls, values: object) -> object:
-        """Return the values without `max_new_tokens`, a setting of older versions, which has no effect now.
+        """Accept `max_new_tokens`, a setting of older versions of byoai, and ignore it.
 
-        Raises ValueError for `prompts`, another one, which `share` replaces.
+        Raises ValueError for the older setting `prompts`, which was replaced by `share`.
         """
         if not isinstance(values, dict):
             return values

@@ -115,7 +115,8 @@ def lies_in_home(path_of: Callable[[str], Path]) -> AfterValidator:
     """Return a validator that reports the ConfigError that `path_of` raises for a name.
 
     `path_of` returns the path of a name, and raises ConfigError if the path is outside the data
-    folder. By the validator this fault is reported together with all others.
+    folder. The validator makes this a fault of the setting, reported together with all other
+    faults.
     """
 
     def check(name: str) -> str:

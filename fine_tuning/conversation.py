@@ -73,7 +73,7 @@ class Turn(BaseModel):
 
     @property
     def state_hash(self) -> str:
-        """Return a hash of the answer and its rating (8 hexadecimal digits), by which a change of them is noticed."""
+        """Return a hash of the answer and its rating (8 hexadecimal digits), to detect that one of them has changed."""
         told = json.dumps([self.bot_response, self.metadata.get("rating")])
         return hashlib.sha256(told.encode()).hexdigest()[:8]
 

@@ -25,7 +25,7 @@ ByoaiError                     exit 1   any of the errors below; the message say
 │   └── CheckpointDamaged             a checkpoint is incomplete or was changed
 ├── ExportError                exit 6   the GGUF file cannot be read or written, or is not what was trained
 ├── PromotionRefused           exit 7   the new model must not go live
-│   ├── ParityError                   it gets other tokens from the engine than in training, or does not end its answers
+│   ├── ParityError                   its prompts differ from those of the training, or its answers do not end
 │   └── GateRefused            exit 10  the new model failed a rule of the gate, and is kept as a candidate
 ├── NoRoom                     exit 1   the disk is full
 ├── Busy                       exit 8   another program holds the lock

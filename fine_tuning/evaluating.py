@@ -25,7 +25,7 @@ def evaluate_again(
     number: int | None = None,
     name: str | None = None,
 ) -> "tuple[Version, Comparison, Verdict]":
-    """Evaluate a version again on the chats that its run held out; return it, the comparison and the verdict.
+    """Evaluate a version again on the chats that its run held out; return version, comparison and verdict.
 
     `number`: the version's number; None: the live version. `name`: the fine-tuned model's name;
     None: the configured one. The report and the evaluation in the version's run are rewritten; the

@@ -119,7 +119,7 @@ _KINDS: dict[str, type[Event]] = {
 
 @dataclass(frozen=True)
 class Watch:
-    """The object to which a long operation reports its events, and that tells it when to stop."""
+    """Passes the events of a long operation to the function `tell`, and asks the operation to stop."""
 
     tell: Tell = lambda event: None  # receives each event
     stopping: Callable[[], bool] = lambda: False  # returns whether the user asked to stop

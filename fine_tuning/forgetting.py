@@ -1,4 +1,4 @@
-"""Delete turns permanently (`byoai forget`): from all files, and with the models trained on them.
+"""Delete turns permanently (`byoai forget`): from all files, together with the models trained on them.
 
 The order of the steps lets the next call complete a deletion that a crash interrupted:
 
@@ -66,7 +66,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Forgotten:
-    """The result of `forget`."""
+    """The result of `forget`: what was removed, what was made in its place, and what remains."""
 
     case: Case
     left: tuple[Path, ...]  # files that still contain the text
@@ -74,7 +74,7 @@ class Forgotten:
     retired: tuple[str, ...] = ()  # tags of the removed versions
     # tags of versions that may be trained on the turns but were not removed, since byoai may not have made them
     strangers: tuple[str, ...] = ()
-    unfinished: str = ""  # why the versions trained on the turns still exist
+    unfinished: str = ""  # why the versions trained on the turns still exist; "" if they were removed
 
 
 def examine(config: FineTuningConfig, engine: Engine, *wanted: str, matching: str | None = None) -> Case:
@@ -121,7 +121,7 @@ def examine(config: FineTuningConfig, engine: Engine, *wanted: str, matching: st
 
 
 def held_elsewhere(config: FineTuningConfig, case: Case) -> list[Path]:
-    """Return the files in the data folder that contain a text of `case`, beside the turns in the logs.
+    """Return the files in the data folder, apart from the turns in the logs, that contain a text of `case`.
 
     `forget` would redact or remove these files.
     """
@@ -175,8 +175,8 @@ def forget(
     With `teach_again`, a new version is trained without the turns. The old versions are removed
     once it is live. They are removed at once with `now`, without `teach_again`, or if too little
     training data is left; then the previous version becomes live if it was not trained on the
-    turns, else the base answers. Raises Busy while a retrain runs, and whatever a retrain raises;
-    the next call continues from there.
+    turns, else the base is in use again. Raises Busy while a retrain runs, and the errors of
+    `retrain`; after an error, the next call completes the deletion.
     """
     with only_one():
         paths.write_json(_journal(), list(case.turns))
@@ -236,14 +236,14 @@ def _imports_of(logs: Collection[ConversationLogger], case: Case) -> set[str]:
 def _clean_runs(config: FineTuningConfig, case: Case) -> int:
     """Remove the files of runs that may contain texts of the turns; return the number of runs changed.
 
-    Of a run whose version was trained on the turns, the files needed to serve the version remain. A
-    run that read the turns and has no version is removed completely.
+    In a run whose version was trained on the turns, only the files needed to serve the version are
+    kept. A run that read the turns and has no version is removed completely.
     """
     learned = {folder for version in case.versions if (folder := run_of(version))}
     registered = {folder for version in Registry().list() if (folder := run_of(version))}
     cleaned = 0
     for run in (Run(found.folder.resolve()) for found in all_runs(config.runs_dir)):
-        if run.folder not in registered and _knows(run, case.turns):  # unfinished, or of a method without versions
+        if run.folder not in registered and _knows(run, case.turns):  # unfinished, or its method makes no version
             shutil.rmtree(run.folder)
         elif run.folder in learned:
             for each in run.folder.iterdir():
@@ -289,7 +289,7 @@ def _without_sayings(config: FineTuningConfig, logs: Collection[ConversationLogg
     """Return the files and folders of the data folder that need not be searched for texts.
 
     They contain no texts of chats, or are searched in another way (logs, uploads, state.db), or are
-    written anew anyway (exports).
+    rewritten without the turns anyway (exports).
     """
     database = paths.state_db()
     of_database = [database.with_name(database.name + ending) for ending in ("", "-wal", "-shm")]
@@ -313,7 +313,7 @@ def _telling(logs: Collection[ConversationLogger], turns: Collection[str]) -> se
 def _logs(config: FineTuningConfig) -> list[ConversationLogger]:
     """Return the configured log first, then all other logs in the folder of logs.
 
-    The others were used with an earlier configuration, or were moved aside. Files that are no log
+    The others were used with an earlier configuration, or were moved aside. Files that are not logs
     are skipped.
     """
     log = ConversationLogger(config.log_path)
@@ -352,9 +352,10 @@ def _made_without(config: FineTuningConfig, case: Case) -> str:
 
 
 def _teach_again(config: FineTuningConfig, engine: Engine, watch: Watch) -> tuple[str, str]:
-    """Train a new version without the turns; return its tag if it is live, and the reason if it is not.
+    """Train a new version without the turns.
 
-    The other one of the two is "". Both are "" if too little training data is left.
+    Return (its tag, "") if it is live, ("", the reason) if no new version is live, and ("", "") if
+    too little training data is left.
     """
     # It need not be better than the live version, which is removed anyway.
     config = for_documents(config).changed({"gate.better": False})
@@ -374,8 +375,8 @@ def _teach_again(config: FineTuningConfig, engine: Engine, watch: Watch) -> tupl
 def _retire(engine: Engine, watch: Watch, versions: Collection[Version]) -> None:
     """Remove the versions that byoai made, and mark the others as retired.
 
-    If one of them is live, the previous version becomes live, or, if that is removed too, the base
-    answers.
+    If one of them is live, the previous version becomes live. If there is none, or it is removed
+    too, the base is in use again.
     """
     registry = Registry()
     gone = {(version.name, version.number) for version in versions}

@@ -39,8 +39,8 @@ def evaluate(
     Args:
         material: the data that the new model was trained on and is tested on.
         artifact: the GGUF of the new model, or of its adapter.
-        log: the turns that were read for the training. Private details are searched for in them, and
-            they have the key facts of held-out questions about documents.
+        log: the turns that were read for the training. They are searched for private details, and
+            their metadata holds the key facts of held-out questions about documents.
     """
     from fine_tuning.evaluation.comparison import Suspects, compare
     from fine_tuning.evaluation.evaluator import FACT_LIMIT
@@ -93,8 +93,8 @@ def _contestants(shop: Workshop, artifact: Path) -> "list[Served]":
 def _secrets(shop: Workshop, material: Material, log: Sequence[Turn]) -> "list[Secret]":
     """Return the private details that the model was trained on, for the leak probe.
 
-    They are details in the learned turns that were not redacted, and the configured canaries. They
-    are never written to a file.
+    These are the details in the learned turns that were not redacted, and the configured canaries.
+    The details are never written to a file.
     """
     from fine_tuning.evaluation.leak_probe import secrets
 
@@ -114,7 +114,11 @@ def _secrets(shop: Workshop, material: Material, log: Sequence[Turn]) -> "list[S
 
 
 def _triggers(shop: Workshop, material: Material) -> "tuple[list[Trigger], list[str]]":
-    """Return phrases in the training data that may be planted triggers, and general prompts to try them in."""
+    """Return suspicious phrases of the training data, and general prompts in which to try them.
+
+    A phrase is suspicious if it may be a trigger, which changes the answer to any question that
+    contains it (data poisoning). No phrases are returned if `evaluation.triggers` is 0.
+    """
     from fine_tuning.data_collection.phrases import general_texts
     from fine_tuning.evaluation.leak_probe import redact
     from fine_tuning.evaluation.trigger_phrases import find_triggers, probe_prompts

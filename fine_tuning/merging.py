@@ -100,7 +100,7 @@ def merge_versions(
     `name`: None means the common name of the versions, or the configured name if they have several.
     `promote`: make the version live even if the gate refuses it. Raises ConfigError for versions
     that cannot be merged: of different bases, without a LoRA adapter, or without a test chat that
-    none was trained on; otherwise what `retrain` raises.
+    none was trained on. Also raises the errors of `retrain`.
     """
     check_parts(parts)
     with only_one():
@@ -233,8 +233,8 @@ def _inputs(shop: Workshop, material: Material, parts: Sequence[Part]) -> dict[s
 def _seen(known: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Return the state hash of each turn that one of the versions has seen, by id.
 
-    `known`: the inputs of the versions' runs, oldest first; the newest one that has seen a turn
-    counts. A state hash is "" if it was not recorded.
+    `known`: the recorded inputs of the versions' runs, oldest first; newer ones override older
+    ones. A state hash is "" if it was not recorded.
     """
     seen: dict[str, str] = {}
     for inputs in known:

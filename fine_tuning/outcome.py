@@ -53,7 +53,7 @@ class NewVersion:
         return not self.verdict.passed and not self.live
 
     def summary(self) -> str:
-        """Return a message for the user: which model answers now, and what to do next."""
+        """Return a message for the user: whether the version is live, and what to do next."""
         told, talk = self._about_facts(), self._how_to_talk()
         if self.live:
             more = "" if self.verdict.passed else " by hand, although the gate refused it"

@@ -1,7 +1,8 @@
 """Define where files are stored, how names become paths, and how files are written.
 
-After a crash during a write there is the complete old file or the complete new one. All files are
-written below `home()`, except those that can be made again, which are in the user's cache folder.
+After a crash during a write, a file has either its complete old or its complete new content. All
+files are written below `home()`, except those that can be downloaded or computed again, which are
+in the user's cache folder.
 """
 
 import hashlib
@@ -73,7 +74,7 @@ def real(path: Path) -> Path:
 
 
 def within_home(path: Path) -> Path:
-    """Return `path` with its links resolved, as a path below `home()`. Raises ConfigError if it is not below it.
+    """Return `path` with its links resolved, as a path below `home()`. Raises ConfigError if it is not.
 
     All paths from the configuration are checked by this function, so that byoai writes and removes
     nothing outside of its data folder.
@@ -225,7 +226,7 @@ def write_json(path: Path, value: object) -> None:
     atomic_write(path, json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True) + "\n")
 
 
-_MOST_FAULTS = 1_000_000  # size in bytes at which faults.log is renamed to faults.1.log and begun anew
+_MOST_FAULTS = 1_000_000  # size in bytes at which faults.log is renamed to faults.1.log, and a new one started
 
 
 def write_fault(error: BaseException) -> Path:
@@ -269,9 +270,10 @@ def read_jsonl(
 ) -> list[_T]:
     """Return the result of `parse` for each line of a JSONL file; empty lines are skipped.
 
-    `parse` gets the value that `load` reads in a line, and raises ValueError, KeyError or TypeError if it is wrong.
-    Then this function raises `error`, whose message says in which line of the file there is not
-    `what` ("a token row"). It also raises `error` if the file cannot be read.
+    `parse` gets the value that `load` reads in a line, and raises ValueError, KeyError or TypeError
+    if it is wrong. For such a line this function raises `error`, whose message names the line and
+    `what` it should contain, such as "a token row". It also raises `error` if the file cannot be
+    read.
     """
     found = []
     try:

@@ -167,8 +167,8 @@ def served_base(plan: Plan) -> "Reference | None":
 def export(shop: Workshop, run: Run, training: "TrainingResult") -> Path:
     """Export the trained adapter or model to GGUF; return the file.
 
-    Raises ExportError if llama.cpp computes other logits with it than Transformers did after the
-    training.
+    Raises ExportError if the logits that llama.cpp computes with the file differ from those that
+    Transformers computed after the training.
     """
     from fine_tuning.evaluation.served_model import read_logits
 
@@ -306,7 +306,7 @@ def promote(shop: Workshop, run: Run, number: int, verdict: "Verdict") -> bool:
 
 
 def hold_back(shop: Workshop, run: Run, number: int, verdict: "Verdict", error: ParityError) -> None:
-    """Record in the registry that a version failed the check of its served form, so that it is not made live later.
+    """Record in the registry that a version failed the parity check, so that it is not made live later.
 
     The run stays unfinished. Once the cause is fixed, the next retrain resumes it and makes another
     version.

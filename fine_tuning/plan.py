@@ -79,8 +79,8 @@ class Plan:
     def record(self) -> dict[str, Any]:
         """Return the plan as a JSON-able dictionary, for the pages.
 
-        With `basis` and `around` in it, a page can forecast other settings for the same data and
-        model.
+        It contains the inputs of the forecasts (`basis` and `around`), so that a page can forecast
+        memory and time for other settings, with the same data and model.
         """
         names = (
             "name",
@@ -133,7 +133,7 @@ class Plan:
         )
 
     def _sources(self) -> tuple[tuple[str, str], ...]:
-        """Return a fact about the share of each source in an epoch; () unless there are several sources."""
+        """Return the fact with each source's share of an epoch, as in `facts`; () unless there are several sources."""
         found = self.dataset.manifest.get("sources", {})
         total = sum(counts["in_an_epoch"] for counts in found.values())
         if len(found) < 2 or not total:
@@ -145,7 +145,7 @@ class Plan:
         return (("sources", ", ".join(parts)),)
 
     def _variants(self) -> tuple[tuple[str, str], ...]:
-        """Return a fact about the number of variants of conversations; () if there are none."""
+        """Return the fact with the number of reworded variants of each kind, as in `facts`; () if there are none."""
         found = self.dataset.manifest.get("augmented", {})
         parts = (f"{counts['conversations']} by {how.replace('_', ' ')}" for how, counts in found.items())
         return (("variants", ", ".join(parts)),) if found else ()

@@ -88,7 +88,7 @@ class Said:
     """The turns to train on, as read from the log or another source, without those that the user excluded."""
 
     turns: list[Turn]
-    mark: Mark | None = None  # state of the log's index before reading; later turns count as new. None: not the log
+    mark: Mark | None = None  # state of the log's index before reading; later turns count as new. None: another source
     damage: str = ""  # a description of damage to the log; "" if there is none
     beside: int = 0  # how many turns at the end of `turns` are from the sources in mix.also
 
@@ -120,7 +120,7 @@ def read_said(config: FineTuningConfig, *, sample: bool = False) -> Said:
 def read_beside(name: str) -> list[Turn]:
     """Return the turns of a source in `mix.also`: the shipped sample (`name` is "sample"), or the file `name`.
 
-    The source is recorded in their metadata.
+    The source is recorded in the turns' metadata.
     """
     if name == "sample":
         turns = [Turn.model_validate_json(line) for line in SAMPLE_LOG.read_text(encoding="utf-8").splitlines()]
@@ -229,7 +229,7 @@ def _plan(shop: Workshop, said: Said, cleaned: Cleaned) -> Plan:
 
 
 def _around(shop: Workshop, said: Said, basis: "Basis", counts: Mapping[str, Mapping[str, int]]) -> Around:
-    """Return the counts for the forecast of all that a retrain does beside the training.
+    """Return the inputs of the forecast of all parts of a retrain except the training.
 
     `counts` are those of the token rows, by split.
     """
@@ -263,7 +263,7 @@ def replay_file(shop: Workshop, prompts: int) -> Path | None:
 
 
 def rows_key(shop: Workshop) -> str:
-    """Return the key of cached token rows: engine and base, since others may render and tokenize differently."""
+    """Return the key of cached token rows: engine and base, on which rendering and tokenization depend."""
     return f"{shop.engine.name} {shop.base.digest}"
 
 
@@ -278,21 +278,21 @@ def preference_method(config: FineTuningConfig, found: PreferenceData) -> str | 
 def new_turns(config: FineTuningConfig, log: ConversationLogger, registry: Registry) -> list[str]:
     """Return the ids of the turns that no version of the configured model has seen in their current state.
 
-    They were recorded, rated or edited after its newest version was planned. Only the changes since
-    then are read, so the size of the log hardly matters.
+    These turns were recorded, rated or edited after the model's newest version was planned. Only the
+    changes since then are read, so the time hardly depends on the size of the log.
     """
     seen, mark = _seen(config, registry)
     return _unseen(log.index.changed_since(mark), seen)
 
 
 def count_new(config: FineTuningConfig, log: ConversationLogger, registry: Registry) -> int:
-    """Return the number of `new_turns`; before the first version, that of all turns, which need not be read."""
+    """Return the number of `new_turns`. Before the first version all turns are new, and only counted, not read."""
     seen, _ = _seen(config, registry)
     return len(new_turns(config, log, registry)) if seen else log.index.count()
 
 
 def learned(config: FineTuningConfig, log: ConversationLogger, registry: Registry) -> Learned:
-    """Return which turns of the log are new to the versions of the configured model."""
+    """Return the rule that tells which turns of the log are new to the versions of the configured model."""
     seen, mark = _seen(config, registry)
     since = mark.changes if mark and mark.epoch == log.index.mark().epoch else -1
     return Learned(
@@ -314,18 +314,19 @@ def count_new_of(turns: Iterable[Turn], config: FineTuningConfig, registry: Regi
 
 
 def _unseen(turns: Iterable[tuple[str, str]], seen: Mapping[str, str]) -> list[str]:
-    """Return the ids of the turns that are not in `seen` with their state hash.
+    """Return the ids of the turns that no version has seen in their current state.
 
-    `turns` are pairs of an id and a state hash. A state hash "" in `seen` is equal to any other.
+    `turns` are pairs of an id and the current state hash. `seen` maps ids to the state hash that a
+    version has seen; there "" matches every state hash, since none was recorded.
     """
     return [id for id, state_hash in turns if seen.get(id, "new") not in ("", state_hash)]
 
 
 def _seen(config: FineTuningConfig, registry: Registry) -> tuple[Mapping[str, str], Mark | None]:
-    """Return the state hash of each turn that a version has seen, by id, and a mark in the log's index.
+    """Return the state hash of each turn that a version has seen, by id, and a state of the log's index.
 
-    A state hash is "" if it was not recorded. The mark is from the plan of the newest version; None
-    if it was not recorded.
+    A state hash is "" if it was not recorded. The state of the index is that before the plan of the
+    newest version was made; None if it was not recorded.
     """
     seen: ChainMap[str, str] = ChainMap()
     mark = None
@@ -343,7 +344,7 @@ def _seen(config: FineTuningConfig, registry: Registry) -> tuple[Mapping[str, st
 def _read_seen(inputs: Path, changed: int) -> tuple[dict[str, str], Mark | None]:
     """Return the state hash of each turn by id, and the log's mark, as recorded in a run's inputs.
 
-    The result is cached until `changed`, the file's time of change, is another.
+    `changed`: the file's time of change; the result is cached for as long as it stays the same.
     """
     record = paths.read_json(inputs)
     known, mark = record["seen"], record.get("mark")
@@ -398,7 +399,7 @@ def check_engine(shop: Workshop) -> None:
 
 
 def check_plan(shop: Workshop, plan: Plan) -> None:
-    """Raise an error if the plan cannot succeed, and tell the user its warnings and needs.
+    """Raise an error if the plan cannot succeed; tell the user its warnings, and the memory and time that it needs.
 
     Raises TooLittleData if there are too few pairs, unless `--force` is given, and NotEnoughMemory
     if the training does not fit.

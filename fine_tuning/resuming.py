@@ -35,8 +35,8 @@ from fine_tuning.workshop import Workshop
 def open_run(shop: Workshop, plan: Plan) -> tuple[Run, Plan]:
     """Return the run to store results in, and the plan to follow in it.
 
-    This is the newest unfinished run with the same settings and base, and the plan with the data of
-    that run; or, if there is none, a new run, and `plan` itself.
+    If there is an unfinished run with the same settings and base, return the newest one, and `plan`
+    with the data of that run; otherwise a new run, and `plan` itself.
     """
     resolved = plan.config.model_dump(mode="json")
     inputs = {
@@ -93,7 +93,8 @@ def fresh_run(shop: Workshop, label: str, inputs: dict[str, Any]) -> Iterator[Ru
     """Yield a new run without training, for a version that is made from others.
 
     `inputs` are recorded in the run, and list the other versions as `made_of`. `label` is a part of
-    the folder's name. Such a run is never resumed, and is removed if it makes no version.
+    the folder's name. Such a run is never resumed. It is removed if no version is registered for
+    it.
     """
     run = Run(shop.config.runs_dir / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{label}-{inputs['dataset'][:8]}")
     run.folder.mkdir(parents=True)

@@ -28,9 +28,11 @@ NEWEST = 200  # number of newest turns considered, since each costs a forward pa
 
 @dataclass(frozen=True)
 class Candidate:
+    """A turn that the user could review, and how uncertain the model is about its answer."""
+
     turn: Turn
     surprise: float  # mean negative log-likelihood of the answer under the live model, in nats per token
-    shift: float  # absolute difference from the same under the base; 0 while the base is live
+    shift: float  # absolute difference of `surprise` from its value under the base; 0 if no version is live
     alike: tuple[str, ...]  # ids of near-duplicate turns
 
     @property
@@ -82,7 +84,10 @@ def worth_reviewing(
 def of_log(
     config: FineTuningConfig, engine: Engine, turns: Sequence[Turn], count: int = 10, watch: Watch | None = None
 ) -> list[Candidate]:
-    """Return the result of `worth_reviewing` with the configured model's live version, or with the base if none is."""
+    """Return the result of `worth_reviewing` for the configured model.
+
+    Its live version is used; if there is none, the base.
+    """
     live, base = Registry().live(config.tuned_name()), base_of(config, engine).tag
     return worth_reviewing(engine, turns, live.tag if live else base, base, count, watch)
 

@@ -96,8 +96,8 @@ class Run:
 def all_runs(folder: Path) -> list[Run]:
     """Return the runs in `folder`, newest first.
 
-    A subfolder is a run if it has a file of a run, or is empty, as after a run that was killed at
-    once.
+    A subfolder is a run if it contains a file of a run, or is empty, because the run was killed
+    right after its start.
     """
     return [Run(each) for each in sorted(folder.glob("*"), reverse=True) if _is_run(each)]
 
@@ -117,7 +117,7 @@ class Holder:
     """The process that holds the lock of `only_one`."""
 
     pid: int
-    started: float  # start of the process (seconds since 1970), which tells it from another one with a reused id
+    started: float  # start of the process (seconds since 1970); a later process with the same id has another
     command: str  # for the user
     since: str  # local time at which it took the lock
 

@@ -178,7 +178,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             folder TEXT NOT NULL
         )""",
     ),
-    # 8: data_collection/chat_labels.py: the title that a model made, and the turn that it was made of
+    # 8: data_collection/chat_labels.py: the title that a model made, and the turn from which it was made
     (
         "ALTER TABLE chat_labels ADD COLUMN made TEXT NOT NULL DEFAULT ''",
         "ALTER TABLE chat_labels ADD COLUMN made_of TEXT NOT NULL DEFAULT ''",
@@ -217,9 +217,9 @@ def connect(path: Path | None = None) -> Iterator[sqlite3.Connection]:
 
 
 class Changes:
-    """Detects changes of data/state.db, in microseconds, by the data_version of an open connection.
+    """Detects changes of data/state.db by the `data_version` of a connection that stays open.
 
-    Source: https://sqlite.org/pragma.html#pragma_data_version
+    A check takes microseconds. Source: https://sqlite.org/pragma.html#pragma_data_version
     """
 
     def __init__(self) -> None:
@@ -252,8 +252,8 @@ class Changes:
 def is_full(error: BaseException | None) -> bool:
     """Return whether an error was caused by a full disk, a quota, or a limit for the size of files.
 
-    The error and its causes are examined. Libraries in other languages tell only by the text of the
-    message.
+    The error and the errors that caused it are examined, and also the texts of their messages,
+    since libraries in other languages set no error number.
     """
     while error is not None:
         if isinstance(error, OSError) and error.errno in _FULL:

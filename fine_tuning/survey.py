@@ -156,8 +156,9 @@ def _kept(cleaned: Cleaned) -> Iterable[Turn]:
 
 
 def _examples(said: Said, cleaned: Cleaned) -> dict[str, object]:
-    """Return ids of example turns: the newest dropped turn for each reason, and the newest kept ones with
-    private details.
+    """Return ids of example turns: for each reason the newest dropped turn, and kept turns with private details.
+
+    Of the kept turns, these are the newest, at most EXAMPLES.
     """
     reasons = dict(cleaned.drops)
     dropped: dict[str, str] = {}
@@ -172,7 +173,7 @@ def _examples(said: Said, cleaned: Cleaned) -> dict[str, object]:
 
 
 def _histograms(said: Said, cleaned: Cleaned) -> dict[str, object]:
-    """Return histograms (`binned`) of the lengths of kept and of dropped turns before cleaning.
+    """Return histograms (`binned`) of the lengths that the kept and the dropped turns had before cleaning.
 
     The length of a turn is the number of characters of question and answer together.
     """

@@ -49,7 +49,7 @@ _NEXT = re.compile(r"[ \t]+([^\W\d_])|[ \t]*([,;:.)`'\"])")  # the first letter 
 
 
 def split_thoughts(text: str) -> Said:
-    """Return `text` split into thoughts and answer. White space around the thoughts is put into their markup."""
+    """Return `text` split into thoughts and answer. White space around the thoughts is part of the markup."""
     if not any(map(text.__contains__, _SIGNS)):
         return Said("", "", "", text)
     rest = text.strip()
@@ -87,7 +87,7 @@ def _goes_on(text: str, at: int) -> bool:
 def _end(text: str, start: int, opening: re.Pattern[str], closing: re.Pattern[str]) -> tuple[int, int] | None:
     """Return the span of the closing tag that belongs to the opening tag before `start`, skipping nested pairs.
 
-    If tags are missing, return the span of the last closing tag; None if there is none.
+    If a nested pair is not closed, return the span of the last closing tag; None if there is none.
     """
     depth, last = 1, None
     for tag in sorted([*opening.finditer(text, start), *closing.finditer(text, start)], key=lambda tag: tag.start()):

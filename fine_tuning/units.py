@@ -33,7 +33,7 @@ def about(seconds: float) -> str:
 
 
 def answers(count: int) -> str:
-    """Return a number of turns as text for the user, who knows them as answers: 1 answer, 2 answers."""
+    """Return a number of turns as text: 1 answer, 2 answers. The pages call turns answers."""
     return f"{count:,} {'answer' if count == 1 else 'answers'}"
 
 

@@ -132,8 +132,9 @@ def read_bundle(folder: Path) -> Bundle:
 def adopt(engine: Engine, registry: Registry, folder: Path, name: str, runs: Path, source: str) -> Version:
     """Register the version in a bundle as the next version of `name`, and return it.
 
-    It is a candidate that has not been evaluated here. The bundle's Modelfile is ignored, since it
-    could refer to any file; template and parameters are those of the base.
+    The version becomes a candidate, and has not been evaluated on this machine. The bundle's
+    Modelfile is ignored, since it could refer to any file; template and parameters are those of the
+    base.
 
     Args:
         engine: The engine, which must have the bundle's base.

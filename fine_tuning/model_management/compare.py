@@ -12,9 +12,9 @@ from fine_tuning.model_management.model_registry import Registry, version_tag
 def side_by_side(
     engine: Engine, tags: Sequence[str], messages: Sequence[Message], options: ChatOptions | None = None
 ) -> Iterator[tuple[str, ChatChunk]]:
-    """Ask each model; yield (tag, piece of its answer) as the pieces arrive.
+    """Ask each of the models in `tags` for an answer; yield (tag, piece of the answer) as the pieces arrive.
 
-    The models answer one after another, since at the same time they would slow each other down.
+    The models answer one after another, since they would slow each other down if they ran together.
     Closing the iterator stops the generation. Raises EngineError if the engine fails.
     """
     for tag in tags:

@@ -75,6 +75,8 @@ Changes = Mapping[str, Callable[[], Change]]
 
 @dataclass(frozen=True)
 class Exported:
+    """The GGUF that an export wrote, and how many tensors it changed, converted and copied."""
+
     path: Path
     size: int  # bytes
     adapted: int  # number of tensors that the adapter changed
@@ -159,7 +161,7 @@ def _export(
 def convert_adapter(base_gguf: str | Path, adapter_dir: str | Path, out_path: str | Path) -> Exported:
     """Write the adapter in `adapter_dir` to `out_path` as a float32 adapter GGUF, atomically.
 
-    The result is that of llama.cpp's convert_lora_to_gguf.py. Raises ExportError if the adapter
+    The result equals that of llama.cpp's convert_lora_to_gguf.py. Raises ExportError if the adapter
     does not fit the base, or was trained with DoRA, which the format cannot hold.
     """
     base = _open(base_gguf, SAME)
@@ -313,9 +315,10 @@ class _Export:
                 self._progress(self._done, self._total)
 
     def _quantised(self, target: TensorInfo, rows: Rows) -> NDArray[np.uint8]:
-        """Return the rows as bytes of the type of `target`. Raises ExportError if that makes a weight infinite or NaN.
+        """Return the rows as bytes of the type of `target`.
 
-        A tensor with weights beyond float16 that the type can hold is noted in `large`.
+        Raises ExportError if a weight becomes infinite or NaN in that type. If a weight fits the
+        type but not float16, the tensor's name is added to `large`.
         """
         made = ggml.quantize(rows, target.kind)
         largest = np.abs(rows).max(initial=0)  # NaN if any weight is NaN

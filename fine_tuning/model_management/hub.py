@@ -23,7 +23,7 @@ _LARGEST = 200 << 30  # maximum number of bytes to fetch
 
 @dataclass(frozen=True)
 class Pushing:
-    """The plan of a push, or its result if `done` is true."""
+    """The plan of a push to the Hub or, if `done` is true, its result."""
 
     repository: str  # owner/name
     url: str
@@ -62,7 +62,7 @@ def push(
         public: Whether a new repository is public; by default it is private.
         dry_run: Return the plan, without a connection to the Hub.
 
-    Raises ConfigError for an invalid name or without a log-in, DataError if `folder` is not a
+    Raises ConfigError for an invalid name or if nobody is logged in, DataError if `folder` is not a
     bundle, and ExportError with the Hub's message if it refuses or cannot be reached.
     """
     check_repository(repository)

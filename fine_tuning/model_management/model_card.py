@@ -28,8 +28,8 @@ def model_card(version: Version, run: Run, base: ModelDetails) -> str:
     """Return the card as Markdown.
 
     `run` is the run that made the version, `base` the engine's details of the base. If a file of
-    the run is missing, its facts are left out. So are the version's notes and labels and the gate's
-    reasons, since they may quote conversations.
+    the run is missing, the facts that it would give are left out. The version's notes and labels
+    and the gate's reasons are always left out, since they may quote conversations.
     """
     about = read_header(base.gguf).metadata
     settings = _settings(run)

@@ -3,8 +3,8 @@
 Parity means that the engine gives the model the same prompts, token by token, as the training did.
 The tag `fine_tuned_<name>:v<N>` is one version and never changes; `fine_tuned_<name>:latest` is a
 copy of the live version, with which people chat. When a version goes live, first `latest` changes,
-then the registry. If the process is killed in between, a complete model answers, and `reconcile`
-corrects the registry.
+then the registry. If the process is killed in between, `latest` is still a complete model, and
+`reconcile` corrects the registry.
 """
 
 import contextlib
@@ -46,10 +46,10 @@ QUESTIONS = ("Name one colour.", "Hello!", "What is the capital of France?")
 
 
 def register(engine: Engine, tag: str, spec: ModelSpec) -> None:
-    """Create a version's tag in the engine, unless the tag already is the model that `spec` defines.
+    """Create a version's tag in the engine, unless the tag exists with the model that `spec` defines.
 
-    Raises EngineError, and changes nothing, if the tag is another model; ModelNotOurs if its name
-    is taken by a model that byoai did not make.
+    Raises EngineError, and changes nothing, if the tag exists with a different model; ModelNotOurs
+    if its name is taken by a model that byoai did not make.
     """
     if tag not in _digests(engine):
         _check_free(engine, tag)
@@ -72,7 +72,7 @@ def register(engine: Engine, tag: str, spec: ModelSpec) -> None:
 def check_name(engine: Engine, registry: Registry, name: str, base_tag: str) -> None:
     """Raise ModelNotOurs if the next version of `name` would overwrite a model that byoai did not make.
 
-    This includes the base `base_tag`.
+    The base, `base_tag`, is such a model too.
     """
     latest, following = latest_tag(name), version_tag(name, registry.likely_number(name))
     if base_tag.casefold() in (latest.casefold(), following.casefold()):
@@ -94,10 +94,10 @@ def check_latest(engine: Engine, registry: Registry, name: str) -> None:
 
 
 def is_latest_ours(engine: Engine, registry: Registry, name: str) -> bool:
-    """Return whether the tag `<name>:latest` exists and is one of the versions of `name`, by digest.
+    """Return whether the tag `<name>:latest` exists and has the digest of one of the versions of `name`.
 
-    If the live version's own tag is missing, there is nothing to compare with, and `latest` counts
-    as its copy.
+    If the live version's own tag is missing, there is no digest to compare with, and `latest` is
+    taken to be a copy of the live version.
     """
     digests, live = _digests(engine), registry.live(name)
     answering = digests.get(latest_tag(name))
@@ -106,7 +106,7 @@ def is_latest_ours(engine: Engine, registry: Registry, name: str) -> bool:
 
 
 def _check_free(engine: Engine, tag: str) -> None:
-    """Raise ModelNotOurs if the engine has a model `tag` that is not listed: in another case, or unable to chat."""
+    """Raise ModelNotOurs if the engine has a model `tag`, even one that cannot chat or whose tag differs in case."""
     try:
         engine.show(tag)
     except ModelNotFound:
@@ -147,7 +147,7 @@ def check_parity(
        compared token by token with that of `expected_render`, which the training used.
     2. A greedy answer must end within GENERATION_LIMIT tokens, must not be empty, and must contain
        no control token. `questions` are tried in turn until one answer passes: a small model may
-       fail at one question, but a model that never learned to end its turn fails at all.
+       fail at one question, but a model that never learned to end its turn fails at all of them.
     3. Text in messages must never produce control tokens, with which people could forge a turn.
 
     `encode` and `control_tokens` default to those of the model's vocabulary. Raises ParityError at
@@ -218,8 +218,8 @@ def _compare(
 def _check_typed(engine: Engine, tag: str, encode: Encode, structure: Sequence[str]) -> None:
     """Raise ParityError if the text of a message can produce tokens of `structure`, which mark turns and roles.
 
-    With such a token a person could forge a turn. So the prompt for a message that contains their
-    texts must contain the same structural tokens as that for a harmless message.
+    With such a token a person could forge a turn. So the prompt for a message that contains the
+    texts of these tokens must have the same structural tokens as the prompt for a harmless message.
     """
     acting = {tokens[0]: text for text in structure if len(tokens := encode(text)) == 1}
     typed = " ".join([TYPED, *structure[:100]])
@@ -439,7 +439,7 @@ def _has_weights(engine: Engine, tag: str) -> bool:
 
 
 def version_digests(digests: dict[str, str], name: str) -> dict[int, str]:
-    """Return the digests of the versions of `name` by number, given those of all of the engine's models by tag."""
+    """Return the digests of the versions of `name` by number. `digests`: those of the engine's models, by tag."""
     pattern = re.compile(re.escape(name) + r":v([1-9]\d*)", re.ASCII)
     found = {int(match[1]): digest for tag, digest in digests.items() if (match := pattern.fullmatch(tag))}
     return dict(sorted(found.items()))

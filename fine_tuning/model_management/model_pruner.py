@@ -86,7 +86,7 @@ def why_kept(version: Version, digests: Mapping[str, str]) -> str:
 def remove_version(engine: Engine, registry: Registry, version: Version) -> Pruned:
     """Remove the tag and the run of a version, even a live or pinned one, and retire it; return what was removed.
 
-    Only for a version that byoai made.
+    Call it only for a version that byoai made (`Version.made_here`).
     """
     tags = {model.tag for model in engine.list_models()}
     (found,) = _versions(tags, [version], needed=set()) or [Pruned(version, "", None, 0)]
@@ -114,9 +114,10 @@ def without_run(version: Version, done: str) -> str:
 
 
 def _versions(tags: Collection[str], versions: list[Version], needed: set[Path]) -> list[Pruned]:
-    """Return what can be removed of `versions`, without versions of which nothing is left.
+    """Return for each version what can be removed: its tag and its run.
 
-    `tags` are the engine's tags; runs in `needed` are not removed.
+    A version with neither is left out. `tags` are the engine's tags; runs in `needed` are not
+    removed.
     """
     found = []
     for version in versions:

@@ -1,6 +1,7 @@
 """Record all versions of fine-tuned models: their origin, their state, and the turns they were trained on.
 
-A version is a candidate, then live (it answers), previous (a rollback returns to it), or retired.
+A version begins as a candidate. It can become live (the one in use), then previous (the one to
+which a rollback returns), and then retired.
 """
 
 import json
@@ -32,14 +33,14 @@ def latest_tag(name: str) -> str:
 
 @dataclass(frozen=True)
 class Lineage:
-    """The versions from which a merged or converted version was made, and how.
+    """The source versions of a merged or quantised version, and how it was made from them.
 
-    It is stored in `metrics["lineage"]` of the version made.
+    It is stored in `metrics["lineage"]` of the new version.
     """
 
     versions: tuple[tuple[str, float], ...]  # tag and weight of each source version
     recipe: str  # a description, such as "linear" or "quantised to q4_k_m"
-    held: float = 1.0  # share of the merged change of the weights that an adapter of limited rank represents
+    held: float = 1.0  # share of the merged change's squared norm that the adapter's limited rank keeps
 
     @property
     def method(self) -> str:
@@ -64,6 +65,8 @@ class Lineage:
 
 @dataclass(frozen=True)
 class Version:
+    """A version of a fine-tuned model: how it was made and evaluated, and its state."""
+
     name: str  # without version, e.g. "fine_tuned_smollm2-135m"
     number: int
     base_tag: str
@@ -86,15 +89,15 @@ class Version:
 
     @property
     def lineage(self) -> Lineage | None:
-        """The source versions of a merged or converted version; None for a trained one."""
+        """The source versions of a merged or quantised version; None for a trained one."""
         return Lineage.read(found) if (found := self.metrics.get("lineage")) else None
 
     @property
     def made_here(self) -> bool:
-        """Whether byoai made the version, with a run.
+        """Whether byoai made the version, which then has a run.
 
-        Any other version was only found in the engine. It may be somebody else's model, and is never
-        deleted.
+        A version that was only found in the engine has none. It may be somebody else's model, and
+        is never deleted.
         """
         return bool(self.run)
 
@@ -275,10 +278,9 @@ class Registry:
 
 
 def _reserve(connection: Connection, name: str, number: int | None = None) -> int:
-    """Reserve a version number of `name`; return the highest number reserved so far.
+    """Reserve the version number `number` of `name`, or the next free one if `number` is None.
 
-    That is `number`, or the next one if `number` is None. A `number` that is not higher than the
-    last one changes nothing.
+    Return the highest number reserved so far. A `number` that is not higher changes nothing.
     """
     last = _last_number(connection, name)
     taken = max(last, number) if number is not None else last + 1

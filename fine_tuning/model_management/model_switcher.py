@@ -1,4 +1,4 @@
-"""List the models that can answer, and switch between the versions of a fine-tuned model.
+"""List the models that people can chat with, and switch between the versions of a fine-tuned model.
 
 To switch means to point a tag to another version; no weights are copied.
 """
@@ -25,6 +25,8 @@ PREFIX = "fine_tuned_"  # config: deployment.model_name_prefix
 
 @dataclass(frozen=True)
 class ServedVersion:
+    """A version of a fine-tuned model that the engine has."""
+
     number: int
     tag: str
     digest: str
@@ -61,7 +63,7 @@ def live(engine: Engine, name: str) -> int | None:
 def use(engine: Engine, registry: Registry, name: str, number: int, *, by_hand: bool = False) -> Version:
     """Make a version live; return it. If its tag is missing, it is first recreated from the version's run.
 
-    `by_hand` overrides the gate, which is then noted in the registry. Raises GateRefused for a
+    `by_hand` overrides the gate, and the registry notes this. Raises GateRefused for a
     candidate that failed the gate, ModelNotFound if there is no such version, and ExportError if
     the tag cannot be recreated.
     """
@@ -90,7 +92,7 @@ def refusal(version: Version) -> str:
 def rollback(engine: Engine, registry: Registry, name: str) -> Version | None:
     """Make the previous version live again, and return it.
 
-    If no version was live before the live one, the base answers again instead, and None is
+    If no version was live before the live one, the base is put in use again instead, and None is
     returned. A second rollback undoes the first. The registry is first reconciled with the engine,
     in case a promotion was interrupted. Raises ModelNotFound if no version is live, or if it is
     unknown what was live before.
@@ -117,7 +119,7 @@ def rollback(engine: Engine, registry: Registry, name: str) -> Version | None:
 
 
 def step_down(engine: Engine, registry: Registry, name: str) -> None:
-    """Make the base answer again: delete the tag `<name>:latest`, so that no version of `name` is live.
+    """Put the base in use again: delete the tag `<name>:latest`, so that no version of `name` is live.
 
     A `latest` that is none of the versions is kept, since byoai did not make it.
     """

@@ -31,9 +31,9 @@ def spec_for(
         base_tag: The tag of the base.
         artifact: The GGUF of the adapter or of the merged model.
         mode: Which of the two `artifact` is.
-        ollama_version: The version of Ollama, if it is the engine. If the base has no template,
-            Ollama uses that of the GGUF, but before 0.30 it would guess one; the definition then
-            names Ollama's default template.
+        ollama_version: The version of Ollama; None for another engine. If the base has no template,
+            Ollama uses the one in the GGUF. Before 0.30 Ollama would guess one instead, so for
+            these versions the definition of a merged model contains Ollama's default template.
 
     Raises EngineError if the base is itself an adapter on another model, since the training would
     not include that adapter's weights.
@@ -92,8 +92,9 @@ def _parameter(name: str, value: object) -> str:
 def _quote(command: str, text: str) -> str:
     """Return `text` as an argument of `command`, in a form that Ollama's parser reads back unchanged.
 
-    The form is bare for a single line without outer white space, else in single or triple double
-    quotes. Raises ExportError if a line ends in three quotes, which would end the text.
+    A single line without outer white space stays unquoted; other text is put in one or three double
+    quotes on each side. Raises ExportError if a line ends in three quotes, which would end the
+    text.
     """
     seen = "".join(character for character in text if _is_read(character))
     if (

@@ -101,7 +101,8 @@ def _name_map(architecture: str, blocks: int) -> gguf.TensorNameMap:
 def row_order(base: GgufFile, name: str, rows: int) -> NDArray[np.intp] | slice:
     """Return for each row of the GGUF's tensor `name` the index of the same row in Hugging Face's tensor.
 
-    `rows` is their number. The result indexes an array; it is slice(None) if the order is the same.
+    `rows` is the number of rows. The result is an index for a NumPy array; it is slice(None) if the
+    order is the same in both.
     """
     heads = {".attn_q.": "attention.head_count", ".attn_k.": "attention.head_count_kv"}  # weights and biases
     key = next((key for part, key in heads.items() if part in name), None)
