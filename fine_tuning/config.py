@@ -68,7 +68,7 @@ TextFormat = Annotated[DatasetFormat, one_of("chatml", "alpaca", "instruction")]
 
 def _log_path(name: str) -> Path:
     path = paths.within_home(paths.conversations_dir() / name)
-    if path == paths.real(paths.conversations_dir()) or path.is_dir():
+    if path == paths.real(paths.conversations_dir()):
         raise ConfigError(f"{path} is a folder: name a file for the log, such as conversations.jsonl")
     return path
 

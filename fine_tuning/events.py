@@ -107,6 +107,7 @@ class Finished:
     tag: str = ""  # of the new version
     answers: tuple[tuple[str, str, str], ...] = ()  # prompt, the base's answer, the new model's
     seconds: dict[str, float] = field(default_factory=dict)  # by stage
+    commands: str = ""  # what to do next in a terminal
 
 
 Event = Stage | Note | Count | Step | Trial | Planned | RunOpened | Finished

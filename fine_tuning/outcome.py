@@ -53,29 +53,28 @@ class NewVersion:
         return not self.verdict.passed and not self.live
 
     def summary(self) -> str:
-        """Return a message for the user: whether the version is live, and what to do next."""
-        told, talk = self._about_facts(), self._how_to_talk()
+        """Return a message for the user: whether the version is live, and how well it knows imported documents."""
         if self.live:
             more = "" if self.verdict.passed else " by hand, although the gate refused it"
-            return f"{self.tag} is live{more}: the chat answers with it now. {told}In a terminal: {talk}"
-        if not self.verdict.passed:
-            insist = f"To try it: {talk}. To make it live nevertheless: byoai use {self.tag} --promote"
-            return (
-                f"{self.tag} was refused and kept as a candidate; the model that was in use before still is. "
-                f"{told}{insist}"
-            )
-        why = "deployment.auto_deploy is off"
-        return f"{self.tag} is registered, not live ({why}). {told}In a terminal: {talk}"
+            told = f"{self.tag} is live{more}: the chat answers with it now."
+        elif not self.verdict.passed:
+            told = f"{self.tag} was refused and kept as a candidate; the model that was in use before still is."
+        else:
+            told = f"{self.tag} is registered, not live (deployment.auto_deploy is off)."
+        return told + self._about_facts()
 
-    def _how_to_talk(self) -> str:
-        """Return the shell commands to chat with the version."""
+    def commands(self) -> str:
+        """Return the shell commands to chat with the version, and to make a refused one live, for a terminal."""
         served = self.tag.partition(":")[0] if self.live else self.tag
-        return f"byoai talk --model {self.tag}" + (f", or ollama run {served}" if self.by_ollama else "")
+        talk = f"byoai talk --model {self.tag}" + (f", or ollama run {served}" if self.by_ollama else "")
+        if self.refused:
+            return f"To try it: {talk}. To make it live nevertheless: byoai use {self.tag} --promote"
+        return f"In a terminal: {talk}"
 
     def _about_facts(self) -> str:
         """Return a sentence on the accuracy of answers about imported documents; "" if there are none."""
         said = next((result.reason for result in self.verdict.results if result.rule == "facts"), "")
-        return f"{said[0].upper()}{said[1:]}. " if said else ""
+        return f" {said[0].upper()}{said[1:]}." if said else ""
 
 
 Outcome = NothingToDo | NoVersion | NewVersion
@@ -92,4 +91,4 @@ def finished(outcome: Outcome, seconds: dict[str, float]) -> Finished:
     state: Literal["live", "registered", "refused"] = (
         "live" if outcome.live else "registered" if outcome.verdict.passed else "refused"
     )
-    return Finished(state, outcome.summary(), outcome.tag, answers, seconds)
+    return Finished(state, outcome.summary(), outcome.tag, answers, seconds, outcome.commands())

@@ -202,11 +202,10 @@ OUTSIDE = [
 ]
 
 
-@pytest.mark.parametrize("name", [".", "./", "x/..", "../engine"])
+@pytest.mark.parametrize("name", [".", "./", "x/.."])
 def test_a_log_that_is_a_folder_is_refused_and_nothing_is_made_in_its_place(
     home: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (home / "engine").mkdir()
     assert main(["stats", "--set", f"data_collection.log_file={name}"]) == 2
     assert "is a folder" in capsys.readouterr().err
     assert not (home / "conversations").is_file()

@@ -130,6 +130,9 @@ def _set_base(widget: str) -> None:
 
 def choose_settings(now: Situation) -> None:
     draft: Draft = state.train_draft
+    levels = tuning.levels(tuning.profile_of(config(), draft, now.turns, now.documents))
+    if draft.level not in levels:
+        draft = state.train_draft = replace(draft, level="balanced")
     try:
         start = tuning.starting_point(config(), draft, now.turns, now.documents)
     except ByoaiError as error:
@@ -143,7 +146,7 @@ def choose_settings(now: Situation) -> None:
             state.train_basis = forecast.basis
             state.train_round = state.get("train_round", 0) + 1
             settings, fault = _settings(start, draft)
-    train_settings.draw(start, settings, forecast)
+    train_settings.draw(start, settings, forecast, levels)
     if fault:
         st.error(presentable(fault), title="These settings contradict each other")
     if forecast and (forecast.ready or forecast.trouble):

@@ -1,6 +1,6 @@
 """Draw the settings of a training: a few in plain words, all others under "Advanced". Choices change the draft."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import zip_longest
 from typing import Any
@@ -15,7 +15,7 @@ from fine_tuning.integration import tuning
 from fine_tuning.integration.setting_fields import Field, bounds, field, fields
 from fine_tuning.integration.setting_words import SECTIONS, words_of
 from fine_tuning.integration.settings import may_change
-from fine_tuning.integration.tuning import LEVELS, RANKS, Draft, Forecast
+from fine_tuning.integration.tuning import RANKS, Draft, Forecast, Level
 
 state = st.session_state
 
@@ -31,13 +31,19 @@ _ABOVE = {  # asked for in plain words or elsewhere, or useless for a training
 }
 
 
-def draw(start: FineTuningConfig, settings: FineTuningConfig, forecast: Forecast | None) -> None:
-    """Draw the form. `start` holds the settings without preset and changes, `settings` the chosen ones."""
+def draw(
+    start: FineTuningConfig, settings: FineTuningConfig, forecast: Forecast | None, levels: Mapping[Level, str]
+) -> None:
+    """Draw the form.
+
+    `start` holds the settings without preset and changes, `settings` the chosen ones. `levels` are
+    the names of the offered presets.
+    """
     st.segmented_control(
         "How thorough",
-        list(LEVELS),
+        list(levels),
         default=_draft().level,
-        format_func=LEVELS.__getitem__,
+        format_func=levels.__getitem__,
         required=True,
         key=_key("level"),
         on_change=_set_level,

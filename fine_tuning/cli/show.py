@@ -148,16 +148,15 @@ def show_outcome(outcome: "Outcome") -> None:
     show_facts(facts_in(outcome.comparison.record()))
     effort = f"{_effort(outcome.training)}; " if outcome.training else ""
     out.print(Text(f"\n{effort}{clock(sum(outcome.seconds.values()))} in all. Everything is in {outcome.run.folder}"))
-    out.print(
-        Text(outcome.summary(), style="bold green" if outcome.live else "bold red" if outcome.refused else "bold")
-    )
+    style = "bold green" if outcome.live else "bold red" if outcome.refused else "bold"
+    out.print(Text(f"{outcome.summary()} {outcome.commands()}", style=style))
 
 
 def show_finished(finished: Finished) -> None:
     """Show how a job that ran in another process ended. `finished` is the job's last event."""
     show_answers(finished.answers)
     style = {"live": "bold green", "refused": "bold red"}.get(finished.state, "bold")
-    console().print(Text(finished.text, style=style))
+    console().print(Text(f"{finished.text} {finished.commands}".rstrip(), style=style))
 
 
 def _effort(training: "TrainingResult") -> str:

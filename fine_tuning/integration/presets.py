@@ -4,13 +4,13 @@ If a job of the kind `plan` has measured this machine and the data, the number o
 how long an epoch takes; otherwise the configured number is changed by a fixed factor.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from fine_tuning.config import FineTuningConfig
 from fine_tuning.durations import Times
 from fine_tuning.integration import tuning
-from fine_tuning.integration.tuning import LEVELS, Forecast, Level
+from fine_tuning.integration.tuning import Forecast, Level
 from fine_tuning.training.estimate import Estimate
 
 
@@ -24,13 +24,13 @@ class Preset:
     times: Times | None = None
 
 
-def presets(start: FineTuningConfig, found: Forecast | None) -> tuple[Preset, ...]:
+def presets(start: FineTuningConfig, found: Forecast | None, levels: Iterable[Level]) -> tuple[Preset, ...]:
     """Return all presets. `start` holds the settings without a preset, `found` the result of a plan.
 
     The `settings` of all presets have the same keys.
     """
     basis = found.basis if found else None
-    changes = {level: tuning.preset(start, level, basis) for level in LEVELS}
+    changes = {level: tuning.preset(start, level, basis) for level in levels}
     keys = dict.fromkeys(key for each in changes.values() for key in each)
     made = []
     for level, changed in changes.items():

@@ -27,7 +27,7 @@ from fine_tuning.integration.datasets import Dataset, format_of
 from fine_tuning.integration.learning import least_turns
 from fine_tuning.jobs.queue import Queue
 from fine_tuning.jobs.store import Job, State
-from fine_tuning.profiles import laid_below
+from fine_tuning.profiles import HANDBOOK, laid_below
 from fine_tuning.training.estimate import Basis, Estimate
 
 Data = Literal["chats", "sample", "dataset"]
@@ -104,6 +104,14 @@ def profile_of(config: FineTuningConfig, draft: Draft, turns: int, documents: in
     if draft.data == "sample":
         return _SAMPLE
     return learning.profile_of_log(config, turns, documents) if draft.data == "chats" else ""
+
+
+def levels(profile: str) -> dict[Level, str]:
+    """Return the names of the presets for a profile, by level.
+
+    Quick is not offered for documents: read so few times, too few of their facts are learned to pass the gate.
+    """
+    return {level: name for level, name in LEVELS.items() if level != "quick" or profile != HANDBOOK}
 
 
 def settings_of(start: FineTuningConfig, draft: Draft, basis: Basis | None = None) -> FineTuningConfig:

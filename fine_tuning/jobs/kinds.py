@@ -207,9 +207,10 @@ def import_asked(request: ImportRequest, watch: Watch) -> "Report":
     if request.judge:
         wanted = replace(wanted, judge=judge_with(request.engine(), request.judge))
     report = import_files(ConversationLogger(request.config.log_path), places, wanted, watch, id)
-    back = f"; byoai import --undo {report.id} removes them again" if report.added else ""
+    back = f"To remove them again: byoai import --undo {report.id}" if report.added else ""
     warned = f"; {title_of(report.planted)}" if report.planted else ""
-    watch.tell(Finished("done", f"{report.added} of {report.turns} turns added{warned}{back}", seconds=watch.seconds))
+    told = f"{report.added} of {report.turns} turns added{warned}"
+    watch.tell(Finished("done", told, seconds=watch.seconds, commands=back))
     return report
 
 

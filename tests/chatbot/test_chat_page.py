@@ -77,7 +77,7 @@ def test_llama_cpp_dying_in_mid_answer_leaves_the_page_and_the_next_question_alo
     (child,) = children()
     child.send_signal(getattr(signal, name))
     expect(page.get_by_text("Nothing was recorded")).to_be_visible()
-    expect(page.get_by_text(re.compile(rf"llama\.cpp died: .*{name}"))).to_be_visible()
+    expect(page.get_by_text(re.compile(rf"llama\.cpp crashed: .*{name}"))).to_be_visible()
     assert ConversationLogger().turns() == []
 
     embedded.create(BASE, ModelSpec(from_=BASE, parameters={"num_predict": 20}))

@@ -154,7 +154,7 @@ def test_two_runs_are_compared_by_what_differs(home: Path) -> None:
 
 @pytest.mark.parametrize("job", ["nobody", "../../etc/passwd", "<script>"])
 def test_an_address_of_no_run_says_so(job: str) -> None:
-    assert "removed" in said(opened("runs", job=job))
+    assert "deleted" in said(opened("runs", job=job))
 
 
 def test_a_clone_takes_over_what_was_asked() -> None:

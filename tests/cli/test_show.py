@@ -151,8 +151,8 @@ def test_a_retrain_ends_with_scores_rules_and_who_answers_now(
 @pytest.mark.parametrize(("live", "served"), [(True, "fine_tuned_x"), (False, "fine_tuned_x:v3")])
 def test_ollama_is_named_only_where_it_serves(live: bool, served: str) -> None:
     talk = "In a terminal: byoai talk --model fine_tuned_x:v3"
-    assert ended(GOOD, live).summary().endswith(talk)
-    assert ended(GOOD, live, by_ollama=True).summary().endswith(f"{talk}, or ollama run {served}")
+    assert ended(GOOD, live).commands() == talk and "byoai" not in ended(GOOD, live).summary()
+    assert ended(GOOD, live, by_ollama=True).commands() == f"{talk}, or ollama run {served}"
 
 
 def test_the_scores_have_a_column_for_the_live_model_where_there_is_one(capsys) -> None:

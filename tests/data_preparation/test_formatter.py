@@ -98,7 +98,7 @@ def test_every_fault_is_reported_at_once_with_its_index() -> None:
         TrainingDataFormatter("chatml").validate(pairs)
     message = str(raised.value)
     for fault in (
-        "pair 1: message 0 is 'assistant', and must be 'user'; message 1 is 'user', and must be 'assistant'; message "
+        "pair 1: message 0 is 'assistant', but must be 'user'; message 1 is 'user', but must be 'assistant'; message "
         "1 is empty",
         "pair 2: messages.0.role",
         "pair 2: messages.1.content",

@@ -59,7 +59,7 @@ def test_weights_in_any_memory_order_are_taken() -> None:
 
 
 def test_a_row_that_is_no_whole_number_of_blocks_is_refused() -> None:
-    with pytest.raises(ExportError, match="rows of 100 weights cannot be Q4_K, which packs 256"):
+    with pytest.raises(ExportError, match="rows of 100 weights cannot be stored as Q4_K, which packs 256"):
         ggml.quantize(random_weights(2, 100), Type.Q4_K)
     with pytest.raises(ExportError, match="not whole rows"):
         ggml.dequantize(np.zeros(35, np.uint8), Type.Q8_0, 32)

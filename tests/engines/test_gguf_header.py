@@ -62,9 +62,9 @@ def test_adapters_are_checked_against_their_base(base_gguf: Path, make_adapter) 
     check_adapter(good, None)
     with pytest.raises(EngineError, match="was not trained on this base"):
         check_adapter(read_header(make_adapter(0.0, rows=64)), base)
-    with pytest.raises(EngineError, match="adapts a qwen2 model, but the base is llama"):
+    with pytest.raises(EngineError, match="adapter for a qwen2 model, but the base is a llama model"):
         check_adapter(read_header(make_adapter(0.0, arch="qwen2")), base)
     with pytest.raises(EngineError, match="is not a LoRA adapter"):
         check_adapter(base, base)
-    with pytest.raises(EngineError, match="holds an adapter, not a model's weights"):
+    with pytest.raises(EngineError, match="is an adapter, but the weights of a model are needed"):
         check_model(good)

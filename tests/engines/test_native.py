@@ -59,7 +59,7 @@ def test_a_death_in_mid_answer_is_one_clear_error_and_the_next_question_is_answe
     list(itertools.islice(stream, 3))
     (child,) = children()
     os.kill(child.pid, getattr(signal, name))
-    with pytest.raises(EngineError, match=rf"llama\.cpp died: .+ \({name}\)\. .+") as raised:
+    with pytest.raises(EngineError, match=rf"llama\.cpp crashed: .+ \({name}\)\. .+") as raised:
         list(stream)
     cure = {
         "SIGILL": "compiled for another processor",
@@ -95,7 +95,7 @@ def test_a_death_in_an_evaluation_is_an_error_and_the_next_question_is_answered(
         ):
             next(stream)
             os.kill(model.pid, getattr(signal, name))
-            with pytest.raises(EngineError, match=rf"llama\.cpp died: .*{name}"):
+            with pytest.raises(EngineError, match=rf"llama\.cpp crashed: .*{name}"):
                 list(stream)
             assert list(model.scores(rows)) == whole
 
@@ -151,7 +151,7 @@ def test_a_damaged_file_never_takes_the_caller_along(base_gguf: Path, tmp_path: 
         content[draw.randrange(8, 1_500_000)] = draw.randrange(256)
     damaged = tmp_path / "damaged.gguf"
     damaged.write_bytes(content)
-    with pytest.raises(EngineError, match=r"damaged\.gguf|llama\.cpp died"):
+    with pytest.raises(EngineError, match=r"damaged\.gguf|llama\.cpp crashed"):
         ServedModel(damaged)
     try:
         assert isinstance(Vocabulary(damaged).encode("Hello"), list)
@@ -285,7 +285,7 @@ def test_the_command_line_says_what_happened_and_exits_with_4(
     child.send_signal(getattr(signal, name))
     _, said = command.communicate(timeout=60)
     assert command.returncode == 4
-    assert said.startswith("byoai: llama.cpp died: ") and f"({name})" in said
+    assert said.startswith("byoai: llama.cpp crashed: ") and f"({name})" in said
     assert said.count("\n") == 1
 
 

@@ -86,6 +86,11 @@ def test_a_file_is_learned_in_its_own_format(config: FineTuningConfig, tmp_path:
     assert tuning.starting_point(start, DRAFT, 200).dataset.path is None
 
 
+def test_a_document_is_not_learned_quickly() -> None:
+    assert list(tuning.levels("handbook")) == ["balanced", "thorough"]
+    assert list(tuning.levels("")) == ["quick", "balanced", "thorough"]
+
+
 @pytest.mark.parametrize("level", list(tuning.LEVELS))
 @pytest.mark.parametrize("method", ["lora", "qlora", "full", "prefix_tuning"])
 def test_presets_give_more_or_less_of_passes_and_adapter(

@@ -182,7 +182,7 @@ def test_what_cannot_be_is_refused_before_anything_begins(home: Path, tmp_path: 
         ):
             with pytest.raises(JobNotFound):
                 await ask("nobody")
-        with pytest.raises(ByoaiError, match="cannot be a name"):
+        with pytest.raises(ByoaiError, match="cannot be used as a name"):
             await tuner.create_fine_tuning_job(FineTuningConfig(), job_id="../../x")
         assert not store.find()
 

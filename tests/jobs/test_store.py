@@ -30,7 +30,7 @@ def test_an_id_that_cannot_be_a_folder_is_refused(home: Path, id: str) -> None:
     if not id:
         assert store.add("small", {}, id=id).id  # none was given
         return
-    with pytest.raises(ByoaiError, match="cannot be a name"):
+    with pytest.raises(ByoaiError, match="cannot be used as a name"):
         store.add("small", {}, id=id)
     assert not store.find()
 

@@ -184,7 +184,7 @@ if [ "$2 $3" = "pip wheel" ]; then  # python -m pip wheel ... --wheel-dir FOLDER
     touch "$2/llama_cpp_python-1-py3-none-any.whl"
 elif [ "$3" = fine_tuning.engines.smoke ]; then  # python -P -m fine_tuning.engines.smoke
     echo smoke >>"$WORK/compiled"
-    tail -n 2 "$WORK/compiled" | grep -q "$WORKS" || { echo "byoai: llama.cpp died: Illegal instruction (SIGILL)." >&2; exit 1; }
+    tail -n 2 "$WORK/compiled" | grep -q "$WORKS" || { echo "byoai: llama.cpp crashed: Illegal instruction (SIGILL)." >&2; exit 1; }
 fi
 """  # noqa: E501
 

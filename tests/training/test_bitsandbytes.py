@@ -128,6 +128,6 @@ def test_an_eight_bit_optimiser_goes_on_from_its_checkpoint_to_the_same_result(t
 
 
 def test_nf4_belongs_to_qlora() -> None:
-    with pytest.raises(ValueError, match="base_weights: nf4 belongs to method qlora"):
+    with pytest.raises(ValueError, match="base_weights: nf4 can be used only with method qlora"):
         Training(method="lora", base_weights="nf4")
     assert METHODS[Training(base_weights="nf4").method].carriers == ("adapter", "merged")

@@ -223,7 +223,7 @@ def test_a_checkpoint_of_another_version_is_passed_over_and_named(tmp_path):
 def test_a_loss_that_is_no_number_ends_the_run_and_says_what_to_do(tiny_base, row_folder, tmp_path, monkeypatch):
     original = PackedTrainer.batch_loss
     monkeypatch.setattr(PackedTrainer, "batch_loss", lambda self, batch: original(self, batch) * float("nan"))
-    with pytest.raises(TrainingError, match=r"the loss is nan at step 1: lower training\.learning_rate"):
+    with pytest.raises(TrainingError, match=r"the loss became nan at step 1: lower training\.learning_rate"):
         train(tiny_base, row_folder, tmp_path / "run", SETTINGS)
     assert not (tmp_path / "run" / "adapter").exists()
 

@@ -106,13 +106,14 @@ def _shown(
     service: Service, asked: Wanted, draft: Draft, start: FineTuningConfig, found: Forecast | None
 ) -> PresetList:
     ready = found if found and found.ready else None
+    profile = asked.profile or tuning.profile_of(service.config, draft, *_turns(service, asked))
     return PresetList(
         base=draft.base,
         data=asked.data,
-        profile=asked.profile or tuning.profile_of(service.config, draft, *_turns(service, asked)),
+        profile=profile,
         reckoned=ready is not None,
         job=found.job.id if found else None,
-        items=[_facts(each) for each in presets(start, ready)],
+        items=[_facts(each) for each in presets(start, ready, tuning.levels(profile))],
     )
 
 

@@ -58,7 +58,8 @@ export class Presets {
     if (asked !== this.asked) return;
     const follows = this.items.length ? find("level").value === this.level : this.level !== "balanced"; // what a person typed stays
     this.items = items;
-    this.chosen(follows ? items.find((item) => item.level === this.level).settings : {});
+    const preset = items.find((item) => item.level === this.level); // missing where the data have no such preset
+    this.chosen(follows && preset ? preset.settings : {});
   }
 }
 

@@ -384,9 +384,9 @@ def test_an_import_is_listed_as_a_job_with_what_came_of_it(home, sample, capsys)
     run(capsys, sample("messages.jsonl"), "--yes")
     run(capsys, sample("whatsapp_ios.txt"), "--yes")
     refused, done = store.find()
-    (found,) = imports(ConversationLogger())
+    assert len(imports(ConversationLogger())) == 1
     assert (done.kind, done.state, done.here) == ("import", "completed", True)
-    assert done.reason == f"4 of 4 turns added; byoai import --undo {found.id} removes them again"
+    assert done.reason == "4 of 4 turns added"
     assert done.request["places"] == [str(sample("messages.jsonl").absolute())]
     assert (refused.state, refused.exit_code) == ("failed", DataError.exit_code) and "--me NAME" in refused.reason
 
