@@ -80,7 +80,7 @@ def test_a_stopped_child_keeps_a_checkpoint_and_the_next_goes_on_to_the_same_ada
     ("number", "said"),
     [
         (signal.SIGKILL, "most likely the memory ran out"),
-        (signal.SIGSEGV, "died of SIGSEGV"),
+        (signal.SIGSEGV, r"crashed \(SIGSEGV\)"),
         (signal.SIGILL, "SIGILL"),
     ],
 )
