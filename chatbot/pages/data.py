@@ -34,16 +34,7 @@ def draw() -> None:
         data_import.draw(log)
         return
     data_overview.learn(now)
-    section = st.segmented_control(
-        "Section",
-        SECTIONS,
-        default=SECTIONS[0],
-        required=True,
-        key="show",
-        label_visibility="collapsed",
-        bind="query-params",  # so that reloads and links return to it
-    )
-    match section:
+    match _section():
         case "Turns":
             data_turns.draw(log)
         case "Different answers":
@@ -58,6 +49,22 @@ def draw() -> None:
         turn_dialogs.open_turn(linked)
     if opened := turn_dialogs.opened():
         turn_dialogs.edit(log, opened)
+
+
+def _section() -> str:
+    """Draw the row of sections, and return the chosen one. It is in the page's address, for reloads and links.
+
+    It is not bound to the address by Streamlit, which would then refuse to switch to another page.
+    """
+    asked = st.query_params.get("show", "")
+    st.session_state.setdefault("show", asked if asked in SECTIONS else SECTIONS[0])
+    chosen = st.segmented_control("Section", SECTIONS, required=True, key="show", label_visibility="collapsed")
+    section = chosen or SECTIONS[0]
+    if section == SECTIONS[0]:
+        st.query_params.pop("show", None)
+    else:
+        st.query_params["show"] = section
+    return section
 
 
 def _nothing_yet() -> None:

@@ -266,7 +266,9 @@ def test_the_button_of_the_data_page_leads_to_the_settings_for_the_chats() -> No
     log_doors(8)
     app = at(opened("train"), "2 Data")
     app.radio(key="train-data-chats").set_value("sample").run()
+    app.query_params["show"] = "Import"  # in the address, as a link leaves it
     app.switch_page("pages/data.py").run()
+    assert app.session_state["show"] == "Import"
     next(button for button in app.button if button.label == "Learn from 8 new turns").click().run()
     assert not app.exception
     assert app.session_state["train_step"] == "3 Settings" and app.session_state["train_draft"].data == "chats"
