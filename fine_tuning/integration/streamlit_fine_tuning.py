@@ -17,7 +17,7 @@ from fine_tuning.integration import charts, learning, versions, watched
 from fine_tuning.integration.job_runs import KEPT_ASIDE, LEARNED, Point, curve, thinned
 from fine_tuning.integration.learning import Learning
 from fine_tuning.integration.service import Service
-from fine_tuning.jobs.progress import progress_of_job
+from fine_tuning.jobs.progress import Progress, progress_of_job
 from fine_tuning.jobs.queue import Queue
 from fine_tuning.jobs.store import Job, State
 from fine_tuning.model_management.model_registry import Registry
@@ -133,10 +133,7 @@ def watch(id: str, shown: Shown, small: bool = False) -> None:
     st.markdown(f"**{shown(stage)}**")
     last = told.steps[-1] if told.steps and told.stage == "Training" else None
     share = min(told.done / told.total, 1.0) if told.total else 0.0
-    st.progress(
-        share,
-        text=f"{told.done} of {told.total}" if told.total else " ",
-    )
+    st.progress(share, text=_amount(told, last is not None))
     st.caption(_times(job, told.left))
     if told.stage == EVALUATING:
         st.caption(
@@ -154,6 +151,15 @@ def watch(id: str, shown: Shown, small: bool = False) -> None:
         log_tail(job)
     if not job.origin.startswith("the page"):
         st.caption(shown(f"Begun by {job.origin}" if job.origin else ""))
+
+
+def _amount(told: Progress, is_training: bool) -> str:
+    """Return how much of the current stage is done, as text."""
+    if not told.total:
+        return " "
+    if told.stage == EVALUATING:
+        return f"{told.done} %"
+    return ("step " if is_training else "") + f"{told.done} of {told.total}"
 
 
 def _times(job: Job, left: float | None) -> str:
@@ -292,7 +298,7 @@ def _curve(points: Sequence[Point], figure: str, title: str, small: bool, by_run
     colour, dash = ("run", "kind") if by_run else ("kind", "kind")
     kinds = altair.Scale(domain=[LEARNED, KEPT_ASIDE])  # so that a line keeps its look when the other one begins
     scale = altair.Scale() if by_run else kinds
-    legend = altair.Legend(orient="top", values=sorted({getattr(point, colour) for point in points}))
+    legend = altair.Legend(orient="top", values=list(dict.fromkeys(getattr(point, colour) for point in points)))
     axis = altair.Axis(format="%") if figure == "accuracy" else altair.Axis()
     chart = (
         altair.Chart(altair.Data(values=values))
