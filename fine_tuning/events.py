@@ -26,6 +26,7 @@ class Stage:
     """The beginning of a stage of the work, and so the end of the previous one."""
 
     title: str
+    begun: float = field(default=0.0, compare=False)  # seconds since 1970; 0: unknown
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ class Watch:
         Raises Cancelled if the work should stop.
         """
         self.stop_if_asked()
-        self.tell(Stage(title))
+        self.tell(Stage(title, time.time()))
         started = time.perf_counter()
         yield
         self.seconds[title] = round(time.perf_counter() - started, 2)

@@ -1,5 +1,6 @@
 """Compute a job's progress from its events, and convert jobs to dictionaries."""
 
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -40,6 +41,8 @@ _BEGINS = {
     "Making": 0.99,
 }
 
+_TELLING = 0.05  # share of an evaluation that must be done before its own pace is believed
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -55,23 +58,32 @@ class Progress:
     finished: Finished | None = None  # the last event, once the job is over
     trials: tuple[Trial, ...] = ()  # trials of a sweep
     parts: Mapping[str, float] = field(default_factory=dict)  # forecast seconds of a retrain, by part
+    begun: float = 0.0  # time at which the current stage began, in seconds since 1970; 0: unknown
 
     @property
     def left(self) -> float | None:
         """The estimated seconds until a retrain ends; None if they are unknown.
 
-        The training corrects its own forecast, step by step; the parts after it are as they were planned.
+        The stage at work corrects its own forecast. A training that is slower than planned lets the
+        parts after it take longer, too.
         """
         begins, parts = _begins(self.stage), dict(self.parts)
         if self.finished or begins is None or not parts:
             return None
+        so_far = time.time() - self.begun if self.begun else 0.0
+        if self.stage == EVALUATING:
+            share = self.done / self.total if self.total else 0.0
+            measured = so_far / share if so_far and share >= _TELLING else parts[EVALUATING]
+            return measured * (1 - share)
+        if begins > _BEGINS[EVALUATING]:
+            return None
         if begins > _BEGINS[TRAINING]:
             del parts[TRAINING]
         elif self.stage == TRAINING and self.steps:
-            parts[TRAINING] = self.steps[-1].eta
-        if begins >= _BEGINS[EVALUATING]:
-            unasked = 1 - self.done / self.total if self.total else 1.0
-            return parts[EVALUATING] * unasked if self.stage == EVALUATING else None
+            left = self.steps[-1].eta
+            planned = parts.pop(TRAINING)
+            slower = (so_far + left) / planned if so_far and planned else 1.0
+            return left + max(slower, 1.0) * sum(parts.values())
         return sum(parts.values())
 
     @property
@@ -99,9 +111,10 @@ def progress_of(events: Iterable[Event]) -> Progress:
     trials: dict[int, Trial] = {}
     facts: tuple[tuple[str, str], ...] = ()
     parts: Mapping[str, float] = {}
+    begun = 0.0
     for event in events:
         match event:
-            case Stage(title):
+            case Stage(title, begun):
                 stage, done, total, finished = title, 0, 0, None
             case Count(done, total):
                 pass
@@ -120,7 +133,17 @@ def progress_of(events: Iterable[Event]) -> Progress:
             case Finished():
                 finished = event
     return Progress(
-        stage, done, total, tuple(steps.values()), facts, tuple(notes), run, finished, tuple(trials.values()), parts
+        stage,
+        done,
+        total,
+        tuple(steps.values()),
+        facts,
+        tuple(notes),
+        run,
+        finished,
+        tuple(trials.values()),
+        parts,
+        begun,
     )
 
 

@@ -64,6 +64,14 @@ def test_what_is_left_is_the_time_until_the_verdict(home: Path) -> None:
     assert told(planned, Stage("Registering x")).told.left is None
 
 
+def test_a_stage_that_is_slower_than_planned_says_so(home: Path) -> None:
+    planned = Planned((), {"Training": 100.0, "Evaluating": 60.0, "all else": 10.0})
+    ago = time.time() - 158  # with 42 s left the training takes twice as long as planned
+    assert told(planned, Stage("Training", ago), STEP).told.left == pytest.approx(42 + 2 * 70, abs=2)
+    ago = time.time() - 300
+    assert told(planned, Stage("Evaluating", ago), Count(50, 100, "percent")).told.left == pytest.approx(300, abs=3)
+
+
 def test_how_it_ended(home: Path) -> None:
     end = Finished("refused", "not better", "fine_tuned_chat:v2")
     told(Stage("Evaluating"), end)
