@@ -196,9 +196,9 @@ def refused() -> None:
         st.button("Dismiss", on_click=dismiss)
 
 
-def foot(choice: Choice | None, answering: bool) -> None:
+def foot(choice: Choice | None, answering: bool, is_empty: bool) -> None:
     with st.bottom:
-        if not choice and state.chat.turns:
+        if not choice and not is_empty:  # else the welcome says so
             notice(state.models)
         if state.models.lost:
             st.warning(presentable(state.models.lost), icon=":material/link_off:")
@@ -276,9 +276,10 @@ def draw() -> None:
         watch()
         watch_chat()
         history.watch()
-    foot(state.choice, answering)
+    is_empty = not turns and not answer
+    foot(state.choice, answering, is_empty)
     top = st.empty()  # its own placeholder, so that nothing of the welcome remains below the first answer
-    if not turns and not answer:
+    if is_empty:
         with top.container():
             welcome(state.choice)
     for each in turns:
