@@ -369,7 +369,7 @@ def test_a_planted_phrase_is_warned_of_and_nothing_is_refused(home, poisoned, ca
     assert (code, told["added"], told["logged"]) == (0, 10, 1)
     assert [(each["text"], each["questions"]) for each in told["planted"]] == [("velvet thunder", 5)]
     (job,) = store.find()
-    assert job.reason.startswith("10 of 10 turns added; 1 phrase may be planted; byoai import --undo")
+    assert job.reason == "10 of 10 turns added; 1 phrase may be planted"
 
 
 def test_an_import_without_a_planted_phrase_is_not_warned_of(home, sample, capsys):
