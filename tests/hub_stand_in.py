@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import parse_qs
 
 import uvicorn
 from ports import unused_port
@@ -54,6 +55,8 @@ class Hub:
             (f"/api/{repository}/commit/main", self.commit, ["POST"]),
             (f"/api/{repository}/revision/{{revision}}", self.info, ["GET"]),
             (f"/api/{repository}/tree/{{revision}}", self.tree, ["GET"]),
+            (f"/api/{repository}/tree/{{revision}}/{{folder:path}}", self.tree, ["GET"]),
+            (f"/api/{repository}/paths-info/{{revision}}", self.paths, ["POST"]),
             (f"/api/{repository}", self.info, ["GET"]),
             ("/{owner}/{name}.git/info/lfs/objects/batch", self.batch, ["POST"]),
             ("/spaces/{owner}/{name}.git/info/lfs/objects/batch", self.batch, ["POST"]),
@@ -151,12 +154,22 @@ class Hub:
         return JSONResponse(facts)
 
     async def tree(self, request: Request) -> Response:
-        files = self._repository(request).files.items()  # type: ignore[union-attr]  (`info` was asked before)
-        told = [
-            {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
-            for name, content in files
-        ]
-        return JSONResponse(told)
+        files = self._repository(request).files  # type: ignore[union-attr]  (`info` was asked before)
+        folder = request.path_params.get("folder", "")
+        inside = [name for name in files if not folder or name.startswith(f"{folder}/")]
+        if folder and not inside:
+            return JSONResponse({"error": "Entry not found"}, 404, {"x-error-code": "EntryNotFound"})
+        whole = request.query_params.get("recursive", "").lower() == "true"
+        depth = folder.count("/") + 1 if folder else 0
+        names = [name if whole else "/".join(name.split("/")[: depth + 1]) for name in inside]
+        return JSONResponse([_entry(files, name) for name in dict.fromkeys(names)])
+
+    async def paths(self, request: Request) -> Response:
+        """Tell what there is at each of the paths that the body names (a form): a file, a folder, or nothing."""
+        files = self._repository(request).files  # type: ignore[union-attr]
+        asked = parse_qs((await request.body()).decode()).get("paths", [])
+        there = [path for path in asked if any(name == path or name.startswith(f"{path}/") for name in files)]
+        return JSONResponse([_entry(files, path) for path in there])
 
     async def resolve(self, request: Request) -> Response:
         repository = self._repository(request)
@@ -171,6 +184,14 @@ class Hub:
         if request.method == "HEAD":
             return Response(headers={**headers, "content-length": str(len(content))})
         return Response(content, headers=headers)
+
+
+def _entry(files: dict[str, bytes], path: str) -> dict[str, object]:
+    """Return what the API tells of a file, or of a folder."""
+    if path not in files:
+        return {"type": "directory", "path": path, "oid": hashlib.sha1(path.encode()).hexdigest()}
+    content = files[path]
+    return {"type": "file", "path": path, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
 
 
 def _place(request: Request) -> str:

@@ -1,0 +1,42 @@
+"""Datasets of the Hugging Face Hub, by the Hub's own client on a stand-in of its HTTP API."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hub_stand_in import TOKEN, Hub, Repository, serving
+
+ROWS = [{"question": f"Which shelf holds tool {number}?", "answer": f"Shelf {number}."} for number in range(3)]
+CONTENT = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
+CARD = "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: {}\n---\n# Shelves\n"
+
+
+def imported(home: Path, files: dict[str, bytes]) -> subprocess.CompletedProcess[str]:
+    """Import the dataset me/shelves with these files into an empty data folder, by the command."""
+    hub = Hub()
+    hub.repositories["me/shelves"] = Repository(True, "dataset", files)
+    with serving(hub) as url:
+        told = {"HF_ENDPOINT": url, "HF_TOKEN": TOKEN, "HF_HOME": str(home / "hf"), "HF_HUB_DISABLE_XET": "1"}
+        command = [sys.executable, "-m", "fine_tuning", "import", "hf:me/shelves", "--yes"]
+        environment = {**os.environ, **told, "BYOAI_HOME": str(home)}
+        return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+@pytest.mark.parametrize("place", ["/etc/passwd", "../../secret.txt", "https://example.com/rows.jsonl", "~/notes.txt"])
+@pytest.mark.parametrize("file", ["README.md", ".huggingface.yaml"])
+def test_a_dataset_that_names_files_outside_of_itself_is_refused(home: Path, file: str, place: str) -> None:
+    settings = CARD.format(f'"{place}"')
+    if file != "README.md":
+        settings = settings.split("---")[1]
+    done = imported(home, {"data/train.jsonl": CONTENT, file: settings.encode()})
+    assert done.returncode == 3 and f"reads files outside of itself ({place})" in done.stderr
+    assert not (home / "conversations").exists() or not list((home / "conversations").glob("*.jsonl"))
+
+
+def test_the_rows_of_a_dataset_are_imported(home: Path) -> None:
+    done = imported(home, {"data/train.jsonl": CONTENT, "README.md": CARD.format("data/train.jsonl").encode()})
+    assert done.returncode == 0, done.stderr
+    assert "3" in done.stdout
