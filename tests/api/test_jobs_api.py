@@ -1,15 +1,19 @@
 """Jobs over HTTP: asked for, listed, watched by many, stopped."""
 
+import asyncio
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
+from starlette.types import Message
 from starlette.websockets import WebSocketDisconnect
 
 from fine_tuning.api.app import create_app
 from fine_tuning.api.dependencies import to_cursor
+from fine_tuning.api.routes import jobs
 from fine_tuning.api.security import TOKEN_HEADER, Access, Door, Token
 from fine_tuning.config import load_config
 from fine_tuning.events import Count, Finished, Stage, events_to
@@ -197,3 +201,25 @@ def test_a_socket_to_no_job_says_so(client: TestClient) -> None:
         with pytest.raises(WebSocketDisconnect) as closed:
             socket.receive_text()
         assert closed.value.code == 1008
+
+
+def test_a_client_that_receives_nothing_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "PATIENCE", 0.05)
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+        if len(sent) == 3:
+            await asyncio.Event().wait()  # its buffers are full
+
+    async def events() -> AsyncIterator[str]:
+        for number in range(9):
+            yield f"data: {number}\n\n"
+
+    async def watch() -> None:
+        await asyncio.wait_for(jobs.Watched(events()).stream_response(send), 10)
+
+    began = time.monotonic()
+    with pytest.raises(TimeoutError):
+        asyncio.run(watch())
+    assert len(sent) == 3 and time.monotonic() - began < 10

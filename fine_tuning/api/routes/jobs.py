@@ -9,6 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Response, WebSocket
 from fastapi.responses import PlainTextResponse, StreamingResponse
 from pydantic import BaseModel, Field
+from starlette.types import Message, Send
 from starlette.websockets import WebSocketDisconnect
 
 from fine_tuning.api.dependencies import SAFE_ID, Asked, Cursor, Limit, NewJobId, Page, Serving, from_cursor, page_of
@@ -187,9 +188,18 @@ async def stream_events(id: Id, service: Serving, after: After = 0) -> Streaming
     the same address does the same.
     """
     await asyncio.to_thread(service.queue.get, id)
-    return StreamingResponse(
-        _server_sent(id, after), media_type="text/event-stream", headers={"cache-control": "no-cache"}
-    )
+    return Watched(_server_sent(id, after), media_type="text/event-stream", headers={"cache-control": "no-cache"})
+
+
+class Watched(StreamingResponse):
+    """A stream of events. A client that does not receive a message within PATIENCE is disconnected."""
+
+    async def stream_response(self, send: Send) -> None:
+        async def within_patience(message: Message) -> None:
+            async with asyncio.timeout(PATIENCE):
+                await send(message)
+
+        await super().stream_response(within_patience)
 
 
 async def _server_sent(id: str, after: int) -> AsyncIterator[str]:
