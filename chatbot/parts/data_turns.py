@@ -40,6 +40,7 @@ FORMATS = {
     "csv": "CSV, for spreadsheets",
     "parquet": "Parquet, for data frames",
     "chatml": "ChatML, to train elsewhere",
+    "sharegpt": "ShareGPT, to train elsewhere",
     "alpaca": "Alpaca, to train elsewhere",
     "instruction": "Instructions, to train elsewhere",
 }

@@ -72,8 +72,15 @@ def add_commands(commands: Commands) -> None:
         _export,
         "write the log for other programs",
         "The log is written as JSON Lines, JSON, CSV, Parquet and Markdown, and as training data in the format of "
-        "data_preparation.format_type. The options select turns, like the filters of the page Data; excluded turns are "
-        "left out.",
+        "data_preparation.format_type, or in the formats of --format. The other options select turns, like the filters "
+        "of the page Data; excluded turns are left out.",
+    )
+    export.add_argument(
+        "--format",
+        action="append",
+        metavar="NAME",
+        help="write only this format: jsonl, json, csv, parquet, markdown, chatml, sharegpt, alpaca or instruction; "
+        "can be given several times",
     )
     export.add_argument("folder", type=Path, nargs="?", help="the folder to write to (default: data/exports)")
     export.add_argument("--text", default="", metavar="WORDS", help="only turns that contain all of these words")
@@ -323,13 +330,16 @@ def _export(options: argparse.Namespace) -> None:
     from fine_tuning.conversation import conversations_of
     from fine_tuning.data_collection import turn_list
     from fine_tuning.data_collection.conversation_logger import ConversationLogger
-    from fine_tuning.data_collection.data_export import LOG_FORMATS, DataExporter
+    from fine_tuning.data_collection.data_export import LOG_FORMATS, DataExporter, file_of
     from fine_tuning.data_collection.turn_list import Wanted
     from fine_tuning.model_management.model_registry import Registry
     from fine_tuning.planning import learned
 
     config = read_config(options)
-    log, formats = ConversationLogger(config.log_path), (*LOG_FORMATS, config.data_preparation.format_type)
+    log = ConversationLogger(config.log_path)
+    formats = options.format or (*LOG_FORMATS, config.data_preparation.format_type)
+    for format in formats:
+        file_of(format)  # raises for an unknown one before anything is written
     wanted = Wanted(text=options.text, state=options.state, model=options.model, imported=options.imported)
     if wanted == Wanted():
         conversations = log.conversations()

@@ -6,11 +6,12 @@ csv          one turn per row, for spreadsheets
 parquet      one turn per row, for data frames; `metadata` is JSON
 markdown     for people: a heading for each conversation, then its messages
 chatml       one conversation per line
+sharegpt     one conversation per line, with `from` and `value`, as many data sets have it
 alpaca       one turn per record, with the turns before it as its history
 instruction  one turn per line, with the turns before it as its history
 
-The last three are training data, with one answer to each question. pair_formats.py shows their
-keys.
+The last four are training data, with one answer to each question. pair_formats.py shows the keys of
+chatml, alpaca and instruction.
 """
 
 import csv
@@ -219,6 +220,17 @@ def _chatml(conversations: list[Conversation]) -> Iterator[str]:
     return _lines(FORMATS[DatasetFormat.CHATML].of(example) for example in examples)
 
 
+def _sharegpt(conversations: list[Conversation]) -> Iterator[str]:
+    """Yield each conversation as a line, as importers/sharegpt.py reads it."""
+    examples = (example for conversation in conversations for example in _examples(conversation))
+    for example in examples:
+        said = [("system", example.system)] if example.system else []
+        for question, answer in example.exchanges:
+            said += [("human", question), ("gpt", answer)]
+        yield json.dumps({"conversations": [{"from": who, "value": text} for who, text in said]}, ensure_ascii=False)
+        yield "\n"
+
+
 def _alpaca(conversations: list[Conversation]) -> Iterator[str]:
     return _array(FORMATS[DatasetFormat.ALPACA].of(example) for example in _by_turn(conversations))
 
@@ -279,6 +291,7 @@ _LOG: dict[str, _Format] = {
 }
 _TRAINING: dict[str, _Format] = {
     DatasetFormat.CHATML.value: _Format("chatml.jsonl", _in_utf8(_chatml)),
+    "sharegpt": _Format("sharegpt.jsonl", _in_utf8(_sharegpt)),
     DatasetFormat.ALPACA.value: _Format("alpaca.json", _in_utf8(_alpaca)),
     DatasetFormat.INSTRUCTION.value: _Format("instruction.jsonl", _in_utf8(_instruction)),
 }

@@ -12,9 +12,11 @@ from fine_tuning.config import DatasetFormat
 from fine_tuning.conversation import Conversation, Turn, parse_conversations
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.data_export import DataExporter, write_export
+from fine_tuning.data_collection.importers.importing import Wanted, import_files
 from fine_tuning.data_collection.pair_formats import FORMATS
 from fine_tuning.data_preparation.formatter import TrainingDataFormatter
 from fine_tuning.errors import DataError
+from fine_tuning.events import Watch
 
 TURNS = [
     Turn(
@@ -45,7 +47,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def test_all_formats_are_written_to_the_folder(files: dict[str, Path], tmp_path: Path) -> None:
-    assert list(files) == ["jsonl", "json", "csv", "parquet", "markdown", "chatml", "alpaca", "instruction"]
+    assert list(files) == ["jsonl", "json", "csv", "parquet", "markdown", "chatml", "sharegpt", "alpaca", "instruction"]
     assert sorted(files.values()) == sorted((tmp_path / "out").iterdir())
 
 
@@ -100,6 +102,16 @@ def test_chatml_has_the_messages_of_a_conversation_a_line(files: dict[str, Path]
     first, second = lines(files["chatml"])
     assert [message["role"] for message in first["messages"]] == ["system", "user", "assistant", "user", "assistant"]  # type: ignore[attr-defined]
     assert second == {"messages": [message.model_dump() for message in TURNS[0].messages()]}
+
+
+def test_sharegpt_is_read_back_by_its_importer(files: dict[str, Path], home: Path) -> None:
+    first, _ = lines(files["sharegpt"])
+    assert [message["from"] for message in first["conversations"]] == ["system", "human", "gpt", "human", "gpt"]  # type: ignore[attr-defined]
+    log = ConversationLogger()
+    report = import_files(log, [str(files["sharegpt"])], Wanted(), Watch())
+    assert dict(report.formats) == {"sharegpt": 2} and report.set_aside == 0
+    said = [(turn.user_message, turn.bot_response) for turn in log.turns()]
+    assert said == [(turn.user_message, turn.bot_response) for each in CONVERSATIONS for turn in each.turns]
 
 
 def test_alpaca_has_a_record_a_turn_with_what_was_said_before(files: dict[str, Path]) -> None:
@@ -206,7 +218,7 @@ def test_an_automatic_export_is_due_every_so_many_turns_and_after_a_deletion(hom
     log.delete(session_id=log.session_id)
     assert DataExporter().export_when_due(log.conversations(), 2)
     assert lines(exported) == []
-    assert len(DataExporter().remove()) == 9
+    assert len(DataExporter().remove()) == 10
     assert list((home / "exports").iterdir()) == []
 
 
@@ -275,3 +287,14 @@ def test_the_command_exports_the_turns_that_are_asked_for(
     asked = parquet.read_table(home / "out" / "conversations.parquet").column("user_message").to_pylist()
     assert [text.split()[4] for text in asked] == wanted
     assert [record["user_message"] for record in lines(home / "out" / "conversations.jsonl")] == asked
+
+
+def test_the_command_writes_only_the_formats_that_are_named(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from fine_tuning.cli.main import main
+
+    ConversationLogger().log_conversation("Where is the key?", "Under the mat.")
+    out = home / "out"
+    assert main(["export", str(out), "--format", "sharegpt", "--format", "csv"]) == 0
+    assert sorted(file.name for file in out.iterdir()) == ["conversations.csv", "sharegpt.jsonl"]
+    assert main(["export", str(home / "other"), "--format", "csv", "--format", "xml"]) == 3
+    assert "unknown export format 'xml'" in capsys.readouterr().err and not (home / "other").exists()

@@ -18,7 +18,7 @@ from fine_tuning.integration.service import Service
 
 router = APIRouter(prefix="/api", tags=["conversations"])
 
-Format = Literal["jsonl", "json", "csv", "parquet", "markdown", "chatml", "alpaca", "instruction"]
+Format = Literal["jsonl", "json", "csv", "parquet", "markdown", "chatml", "sharegpt", "alpaca", "instruction"]
 _MEDIA = {
     ".jsonl": "application/jsonl",
     ".json": "application/json",
@@ -111,7 +111,7 @@ def export_conversations(
 ) -> StreamingResponse:
     """Export all conversations or one, without excluded turns.
 
-    chatml, alpaca and instruction are formats for training.
+    chatml, sharegpt, alpaca and instruction are formats for training.
     """
     log = service.log()
     turns = (
