@@ -169,7 +169,6 @@ def _facts(teacher: Teacher, likelihood: Likelihood | None) -> str:
 def _actions(opened: Opened, teacher: Teacher) -> None:
     turn = teacher.turn
     if st.button("Open its chat", key=f"why-chat-{turn.id}", icon=":material/forum:", type="tertiary"):
-        state.chat.stop()
         del state["chat"]
         st.query_params["chat"] = turn.session_id
         _close()
