@@ -317,7 +317,7 @@ def test_a_lost_reply_starts_no_second_training(page: Page, serve: Serve, home: 
 
     page.route("**/api/jobs", lose)
     page.get_by_role("button", name="Train").click()
-    expect(page.locator("#refused")).to_contain_text("did not respond")
+    expect(page.locator("#refused")).to_contain_text("did not answer")
     expect(page.locator("#job-title")).to_have_text("Learning from the chats: waiting")
     assert lost[0] == lost[1]
     assert len(store.find(kinds=["retrain"])) == 1
