@@ -216,7 +216,11 @@ def test_ctrl_c_stops_an_answer_and_ctrl_d_ends(terminal: Callable[..., Terminal
     assert stopped.metadata["incomplete"] == "stopped" and 10 < len(stopped.bot_response) < 6000
     screen.type("/bogus\n")  # an error ends nothing here
     screen.wait_for(r"there is no /bogus[^>]*>>> ")
-    screen.type("/model base\n" + COLOURS + "\n")
+    screen.type("/model base\n")
+    screen.wait_for(
+        r"base\s[\s\S]*>>> $"
+    )  # what is typed before the prompt can get lost, as a terminal's input is reset
+    screen.type(COLOURS + "\n")
     screen.wait_for(r"colou?rs[\s\S]*\n>>> $")
     screen.type("/edit\n")
     screen.wait_for("should have been: ")
