@@ -352,10 +352,10 @@ def _made_without(config: FineTuningConfig, case: Case) -> str:
 
 
 def _teach_again(config: FineTuningConfig, engine: Engine, watch: Watch) -> tuple[str, str]:
-    """Train a new version without the turns.
+    """Train a new version on what is left after the turns were erased; return its tag and a reason.
 
-    Return (its tag, "") if it is live, ("", the reason) if no new version is live, and ("", "") if
-    too little training data is left.
+    If the new version is live, the reason is "". If no new version is live, the tag is "". If too
+    little training data is left, both are "".
     """
     # It need not be better than the live version, which is removed anyway.
     config = for_documents(config).changed({"gate.better": False})

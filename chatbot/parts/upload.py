@@ -54,7 +54,7 @@ def draw(offer: Callable[[Incoming], None]) -> None:
 
 
 def import_it(file: Incoming) -> None:
-    """Submit the import of a file. From a document, the questions and answers made from it are imported."""
+    """Submit a job that imports the file; of a document, it imports the questions and answers made from it."""
     ask("import", upload=file.id, me=file.me, format="document" if file.questions else "")
     job = data_view.newest(service(), "import")
     state["import-asked"] = job.id if job else None

@@ -94,11 +94,11 @@ def _dealt(datasets: Sequence[Path]) -> dict[str, list[Record]]:
 
 
 def _learned_elsewhere(entry: _Entry, alike: Sequence[_Entry]) -> bool:
-    """Return whether another dataset has a conversation like `entry` in an earlier split.
+    """Return whether another dataset has a conversation like `entry` in an earlier split of SPLITS.
 
-    It does not count if the dataset of `entry` has the same conversation in an earlier split, too.
-    The earlier a split is in SPLITS, the more a version learns from it. `alike` are the entries of
-    the same session, and their near-duplicates.
+    If so, `entry` must be left out of its own split. A conversation of another dataset is ignored if
+    the dataset of `entry` has an identical one in an earlier split. `alike`: the entries related to
+    `entry`, by session or as near-duplicates, in all datasets.
     """
     earlier = [each for each in alike if each.split < entry.split]
     own = {each.content for each in earlier if each.dataset == entry.dataset}

@@ -74,7 +74,7 @@ class Tried:
 
 @dataclass(frozen=True)
 class Turned:
-    """The effect of a suspect on the new model's answers, compared with the base's."""
+    """How often a suspect phrase changes the answers of the new model, and of the base, to other questions."""
 
     text: str  # the phrase
     questions: int  # number of different training questions with the phrase

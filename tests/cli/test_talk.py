@@ -217,9 +217,7 @@ def test_ctrl_c_stops_an_answer_and_ctrl_d_ends(terminal: Callable[..., Terminal
     screen.type("/bogus\n")  # an error ends nothing here
     screen.wait_for(r"there is no /bogus[^>]*>>> ")
     screen.type("/model base\n")
-    screen.wait_for(
-        r"base\s[\s\S]*>>> $"
-    )  # what is typed before the prompt can get lost, as a terminal's input is reset
+    screen.wait_for(r"base\s[\s\S]*>>> $")  # what is typed before the prompt can get lost
     screen.type(COLOURS + "\n")
     screen.wait_for(r"colou?rs[\s\S]*\n>>> $")
     screen.type("/edit\n")

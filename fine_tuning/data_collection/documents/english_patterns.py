@@ -113,7 +113,10 @@ _SHORT_LEAD = re.compile(
 
 
 def without_number(text: str) -> str:
-    """Return the text before the part that contains a number; the whole text if there is no number."""
+    """Return the text before its first number, without the words that lead up to the number ("of", "within").
+
+    Return the whole text if it contains no number in digits.
+    """
     cut = _NUMERIC_END.sub("", text).strip(" ,")
     return text if cut == text else _LOOSE_END.sub("", cut)
 

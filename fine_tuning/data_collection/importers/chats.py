@@ -310,7 +310,7 @@ def one_of(record: JsonObject, *keys: str) -> JsonValue:
 
 
 def first(record: object, *keys: str) -> JsonValue:
-    """Return the first item of the first of the lists under `keys` that is not empty; None if there is none."""
+    """Try `keys` in order, and return the first item of the first non-empty list; None if there is none."""
     for key in keys:
         items = record.get(key) if isinstance(record, dict) else None
         if isinstance(items, list) and items:
