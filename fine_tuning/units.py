@@ -11,6 +11,16 @@ def size(bytes: int) -> str:
     return f"{bytes} bytes"
 
 
+def amount(done: int, total: int, unit: str, of: str = "/") -> str:
+    """Return how much of a work is done, as text: 3/12, 45 %, 1.2 MB of 98.4 MB.
+
+    `unit`: that of `events.Count`. `of`: stands between two numbers without a unit.
+    """
+    if unit == "bytes":
+        return f"{size(done)} of {size(total)}"
+    return f"{done} %" if unit == "percent" else f"{done}{of}{total}"
+
+
 def gigabytes(bytes: float) -> str:
     """Return a number of bytes as text in gigabytes: 0.4 GB."""
     return f"{bytes / 1e9:.1f} GB"

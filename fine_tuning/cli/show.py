@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fine_tuning.events import Count, Event, Finished, Note, Stage, Step
-from fine_tuning.units import clock, gigabytes, size
+from fine_tuning.units import amount, clock, gigabytes, size
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,7 +56,7 @@ class Terminal:
             case Note(text):
                 self.note(text)
             case Count(done, total, unit):
-                self._advance(done, total, _share(done, total, unit))
+                self._advance(done, total, amount(done, total, unit))
             case Step():
                 self._step(event)
 
@@ -101,12 +101,6 @@ class Terminal:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
-
-
-def _share(done: int, total: int, unit: str) -> str:
-    if unit == "bytes":
-        return f"{size(done)} of {size(total)}"
-    return f"{done} %" if unit == "percent" else f"{done}/{total}"
 
 
 def show_plan(plan: "Plan | Survey") -> None:

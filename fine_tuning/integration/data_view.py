@@ -6,7 +6,7 @@ Pages and programs use this module. The whole log is examined by a job of the ki
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from fine_tuning import paths
 from fine_tuning.config import FineTuningConfig, Uploads
@@ -215,18 +215,23 @@ def added_by(job: Job) -> str:
 
     Return "" for any other job.
     """
-    if job.state != State.COMPLETED or not job.result.exists():
+    if not (result := _result_of(job)):
         return ""
-    result = paths.read_json(job.result)
     known = f" ({result['known']:,} were in the log already)" if result["known"] else ""
     return f"{result['added']:,} {'turn' if result['added'] == 1 else 'turns'}{known}"
 
 
 def planted_of(job: Job) -> list[PlantedPhrase]:
     """Return the phrases that an import reported as possible data poisoning; [] if the job is not completed."""
+    return [PlantedPhrase.of(each) for each in _result_of(job).get("planted", ())]
+
+
+def _result_of(job: Job) -> dict[str, Any]:
+    """Return the result of a completed job; {} for any other job."""
     if job.state != State.COMPLETED or not job.result.exists():
-        return []
-    return [PlantedPhrase.of(each) for each in paths.read_json(job.result).get("planted", ())]
+        return {}
+    found: dict[str, Any] = paths.read_json(job.result)
+    return found
 
 
 # Files

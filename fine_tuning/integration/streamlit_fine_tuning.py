@@ -17,12 +17,12 @@ from fine_tuning.integration import charts, learning, versions, watched
 from fine_tuning.integration.job_runs import KEPT_ASIDE, LEARNED, Point, curve, thinned
 from fine_tuning.integration.learning import Learning
 from fine_tuning.integration.service import Service
-from fine_tuning.jobs.progress import Progress, progress_of_job
+from fine_tuning.jobs.progress import progress_of_job
 from fine_tuning.jobs.queue import Queue
 from fine_tuning.jobs.store import Job, State
 from fine_tuning.model_management.model_registry import Registry
 from fine_tuning.profiles import made_of_documents
-from fine_tuning.units import about, clock, size
+from fine_tuning.units import about, amount, clock, size
 
 Shown = Callable[[str], str]  # makes a text safe for Markdown
 
@@ -133,7 +133,8 @@ def watch(id: str, shown: Shown, small: bool = False) -> None:
     st.markdown(f"**{shown(stage)}**")
     last = told.steps[-1] if told.steps and told.stage == "Training" else None
     share = min(told.done / told.total, 1.0) if told.total else 0.0
-    st.progress(share, text=_amount(told, last is not None))
+    done = amount(told.done, told.total, told.unit, " of ") if told.total else " "
+    st.progress(share, text=f"step {done}" if last else done)
     st.caption(_times(job, told.left))
     if told.stage == EVALUATING:
         st.caption(
@@ -151,15 +152,6 @@ def watch(id: str, shown: Shown, small: bool = False) -> None:
         log_tail(job)
     if not job.origin.startswith("the page"):
         st.caption(shown(f"Begun by {job.origin}" if job.origin else ""))
-
-
-def _amount(told: Progress, is_training: bool) -> str:
-    """Return how much of the current stage is done, as text."""
-    if not told.total:
-        return " "
-    if told.stage == EVALUATING:
-        return f"{told.done} %"
-    return ("step " if is_training else "") + f"{told.done} of {told.total}"
 
 
 def _times(job: Job, left: float | None) -> str:

@@ -51,6 +51,7 @@ class Progress:
     stage: str = ""  # title of the current stage
     done: int = 0  # units done of `total` in this stage
     total: int = 0  # 0 if unknown
+    unit: str = ""  # of both, as in events.Count
     steps: tuple[Step, ...] = ()  # steps of the training
     facts: tuple[tuple[str, str], ...] = ()  # (name, value) of the facts of the plan
     notes: tuple[str, ...] = ()
@@ -105,7 +106,7 @@ def progress_of(events: Iterable[Event]) -> Progress:
     The events of a resumed job include those of its earlier attempts; the stage and the result are
     those of the last attempt.
     """
-    stage, done, total, run, finished = "", 0, 0, "", None
+    stage, done, total, unit, run, finished = "", 0, 0, "", "", None
     steps: dict[tuple[str, int], Step] = {}
     notes: list[str] = []
     trials: dict[int, Trial] = {}
@@ -115,13 +116,13 @@ def progress_of(events: Iterable[Event]) -> Progress:
     for event in events:
         match event:
             case Stage(title, begun):
-                stage, done, total, finished = title, 0, 0, None
-            case Count(done, total):
+                stage, done, total, unit, finished = title, 0, 0, "", None
+            case Count(done, total, unit):
                 pass
             case Step():
                 steps.pop((event.part, event.step), None)
                 steps[event.part, event.step] = event
-                done, total = event.step, event.steps
+                done, total, unit = event.step, event.steps, ""
             case Trial():
                 trials[event.number] = event
             case Note(text):
@@ -136,6 +137,7 @@ def progress_of(events: Iterable[Event]) -> Progress:
         stage,
         done,
         total,
+        unit,
         tuple(steps.values()),
         facts,
         tuple(notes),
