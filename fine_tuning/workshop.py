@@ -129,8 +129,8 @@ def shop_of(
     shop.name = name
     if shop.base.gguf_digest != version.base_digest:
         raise ConfigError(
-            f"{version.tag} was trained on another {version.base_tag} than {engine.name} has (sha256 "
-            f"{version.base_digest[:12]}..., here {shop.base.gguf_digest[:12]}...): choose another version, or retrain"
+            f"{version.tag} was trained on other weights of {version.base_tag} (sha256 {version.base_digest[:12]}...) "
+            f"than those in {engine.name} ({shop.base.gguf_digest[:12]}...): choose another version, or retrain"
         )
     return shop
 

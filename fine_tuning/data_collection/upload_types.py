@@ -111,7 +111,7 @@ def _check_archive(path: Path) -> None:
             infos = archive.infolist()
             if len(infos) > _MEMBERS:
                 raise DataError(
-                    f"{path.name} contains {len(infos)} files, which are too many: send only the files with the chats"
+                    f"{path.name} contains too many files ({len(infos)}): send only the files with the chats"
                 )
             grown = sum(info.file_size for info in infos)
             if grown > _GROWN and grown > _RATIO * path.stat().st_size:

@@ -247,7 +247,8 @@ class EmbeddedEngine:
             base = self._header(full, entry)
             if entry.adapter and spec.adapter:
                 raise EngineError(
-                    f"{full} has an adapter already: put {spec.adapter.name} on the base of {full} instead"
+                    f"{full} has an adapter already, and a model can have only one: use {spec.adapter.name} with the "
+                    f"base model of {full}"
                 )
         if spec.adapter:
             check_adapter(read_header(spec.adapter), base)

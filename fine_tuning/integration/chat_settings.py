@@ -99,9 +99,9 @@ def delete_preset(name: str) -> None:
 def _checked(name: str) -> str:
     name = unicodedata.normalize("NFC", name).strip()
     if not name or len(name) > _NAME_LIMIT:
-        raise DataError(f"a preset's name has 1 to {_NAME_LIMIT} characters")
+        raise DataError(f"a preset's name must have 1 to {_NAME_LIMIT} characters: choose another name")
     if any(unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") for character in name):
-        raise DataError("a preset's name is one line of visible characters")
+        raise DataError("a preset's name must be one line of visible characters: choose another name")
     return name
 
 
