@@ -7,12 +7,15 @@ in order.
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, Literal
+from json.encoder import encode_basestring_ascii
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError, model_validator
+from pydantic_core import CoreSchema
+from pydantic_core.core_schema import json_or_python_schema, no_info_before_validator_function
 
 from fine_tuning.errors import DataError
-from fine_tuning.thoughts import split_thoughts, with_thoughts
+from fine_tuning.thoughts import may_hold_thoughts, split_thoughts, with_thoughts
 
 Role = Literal["system", "user", "assistant"]
 
@@ -28,7 +31,18 @@ def whole_characters(text: object) -> object:
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
-Text = Annotated[str, BeforeValidator(whole_characters)]
+class _WholeCharacters:
+    """Applies `whole_characters` to a text that Python code passes in. JSON has no surrogates left once it is parsed.
+
+    A call for each text would take a good part of the time in which a log is read.
+    """
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        text = handler(source)
+        return json_or_python_schema(text, no_info_before_validator_function(whole_characters, text))
+
+
+Text = Annotated[str, _WholeCharacters()]
 
 
 class Message(BaseModel):
@@ -55,26 +69,25 @@ class Turn(BaseModel):
     bot_response: Text
     metadata: dict[str, Any] = Field(default_factory=dict)
 
-    @model_validator(mode="before")
-    @classmethod
-    def _without_thoughts(cls, record: object) -> object:
+    @model_validator(mode="after")  # before the validation, JSON would have to become a dictionary first
+    def _without_thoughts(self) -> Self:
         """Move the thoughts in an answer to the metadata, as in logs written before they were separated."""
-        if not isinstance(record, dict) or not isinstance(answer := record.get("bot_response"), str):
-            return record
-        said, facts = split_thoughts(answer), record.get("metadata") or {}
-        if said.answer == answer or not isinstance(facts, dict):
-            return record
-        thoughts = "\n\n".join(filter(None, [facts.get("thoughts"), said.thoughts]))
-        return {
-            **record,
-            "bot_response": said.answer,
-            "metadata": {**facts, "thoughts": thoughts} if thoughts else facts,
-        }
+        if not may_hold_thoughts(self.bot_response):
+            return self
+        said = split_thoughts(self.bot_response)
+        if said.answer != self.bot_response:
+            known = self.metadata.get("thoughts")
+            thoughts = "\n\n".join(filter(None, [known if isinstance(known, str) else None, said.thoughts]))
+            facts = {**self.metadata, "thoughts": thoughts} if thoughts else self.metadata
+            self.__dict__.update(bot_response=said.answer, metadata=facts)  # a frozen model has no other way
+        return self
 
     @property
     def state_hash(self) -> str:
         """Return a hash of the answer and its rating (8 hexadecimal digits), to detect that one of them has changed."""
-        told = json.dumps([self.bot_response, self.metadata.get("rating")])
+        rating = self.metadata.get("rating")
+        # the JSON of [answer, rating]; json.dumps takes twice as long for it
+        told = f"[{encode_basestring_ascii(self.bot_response)}, {'null' if rating is None else json.dumps(rating)}]"
         return hashlib.sha256(told.encode()).hexdigest()[:8]
 
     def messages(self, thoughts: bool = False) -> list[Message]:
@@ -114,7 +127,8 @@ def conversations_of(turns: Iterable[Turn]) -> list[Conversation]:
     sessions: dict[str, list[Turn]] = {}
     for turn in turns:
         sessions.setdefault(turn.session_id, []).append(turn)
-    return [Conversation(id=session, turns=tuple(items)) for session, items in sessions.items()]
+    # without a second validation of the turns
+    return [Conversation.model_construct(id=session, turns=tuple(items)) for session, items in sessions.items()]
 
 
 def order_faults(messages: Sequence[Message]) -> list[str]:

@@ -44,17 +44,21 @@ _FINAL = re.compile(
 )
 # A closing tag whose opening tag was in the prompt (DeepSeek R1): on its own line, or directly after the thoughts.
 _LONE_CLOSING = re.compile(rf"(?:^|(?<=[^\s`'\"“(]))<\s*/\s*{_WORD}\s*>(?!`)", re.IGNORECASE | re.MULTILINE)
-_SIGNS = ("<", "[THINK]", "◁", "assistantfinal")  # a text without any of these has no thoughts
 _NEXT = re.compile(r"[ \t]+([^\W\d_])|[ \t]*([,;:.)`'\"])")  # the first letter of the next word, or punctuation
 
 
 def split_thoughts(text: str) -> Said:
     """Return `text` split into thoughts and answer. White space around the thoughts is part of the markup."""
-    if not any(map(text.__contains__, _SIGNS)):
+    if not may_hold_thoughts(text):
         return Said("", "", "", text)
     rest = text.strip()
     said = _tagged(rest) or _channelled(rest) or _closed(rest)
     return said._replace(answer=_AROUND.sub("", said.answer)) if said else Said("", "", "", text)
+
+
+def may_hold_thoughts(text: str) -> bool:
+    """Return whether `text` contains one of the signs with which all markup of thoughts begins: a fast first check."""
+    return "<" in text or "[THINK]" in text or "◁" in text or "assistantfinal" in text
 
 
 def with_thoughts(thoughts: str, answer: str) -> str:

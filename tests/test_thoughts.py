@@ -114,6 +114,19 @@ def test_what_was_logged_before_thoughts_were_told_apart_is_read_as_well(home: P
     assert "<think>" in log.path.read_text("utf-8")  # reading rewrites nothing
 
 
+@pytest.mark.parametrize("thoughts", [3, ["x"], None, "before"])
+def test_thoughts_in_an_answer_join_only_those_that_are_text(thoughts: object) -> None:
+    turn = Turn(
+        id="1", session_id="s", timestamp="", user_message="a", bot_response=RAW, metadata={"thoughts": thoughts}
+    )
+    first = "before\n\n" if thoughts == "before" else ""
+    assert turn.bot_response == "The capital of France is Paris."
+    assert turn.metadata == {"thoughts": f"{first}Ask anna@example.com"}
+    assert Turn.model_validate_json(turn.model_copy(update={"bot_response": RAW}).model_dump_json()).bot_response == (
+        turn.bot_response
+    )
+
+
 @pytest.mark.parametrize("teach", [False, True])
 def test_thoughts_are_taught_only_where_they_are_wanted_and_scrubbed_as_all_is(home: Path, teach: bool) -> None:
     turn = Turn(id="t", session_id="s", timestamp="", user_message="What is the capital of France?", bot_response=RAW)

@@ -302,7 +302,8 @@ class _Part:
 
     def conversation(self) -> Conversation:
         turns = tuple(clean.turn for clean in self.turns)
-        return Conversation(id=self.id, turns=turns, system=self.system.text if self.system else None)
+        # without a second validation of the turns
+        return Conversation.model_construct(id=self.id, turns=turns, system=self.system.text if self.system else None)
 
     def learned(self, made: Sequence[tuple[Turn, Decision]]) -> Iterator[tuple[str, Sequence[Find]]]:
         """Yield (text, private details in it) for each text that is learned: normalised, and before scrubbing.

@@ -68,6 +68,7 @@ class RepeatedTurns:
         self._similar = NumberTable()  # offset in `_asked` of the last question of each sketch
         self._asked = tempfile.SpooledTemporaryFile(dir=str(paths.home()))  # noqa: SIM115  (`_ENTRY` and text of each)
         self._end = 0
+        self._moved = False  # whether `_asked` was read, so that its position is no longer its end
         self._compared: dict[int, Wording] = {}  # wordings of the few questions that were compared with others
         self._count = 0
 
@@ -107,7 +108,9 @@ class RepeatedTurns:
             paths.home().mkdir(parents=True, exist_ok=True)
             self._asked.rollover()
         text = question.encode("utf-8", "surrogatepass")
-        self._asked.seek(self._end)
+        if self._moved:
+            self._asked.seek(self._end)
+            self._moved = False
         self._asked.write(_ENTRY.pack(last, number, len(text)) + text)
         start, self._end = self._end, self._end + _ENTRY.size + len(text)
         return start
@@ -118,6 +121,7 @@ class RepeatedTurns:
         The latest question comes first; nothing is yielded for the offset -1.
         """
         while place >= 0:
+            self._moved = True
             self._asked.seek(place)
             place, number, size = _ENTRY.unpack(self._asked.read(_ENTRY.size))
             if number not in self._compared:

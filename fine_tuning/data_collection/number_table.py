@@ -16,16 +16,20 @@ class NumberTable:
     """
 
     def __init__(self) -> None:
+        self._found: tuple[int | None, int]  # the key that `get` looked for last, and its place
         self._clear(1 << 10)
         self._count = 0
 
     def get(self, key: int) -> int:
         """Return the number of `key`; -1 if it has none."""
-        return self._values[self._place(key & _MASK)]
+        self._found = key, self._place(key & _MASK)
+        return self._values[self._found[1]]
 
     def put(self, key: int, value: int) -> None:
         """Set the number of `key`."""
-        place = self._place(key & _MASK)
+        found, place = self._found
+        if found != key:  # most keys are set just after `get` looked for them
+            place = self._place(key & _MASK)
         if self._values[place] == _NONE:
             self._count += 1
         self._keys[place], self._values[place] = key & _MASK, value
@@ -50,3 +54,4 @@ class NumberTable:
 
     def _clear(self, size: int) -> None:
         self._keys, self._values = array("Q", bytes(8 * size)), array("q", [_NONE]) * size
+        self._found = None, 0

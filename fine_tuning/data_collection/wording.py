@@ -20,7 +20,16 @@ def fold(text: str) -> str:
 
     Punctuation, brackets and controls are removed; symbols (+, £) are kept.
     """
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().translate(_MARKS).split())
+    return " ".join(_spaced(unicodedata.normalize("NFKC", text).casefold()).split())
+
+
+def _spaced(text: str) -> str:
+    """Return `text` with a space for each punctuation mark, bracket and control character (see `_Marks`)."""
+    if text.isascii():
+        return text.translate(_MARKS)
+    # str.translate is slow for other texts: it looks up each of their characters in the table
+    tidy = text.encode("utf-8", "surrogatepass").translate(_ASCII_MARKS).decode("utf-8", "surrogatepass")
+    return _OTHER_SIGN.sub(lambda sign: _MARKS[ord(sign[0])], tidy)
 
 
 @dataclass(frozen=True)
@@ -124,9 +133,9 @@ def _without_marks(text: str) -> str:
     in_formula = _IN_FORMULA.search(text) and _FORMULA.search(text)
     pieces, end = [], 0
     for match in _found(*(_KEPT_IN_FORMULA, _BEGINS_KEPT_IN_FORMULA) if in_formula else (_KEPT, _BEGINS_KEPT), text):
-        pieces += [text[end : match.start()].translate(_MARKS), match[0]]
+        pieces += [_spaced(text[end : match.start()]), match[0]]
         end = match.end()
-    return "".join([*pieces, text[end:].translate(_MARKS)])
+    return "".join([*pieces, _spaced(text[end:])])
 
 
 def _found(wanted: re.Pattern[str], begins: re.Pattern[str], text: str) -> Iterator[re.Match[str]]:
@@ -156,6 +165,8 @@ class _Marks(dict[int, str]):
 
 _MEANINGFUL = frozenset("%#&@*/\\§")  # punctuation that changes the meaning: 5%, C#, R&D
 _MARKS = _Marks()
+_ASCII_MARKS = bytes(ord(_MARKS[code]) if code < 128 else code for code in range(256))  # leaves parts of others
+_OTHER_SIGN = re.compile(r"[^\x00-\x7f\w]")  # no letter or digit beyond ASCII is a mark
 
 
 # Typing errors

@@ -344,7 +344,7 @@ def _rows_of(
 ) -> Iterator[tuple[bytes, Kept]]:
     """Yield each record, a line of JSON, with the token rows of its conversation: the earlier ones, or new ones."""
     while batch := list(islice(records, _AT_ONCE)):
-        found = [earlier.get(record) for record in batch]
+        found = earlier.get(batch)
         new = [json.loads(record) for record, kept in zip(batch, found, strict=True) if kept is None]
         said = [(each["id"], [Message.model_validate(message) for message in each["messages"]]) for each in new]
         made = iter(conversations.rows_of(said))

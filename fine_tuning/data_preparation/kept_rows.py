@@ -5,7 +5,7 @@ This saves the time to render and tokenize them again. Beside the rows of each s
 size of its rows in bytes, and their counts. Rows without an index are not reused.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from struct import Struct
@@ -67,13 +67,14 @@ class EarlierRows:
     def __init__(self, files: list[Path]) -> None:
         found = [np.frombuffer(file.with_suffix(".index").read_bytes(), _ENTRY) for file in files]
         self._files = [file.open("rb") for file in files]
-        self._file = np.repeat(np.arange(len(files)), list(map(len, found)))
+        # each with one item more, which stands for "none" in a search
+        self._file = np.repeat(np.arange(len(files) + 1), [*map(len, found), 1])
         self._starts = np.concatenate(
-            [np.empty(0, np.uint64), *(np.cumsum(each["size"]) - each["size"] for each in found)]
+            [*(np.cumsum(each["size"]) - each["size"] for each in found), np.zeros(1, np.uint64)]
         )
-        self._entries = np.concatenate([np.empty(0, _ENTRY), *found])
-        self._order = np.argsort(self._entries["key"], kind="stable")
-        self._keys = self._entries["key"][self._order]
+        self._entries = np.concatenate([*found, np.zeros(1, _ENTRY)])
+        order = np.argsort(self._entries["key"][:-1], kind="stable")
+        self._keys, self._order = self._entries["key"][order], np.append(order, len(order))
 
     def __enter__(self) -> "EarlierRows":
         return self
@@ -82,19 +83,25 @@ class EarlierRows:
         for file in self._files:
             file.close()
 
-    def get(self, record: bytes) -> Kept | None:
-        """Return the earlier rows of the conversation with this record (a line of JSON); None if there are none."""
-        key, check = _hash(record)
-        at = int(np.searchsorted(self._keys, np.uint64(key)))
-        if at == len(self._keys) or int(self._keys[at]) != key:
-            return None
-        place = int(self._order[at])
-        _, known, size, *counts = self._entries[place].item()
-        if known != check:
-            return None
-        file = self._files[self._file[place]]
-        file.seek(int(self._starts[place]))
-        lines = file.read(size)
+    def get(self, records: Sequence[bytes]) -> list[Kept | None]:
+        """Return the earlier rows of the conversation with each of these records (a line of JSON each).
+
+        None stands for a conversation that has no earlier rows.
+        """
+        hashes = [_hash(record) for record in records]
+        at = np.searchsorted(self._keys, np.array([key for key, _ in hashes], np.uint64))
+        places = self._order[at]
+        found = (self._entries[places].tolist(), self._file[places].tolist(), self._starts[places].tolist())
+        return [
+            self._read(file, start, entry) if entry[:2] == hash else None
+            for hash, entry, file, start in zip(hashes, *found, strict=True)
+        ]
+
+    def _read(self, file: int, start: int, entry: tuple[int, ...]) -> Kept | None:
+        """Return the rows that `entry` describes; None if the file ends before them."""
+        _, _, size, *counts = entry
+        self._files[file].seek(start)
+        lines = self._files[file].read(size)
         return Kept(lines, Counts(*counts)) if len(lines) == size else None
 
 

@@ -130,6 +130,12 @@ def test_spelled_words_and_signs_that_count_have_a_sign(text: str) -> None:
         assert found == [match.span() for match in kept.finditer(text)]
 
 
+def test_marks_become_spaces_as_by_the_table_of_all_characters() -> None:
+    every = "".join(map(chr, range(0x110000)))  # half surrogates as well
+    assert wording._spaced(every) == every.translate(wording._MARKS)
+    assert wording._spaced(every[:128]) == every[:128].translate(wording._MARKS)
+
+
 def test_a_layout_is_found_once() -> None:
     layout = Layout("Run it:\n```\nls\n```\nThat is all.")
     assert layout.parts is layout.parts
