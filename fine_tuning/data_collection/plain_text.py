@@ -85,7 +85,7 @@ def normalise(text: str) -> str:
 
 
 def normalised(text: str) -> Layout:
-    """Return `normalise(text)` as a Layout, which normalising computes anyway."""
+    """Return `normalise(text)` as a Layout, whose parts are already known from normalising."""
     if _is_plain(text):
         return Layout(text)
     text = _UNSEEN.sub(lambda match: match[1] or "", _LINE_ENDS.sub("\n", text) if "\r" in text else text)

@@ -207,7 +207,8 @@ class _Ways:
     def _is_complete(self, phrase: Piece, question: Piece) -> bool:
         """Return whether a question that begins or ends with the phrase is complete without it.
 
-        It is if the word that is then its first (or last) one is usual there in other questions.
+        It is complete if the word next to the phrase, which then begins (or ends) the question,
+        often begins (or ends) other questions too.
         """
         size = len(phrase)
         if len(question) < size + 2:

@@ -64,7 +64,10 @@ class Clause:
         return "am" if self.subject == "I" and self.verb == "are" else self.verb
 
     def asked(self, asks: str, rest: str, key: str) -> Asked:
-        """Return the question in all its wordings. `key` is the part of the answer that must not be missing."""
+        """Return the question in several wordings, made from `direct` and `indirect` with the same arguments.
+
+        `key` is the part of the answer that a correct answer must contain.
+        """
         return Asked("fact", clause_wordings(self.direct(asks, rest), self.indirect(asks, rest)), key)
 
 
@@ -260,7 +263,10 @@ def _moved(asked: Asked, lead: str) -> Asked:
 
 
 def _left(rest: str, found: re.Match[str]) -> str:
-    """Return `rest`, the end of a clause, without the part in the group "tail" of `found`."""
+    """Return `rest`, the end of a clause, without the part that the group "tail" of `found` matched.
+
+    If there is a comma after this part, what follows the comma is left out too.
+    """
     return _phrase(rest[: found.start("tail")].strip(), rest[found.end("tail") :].partition(",")[0].strip())
 
 
@@ -269,5 +275,5 @@ def _phrase(*parts: str) -> str:
 
 
 def _body(sentence: str) -> str:
-    """Return the main part of a sentence, without its final punctuation."""
+    """Return a sentence without its final punctuation, up to the first semicolon."""
     return sentence.rstrip(" .!").split("; ")[0]
