@@ -53,7 +53,7 @@ def render_chats(template: str, chats: Sequence[Sequence[Message]], *, bos_token
 
 
 def _variables(messages: Sequence[Message], bos_token: str, eos_token: str) -> dict[str, object]:
-    """Return what a template sees."""
+    """Return the variables that a template may use: the messages, the tokens' texts, and options."""
     return {
         "messages": [message.model_dump() for message in messages],
         "add_generation_prompt": True,
