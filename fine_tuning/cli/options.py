@@ -170,7 +170,7 @@ def _whole(least: int, most: int) -> Callable[[str], int]:
 
 
 def message(text: str) -> str:
-    """Return `text`; an argparse type for what a model is asked. Raises ArgumentTypeError for white space alone."""
+    """Return `text` unchanged: an argparse type for a question. Raises ArgumentTypeError if it is blank."""
     if not text.strip():
         raise argparse.ArgumentTypeError("it is empty: write what the model should answer, in quotes")
     return text
