@@ -39,7 +39,7 @@ def read() -> dict[str, object]:
 
 
 def as_read(values: Mapping[str, object]) -> dict[str, object]:
-    """Return what `read` would return after `write(values)`, where numbers and bools are texts."""
+    """Return what `read` would return after `write(values)`: the same values, numbers and bools as texts."""
     return _mapping(config_file.parse(_text(values), str(place())))
 
 

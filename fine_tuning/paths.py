@@ -217,7 +217,7 @@ def sha256_of(file: Path) -> str:
 
 
 def holds(target: Path, file: Path, digest: str) -> bool:
-    """Return whether `target` has the content of `file`, whose sha256 is `digest`; it may be missing or damaged."""
+    """Return whether `target` has the content of `file`, whose SHA-256 is `digest`; False if `target` is missing."""
     return target.exists() and (target.samefile(file) or sha256_of(target) == digest)
 
 

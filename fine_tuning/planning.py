@@ -323,10 +323,11 @@ def _unseen(turns: Iterable[tuple[str, str]], seen: Mapping[str, str]) -> list[s
 
 
 def _seen(config: FineTuningConfig, registry: Registry) -> tuple[Mapping[str, str], Mark | None]:
-    """Return the state hash of each turn that a version has seen, by id, and a state of the log's index.
+    """Return which turns the model's versions have seen, and how far the log's index had got by then.
 
-    A state hash is "" if it was not recorded. The state of the index is that before the plan of the
-    newest version was made; None if it was not recorded.
+    The first result maps the id of each seen turn to the state hash (`Turn.state_hash`) that the
+    turn had; "" if no hash was recorded. The second is the mark of the index from before the newest
+    version was planned, for `LogIndex.changed_since`; None if no mark was recorded.
     """
     seen: ChainMap[str, str] = ChainMap()
     mark = None
@@ -342,9 +343,10 @@ def _seen(config: FineTuningConfig, registry: Registry) -> tuple[Mapping[str, st
 
 @lru_cache(maxsize=64)
 def _read_seen(inputs: Path, changed: int) -> tuple[dict[str, str], Mark | None]:
-    """Return the state hash of each turn by id, and the log's mark, as recorded in a run's inputs.
+    """Return what the file `inputs` of a run recorded: the seen turns, and the mark of the log's index.
 
-    `changed`: the file's time of change; the result is cached for as long as it stays the same.
+    The results are as in `_seen`, for one version. `changed`: the file's time of change; the result
+    is cached until it changes.
     """
     record = paths.read_json(inputs)
     known, mark = record["seen"], record.get("mark")

@@ -43,7 +43,7 @@ def about(seconds: float) -> str:
 
 
 def answers(count: int) -> str:
-    """Return a number of turns as text: 1 answer, 2 answers. The pages call turns answers."""
+    """Return a number of turns as text: 1 answer, 2 answers. The pages call a turn an answer."""
     return f"{count:,} {'answer' if count == 1 else 'answers'}"
 
 
