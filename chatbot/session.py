@@ -238,7 +238,10 @@ class Chat:
         return Answer(user_message, tag, path[-1].id if path else "", self.settings, recording, beside)
 
     def ask_instead(self, engine: Engine, tag: str, turn_id: str, user_message: str) -> Answer:
-        """Ask another question in place of that of a turn, in a new branch. Raises TurnNotFound if the turn is gone."""
+        """Ask `user_message` in place of a turn's question, in a new branch of the chat.
+
+        Raises TurnNotFound if the turn is gone.
+        """
 
         def made() -> Answer:
             tree = self._tree()
