@@ -124,7 +124,7 @@ class Tree:
 
     def _find(self, id: str) -> int:
         if (here := self._place.get(id)) is None:
-            raise TurnNotFound(f"this chat has no turn {id!r}: it was deleted, or the id is wrong")
+            raise TurnNotFound(f"this chat has no turn {id!r}: it was deleted, or the id is wrong. Choose another turn")
         return here
 
     def __contains__(self, id: object) -> bool:

@@ -35,7 +35,10 @@ def read() -> dict[str, object]:
     try:
         return _mapping(config_file.read(file))
     except OSError as error:
-        raise ConfigError(f"cannot read {file}: {error.strerror or error}") from error
+        raise ConfigError(
+            f"cannot read {file}: {error.strerror or error}. Make it readable, or delete it to return to the default "
+            "settings"
+        ) from error
 
 
 def as_read(values: Mapping[str, object]) -> dict[str, object]:

@@ -179,5 +179,5 @@ class Sweep(_Section):
         for key in ("lora_r", "lora_alpha", "lora_dropout", "num_epochs", "batch_size"):
             values = getattr(self, key)
             if len(set(values)) != len(values):
-                raise ValueError(f"{key} contains a value twice: {list(values)}")
+                raise ValueError(f"{key} contains a value twice: {list(values)}. Remove one of the two")
         return self

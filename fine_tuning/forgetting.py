@@ -215,7 +215,9 @@ def _erase(config: FineTuningConfig, watch: Watch, case: Case) -> tuple[Path, ..
         for upload in uploaded:
             uploads.remove(upload.id)
         removed = f", the upload(s) {', '.join(upload.name for upload in uploaded)}" * bool(uploaded)
-        watch.note(f"{len(datasets)} dataset(s), the texts of {runs} run(s), {len(exports)} export(s){removed}")
+        watch.note(
+            f"removed: {len(datasets)} dataset(s), the texts of {runs} run(s), {len(exports)} export(s){removed}"
+        )
         if wanted:
             _redact_all(config, wanted, logs)
     with watch.stage("Removing it from the log"):

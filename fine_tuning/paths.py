@@ -296,4 +296,4 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ByoaiError(f"cannot read {path}: {error}") from error
+        raise ByoaiError(f"cannot read {path}: {error}. Make it readable, or replace it by a valid file") from error

@@ -77,7 +77,9 @@ def make_plan(shop: Workshop, said: "Said | None" = None, *, to_train: bool = Fa
     if shop.request.auto and plan.fitting:
         lowered = " ".join(f"{key}={value}" for key, value in plan.fitting.items())
         needed, free = gigabytes(plan.estimate.memory), gigabytes(plan.estimate.available)
-        shop.watch.note(f"this would need about {needed} of memory, and {free} are free: --auto takes {lowered}")
+        shop.watch.note(
+            f"this would need about {needed} of memory, and {free} are free: --auto changes the settings to {lowered}"
+        )
         plan = _plan(shop.with_config(shop.config.changed(plan.fitting)), said, cleaned)
     shop.watch.tell(Planned(plan.facts(), dict(plan.times.parts)))
     return plan

@@ -33,7 +33,12 @@ documents (--as document): Markdown, plain text, PDF, HTML and .docx, of which
 def add_commands(commands: Commands) -> None:
     """Add the command of this group."""
     command = commands.add("import", _run, "read chats from elsewhere into the log", epilog=_EPILOG)
-    command.add_argument("place", nargs="*", metavar="FILE|FOLDER", help="also a ZIP archive, or hf:owner/name")
+    command.add_argument(
+        "place",
+        nargs="*",
+        metavar="FILE|FOLDER",
+        help="a file, a folder, a ZIP archive, or hf:owner/name for a dataset of the Hugging Face hub",
+    )
     command.add_argument(
         "--format",
         "--as",
@@ -138,7 +143,7 @@ def _import(config: "FineTuningConfig", options: argparse.Namespace) -> None:
     if done.added:
         print(f"To undo this import: byoai import --undo {done.id}")
     if done.added and "document" in done.formats:
-        print("To train on it: byoai retrain --profile handbook")
+        print("To train on this document: byoai retrain --profile handbook")
 
 
 def _from_anywhere(place: str) -> str:
@@ -175,8 +180,8 @@ def _show(report: "Report", what: str) -> None:
     if report.is_whole and report.added > report.logged > 0:
         share = 100 * report.added // (report.added + report.logged)
         print(
-            f"They make up {share} % of the log now: the setting mix.largest_share limits their share of what is "
-            "learned"
+            f"Imported turns make up {share} % of the log now: the setting mix.largest_share limits their share of "
+            "the training data"
         )
     _show_planted(report.planted)
     if report.unanswered:
@@ -184,7 +189,7 @@ def _show(report: "Report", what: str) -> None:
     if report.open_questions:
         print(f"{report.open_questions} questions without an answer were left out of the other conversations")
     if report.set_aside:
-        print(f"{report.set_aside} set aside:")
+        print(f"{report.set_aside} records or questions were left out, for these reasons:")
         for fault in report.faults:
             print(f"  {fault.place}: {fault.reason}")
     if report.unread_count:

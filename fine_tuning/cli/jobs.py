@@ -25,7 +25,9 @@ def add_commands(commands: Commands) -> None:
     """Add the command of this group."""
     command = commands.add("jobs", _run, "list the jobs, watch one, cancel, resume or retry it, show its log")
     command.set_defaults(do=_list, all=False)
-    actions = command.add_subparsers(title="what to do", metavar="ACTION", help="default: list")
+    actions = command.add_subparsers(
+        title="what to do", metavar="ACTION", help="what to do with the jobs (default: list)"
+    )
 
     def action(name: str, do: object, help: str, *, one: bool = True) -> argparse.ArgumentParser:
         parser: argparse.ArgumentParser = actions.add_parser(name, help=help, description=help)

@@ -21,8 +21,8 @@ from fine_tuning.errors import ConfigError, GateRefused
 def add_commands(commands: Commands) -> None:
     """Add the commands of this group."""
     models = commands.add("models", _models, "list the base models and the versions; pin, label and annotate versions")
-    models.add_argument("--pin", type=count, metavar="N", help="never prune version N")
-    models.add_argument("--unpin", type=count, metavar="N", help="let version N be pruned again")
+    models.add_argument("--pin", type=count, metavar="N", help="keep version N: `byoai prune` never removes it")
+    models.add_argument("--unpin", type=count, metavar="N", help="undo --pin: `byoai prune` may remove version N again")
     models.add_argument("--note", nargs=2, metavar=("N", "TEXT"), help="attach a note to version N")
     models.add_argument(
         "--label", nargs=2, metavar=("N", "A,B"), help='replace the labels of version N ("" removes them all)'
@@ -74,7 +74,7 @@ def _add_merge(commands: Commands) -> None:
         "--method",
         choices=("linear", "ties", "dare", "dare_ties"),
         default="linear",
-        help="see below (default: linear)",
+        help="how the adapters are merged; the methods are explained below (default: linear)",
     )
     merge.add_argument(
         "--density",
@@ -252,7 +252,7 @@ def _rollback(options: argparse.Namespace) -> None:
     elif version:
         print(f"{version.tag} is live again")
     else:
-        print(f"no version of {model_name(options, config)} is live any more: the base answers")
+        print(f"no version of {model_name(options, config)} is live any more: the base model answers now")
 
 
 def _prune(options: argparse.Namespace) -> None:

@@ -116,7 +116,9 @@ def _shared_options() -> argparse.ArgumentParser:
     group.add_argument(
         "--config", type=Path, metavar="FILE", help="read FILE instead of config/fine_tuning_config.yaml"
     )
-    group.add_argument("--profile", metavar="NAME", help="apply config/NAME.yaml on top of it; several: A,B")
+    group.add_argument(
+        "--profile", metavar="NAME", help="change the configuration by the profile config/NAME.yaml; several: A,B"
+    )
     group.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change one value, e.g. training.num_epochs=5"
     )
@@ -172,7 +174,7 @@ def _whole(least: int, most: int) -> Callable[[str], int]:
 def message(text: str) -> str:
     """Return `text` unchanged: an argparse type for a question. Raises ArgumentTypeError if it is blank."""
     if not text.strip():
-        raise argparse.ArgumentTypeError("it is empty: write what the model should answer, in quotes")
+        raise argparse.ArgumentTypeError("the question is empty: write it in quotes")
     return text
 
 

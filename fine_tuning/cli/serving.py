@@ -102,7 +102,10 @@ def server_of(options: argparse.Namespace) -> "tuple[FineTuningConfig | None, Ac
     if access.lan:
         _say_token()
         if not access.tls:
-            print("Without --cert and --key the traffic is not encrypted: everyone on the network can read it.")
+            print(
+                "Without --cert and --key the traffic is not encrypted: everyone on the network can read it. Use a "
+                "trusted network."
+            )
     return settings, access
 
 

@@ -55,7 +55,7 @@ def _add_retrain(commands: Commands) -> None:
         "--if-new",
         type=count,
         metavar="N",
-        help="do nothing with fewer than N new turns since the last version (for cron)",
+        help="do nothing if there are fewer than N new turns since the last version (for cron)",
     )
     retrain.add_argument(
         "--few-shot",
@@ -93,7 +93,8 @@ def _add_sweep(commands: Commands) -> None:
     sweep.add_argument(
         "--name",
         metavar="STUDY",
-        help="name of the study; an earlier name continues that study (default: one for each dataset and range)",
+        help="name of the search; the name of an earlier search continues it (default: derived from dataset, base "
+        "and ranges)",
     )
     sweep.add_argument("--retrain", action="store_true", help="then retrain with the best settings")
 

@@ -141,7 +141,7 @@ def _verified(text: bytes) -> bytes:
     except (DataError, RecursionError) as error:
         raise ValueError("not a record") from error
     if claimed != f"{zlib.crc32(body):08x}":
-        raise ValueError("altered after it was written")
+        raise ValueError("the line was altered after it was written")
     return body
 
 

@@ -57,7 +57,10 @@ class Pair(BaseModel, ABC):
     @model_validator(mode="after")
     def _one_format(self) -> Self:
         if foreign := sorted(_KEYS & set(self.model_extra or {})):
-            raise ValueError(f"{', '.join(foreign)}: belongs to another format")
+            raise ValueError(
+                f"{', '.join(foreign)}: belongs to another format of training data; choose that format, or remove the "
+                "key"
+            )
         return self
 
     @abstractmethod
@@ -138,7 +141,7 @@ class _Instruction(Pair):
     @model_validator(mode="after")
     def _input_ends_prompt(self) -> Self:
         if not _ends_with_input(self.prompt, self.input):
-            raise ValueError("input must end the prompt, after an instruction and an empty line")
+            raise ValueError("input must end the prompt, which is an instruction, an empty line, and the text of input")
         return self
 
     def example(self) -> Example:

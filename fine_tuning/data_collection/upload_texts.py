@@ -55,7 +55,7 @@ def _pieces(member: Member, overlap: int) -> Iterator[str]:
                 raise DataError(row.reason)
             yield json.dumps(row.value, ensure_ascii=False, default=str)
     elif head.lstrip().startswith(_PACKED):
-        raise DataError(f"{member.name} is packed")
+        raise DataError(f"{member.name} is compressed in a form that cannot be searched")
     else:
         with member.text() as text:
             kept = ""

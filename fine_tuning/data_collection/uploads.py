@@ -93,7 +93,7 @@ def folder_of(id: str) -> Path:
     try:
         return paths.within_home(paths.uploads_dir() / paths.safe_name(id))
     except ConfigError as error:
-        raise DatasetNotFound(f"there is no upload {id[:100]!r}") from error
+        raise DatasetNotFound(f"there is no upload {id[:100]!r}: GET /api/uploads lists them") from error
 
 
 def get(id: str) -> Upload:
@@ -222,7 +222,7 @@ def remove(id: str) -> None:
     """Delete an upload, finished or not. Raises DatasetNotFound if there is none."""
     folder = folder_of(id)
     if not folder.is_dir() or folder.is_symlink():
-        raise DatasetNotFound(f"there is no upload {id[:100]!r}")
+        raise DatasetNotFound(f"there is no upload {id[:100]!r}: GET /api/uploads lists them")
     with _locked(folder):
         shutil.rmtree(folder, ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)  # the lock's file remains if an open file cannot be removed
@@ -300,7 +300,7 @@ def _locked(folder: Path) -> Iterator[None]:
     Raises DatasetNotFound if the folder is missing, and Busy if the lock is not free in time.
     """
     if not folder.is_dir():
-        raise DatasetNotFound(f"there is no upload {folder.name!r}")
+        raise DatasetNotFound(f"there is no upload {folder.name!r}: GET /api/uploads lists them")
     lock = filelock.FileLock(folder / "lock", timeout=_LOCK_TIMEOUT, poll_interval=0.005, mode=0o600)
     try:
         lock.acquire()

@@ -57,7 +57,9 @@ def read_condition(condition: str) -> Callable[[Texts], bool]:
     if not isinstance(condition, str) or not condition.strip():
         raise ConfigError('the condition is empty: write one such as "length > 10"')
     if len(condition) > _LONGEST:
-        raise ConfigError(f"the condition has {len(condition)} characters: at most {_LONGEST} are read")
+        raise ConfigError(
+            f"the condition has {len(condition)} characters, but at most {_LONGEST} are allowed: shorten it"
+        )
     return _Reader(condition).read()
 
 

@@ -112,7 +112,7 @@ def read_header(path: str | Path) -> GgufHeader:
         status = path.stat()
         return _read(path, status.st_size, status.st_mtime_ns)
     except OSError as error:
-        raise EngineError(f"cannot read {path}: {error.strerror}") from error
+        raise EngineError(f"cannot read {path}: {error.strerror}. Check the path and its permissions") from error
     except (struct.error, ValueError, KeyError, OverflowError) as error:
         raise ModelDamaged(
             f"{path} is not a complete GGUF file ({error}): it is damaged, or its download or export was interrupted. "
@@ -239,7 +239,7 @@ def _check_types(values: dict[str, Any]) -> None:
             if key in values and (type(values[key]) is not kind or (kind is int and values[key] < 0)):
                 raise ValueError(f"its {key} is {values[key]!r}, but must be a {'text' if kind is str else 'number'}")
     if _TOKENS in values and not (isinstance(values[_TOKENS], _Array) and values[_TOKENS].kind == _STRING):
-        raise ValueError(f"its {_TOKENS} are not a list of texts")
+        raise ValueError(f"its {_TOKENS} is not a list of texts")
     alignment = values.get("general.alignment", DEFAULT_ALIGNMENT)
     if alignment < 1 or alignment & (alignment - 1) or alignment > 1 << 20:
         raise ValueError(f"its general.alignment is {alignment}, which is not a power of two")
@@ -290,7 +290,7 @@ class GgufReader:
         dimensions = _at_most(_MOST_DIMENSIONS, self.scalar("I"), f"dimensions of {name}")
         shape = tuple(self.scalar("Q") for _ in range(dimensions))
         if not shape or min(shape) < 1 or math.prod(shape) >= 1 << 63:
-            raise ValueError(f"its {name} has the impossible shape {shape}")
+            raise ValueError(f"the shape {shape} of its tensor {name} is not possible")
         return name, (shape, self.scalar("I"), self.scalar("Q"))
 
     def _array(self, depth: int = 1) -> _Array:

@@ -71,7 +71,8 @@ def _text(answer: dict[str, Any], messages: Sequence[Message]) -> str:
         return str(whole_characters(answer["text"]))
     why = answer.get("syntax") or answer["refused"]
     raise EngineError(
-        f"the chat template does not accept these messages ({', '.join(message.role for message in messages)}): {why}"
+        f"the chat template does not accept these messages ({', '.join(message.role for message in messages)}): {why}. "
+        "Change the order of the messages, or choose another model"
     )
 
 

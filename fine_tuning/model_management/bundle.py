@@ -79,7 +79,10 @@ def write_bundle(
         bundle = _facts(version, folder)
         paths.write_json(folder / FACTS, bundle.model_dump())
     except OSError as error:
-        raise ExportError(f"cannot write {folder}: {error.strerror or error}") from error
+        raise ExportError(
+            f"cannot write {folder}: {error.strerror or error}. Choose another folder, or check the disk and the "
+            "permissions"
+        ) from error
     return bundle
 
 
@@ -170,7 +173,9 @@ def adopt(engine: Engine, registry: Registry, folder: Path, name: str, runs: Pat
         spec = spec_for(base, bundle.base, artifact, bundle.mode)
         paths.atomic_write(run.modelfile, modelfile_text(spec, run.folder))
     except OSError as error:
-        raise ExportError(f"cannot write {run.folder}: {error.strerror or error}") from error
+        raise ExportError(
+            f"cannot write {run.folder}: {error.strerror or error}. Check the disk and the permissions"
+        ) from error
     version = registry.add(
         name,
         number,
