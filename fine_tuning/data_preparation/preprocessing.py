@@ -112,8 +112,7 @@ def _step(number: int, step: Mapping[str, object]) -> Step:
     if unknown := set(step) - _KEYS[kind] - {"type"}:
         raise ConfigError(
             f"step {number} ({kind}): unknown {', '.join(sorted(map(str, unknown)))}; leave it out, since a step of "
-            "this type "
-            f"has only {', '.join(sorted(_KEYS[kind])) or 'no other keys'}"
+            f"this type has only {', '.join(sorted(_KEYS[kind])) or 'no other keys'}"
         )
     try:
         return {"filter": _filter, "transform": _transform, "deduplicate": _deduplicate}[kind](step)

@@ -70,8 +70,7 @@ def dequantize(data: NDArray[np.uint8], kind: GGMLQuantizationType, columns: int
     rows, rest = divmod(data.nbytes, row_bytes(kind, columns))
     if rest:
         raise ExportError(
-            f"{data.nbytes} bytes are not whole rows of {columns} {kind.name} weights: the file is "
-            "damaged, so "
+            f"{data.nbytes} bytes are not whole rows of {columns} {kind.name} weights: the file is damaged, so "
             "download or export it again"
         )
     if kind is GGMLQuantizationType.F32:

@@ -297,8 +297,7 @@ class OllamaEngine:
             if shown.adapter and spec.adapter:
                 raise EngineError(
                     f"{spec.from_} has an adapter already, and a model can have only one: use {spec.adapter.name} "
-                    "with the base "
-                    f"model of {spec.from_}"
+                    f"with the base model of {spec.from_}"
                 )
             source["from_"] = spec.from_
         if spec.adapter:

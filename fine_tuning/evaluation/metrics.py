@@ -84,8 +84,7 @@ def library(name: str, answers: Sequence[str], references: Sequence[str]) -> dic
     except (OSError, ImportError, ValueError, TypeError, LookupError) as error:
         raise DataError(
             f"the metric {name!r} was left out, because the `evaluate` library cannot load or compute it ({error}). "
-            "Install "
-            "what it needs, or remove it from evaluation.metrics"
+            "Install what it needs, or remove it from evaluation.metrics"
         ) from error
     figures = {key: float(value) for key, value in (found or {}).items() if isinstance(value, int | float)}
     return {name if key == name else f"{name}.{key}": value for key, value in figures.items()}

@@ -348,17 +348,13 @@ def restore(engine: Engine, version: Version) -> None:
     Raises ExportError if the run, its Modelfile or a file that the Modelfile names is missing.
     """
     if not version.run:
-        raise ExportError(
-            f"{version.tag} cannot be made again, because no run of it is recorded: choose another version"
-        )
+        raise ExportError(f"{version.tag} cannot be made again, because its run is unknown: choose another version")
     run = paths.home() / version.run
     try:
         spec = parse_modelfile((run / "Modelfile").read_text(encoding="utf-8"), run)
     except OSError as error:
         raise ExportError(
-            f"{version.tag} cannot be made again, because {run / 'Modelfile'} cannot be read ({error.strerror}): "
-            "choose "
-            "another version"
+            f"{version.tag} cannot be made again ({run / 'Modelfile'}: {error.strerror}): choose another version"
         ) from error
     for file in (spec.from_, spec.adapter):
         if isinstance(file, Path) and not file.exists():

@@ -410,7 +410,7 @@ def test_a_version_that_cannot_be_made_again_is_told_with_the_reason(
     (home / version.run / "Modelfile").unlink()
     with pytest.raises(ExportError, match=r"cannot read .*Modelfile"):
         restore(engine, version)
-    with pytest.raises(ExportError, match=f"{name}:v2 cannot be made again, because no run of it is recorded"):
+    with pytest.raises(ExportError, match=f"{name}:v2 cannot be made again, because its run is unknown"):
         restore(engine, registry.add(name, 2))
 
 
