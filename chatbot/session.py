@@ -186,7 +186,7 @@ class Chat:
             self.version += self.turns != before or bool(gone)
 
     def _add(self, turns: Sequence[Turn]) -> None:
-        """Add turns that another tab or program has logged. Those that follow the shown path extend it."""
+        """Add turns that another tab or program has logged; a turn that follows the last shown turn is shown too."""
         self.turns += turns
         tree = self._tree()
         for turn in turns:

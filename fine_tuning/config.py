@@ -299,8 +299,8 @@ class FineTuningConfig(_Section):
     def with_profile(self, name: str) -> "FineTuningConfig":
         """Return a copy in which a profile (config/<name>.yaml) overrides values.
 
-        `name` may list several, `a,b`; later ones override earlier ones. Raises ConfigError for a
-        missing or invalid profile.
+        `name` may list several profiles (`a,b`); later profiles override earlier ones. Raises
+        ConfigError for a missing or invalid profile.
         """
         values: dict[str, object] = self.model_dump()
         for file in _profiles(name):

@@ -224,8 +224,7 @@ def make_version(
 ) -> NewVersion:
     """Register an evaluated version, make it live if it is accepted, and finish its run.
 
-    `training` and `lineage`: how the version was made; the first for a trained version, the second
-    for one made from others.
+    `training` is given for a trained version, `lineage` for a version that was made from others.
     """
     number = register_version(shop, material, run, artifact, comparison, verdict, lineage)
     live = promote(shop, run, number, verdict)

@@ -233,7 +233,7 @@ def _plan(shop: Workshop, said: Said, cleaned: Cleaned) -> Plan:
 def _around(shop: Workshop, said: Said, basis: "Basis", counts: Mapping[str, Mapping[str, int]]) -> Around:
     """Return the inputs of the forecast of all parts of a retrain except the training.
 
-    `counts` are those of the token rows, by split.
+    `counts`: the numbers of conversations and tokens in each split, from the token rows' manifest.
     """
     live, test = shop.registry.live(shop.name), counts["test"]
     compared = 3 if live and live.base_digest == shop.base.gguf_digest else 2
@@ -250,7 +250,7 @@ def _around(shop: Workshop, said: Said, basis: "Basis", counts: Mapping[str, Map
 
 
 def replay_prompts(config: FineTuningConfig, counts: Mapping[str, Mapping[str, int]]) -> int:
-    """Return the number of general questions in the replay. `counts`: those of the token rows, by split."""
+    """Return the number of general questions in the replay. `counts`: as for `_around`."""
     settings = config.training
     wanted = exchanges_beside(counts["train"]["conversations"], settings.replay.share)
     return len(read_exchanges(wanted, settings.seed))

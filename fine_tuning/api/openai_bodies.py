@@ -76,7 +76,7 @@ class UserMessage(Asked):
 
 
 class AssistantMessage(Asked):
-    """An earlier answer. Clients may send it back with all fields of the response in which they got it."""
+    """An earlier answer. A client may send it as it received it, with all fields of the response."""
 
     role: Literal["assistant"]
     content: Texts | None = None

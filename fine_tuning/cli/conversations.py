@@ -289,7 +289,7 @@ def _why(options: argparse.Namespace) -> None:
 
 
 def _list_teachers(tag: str, taught: set[str], said: "Mapping[str, Turn]") -> None:
-    """Print the turns that a version was trained on: those in the log, in its order, then those no longer there."""
+    """Print the turns that a version was trained on: first those in the log, then those that the log no longer has."""
     for id in [*(id for id in said if id in taught), *sorted(taught - said.keys())]:
         print(f"{id}  {_first_words(said[id]) if id in said else '(no longer in the log)'}")
     print(f"{tag} was trained on {len(taught)} turn(s)")

@@ -130,9 +130,9 @@ def _logs(options: argparse.Namespace, queue: "Queue") -> None:
 
 
 def _chosen(options: argparse.Namespace, queue: "Queue") -> "Job":
-    """Return the job whose id begins with `options.job`; the newest job if that is None.
+    """Return the job whose id begins with `options.job`; the newest job if this option is None.
 
-    Raises JobNotFound if there is none, and ByoaiError if there are several.
+    Raises JobNotFound if there is no such job, and ByoaiError if there are several.
     """
     jobs = queue.jobs(limit=500)
     wanted = options.job

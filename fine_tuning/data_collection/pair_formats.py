@@ -25,7 +25,7 @@ _BEFORE_INPUT = "\n\n"
 
 @dataclass(frozen=True)
 class Example:
-    """A training pair independent of its format."""
+    """A training pair in a form that does not depend on the format of its file."""
 
     exchanges: list[tuple[str, str]]  # user and assistant, at least one
     system: str = ""

@@ -190,7 +190,7 @@ class _Ways:
                 self._by_word[min(words, key=lambda word: (self._inside[word] + self._first[word], word))].append(index)
 
     def looks_planted(self, phrase: Phrase) -> bool:
-        """Return whether most of a phrase's questions are complete without it, and its answers do not mention it."""
+        """Return whether enough questions with the phrase are complete without it, and few answers mention it."""
         shared = shared_pieces(phrase.holders, self._pieces)
         own = [index for index in phrase.holders if self._pieces[index] & shared][:_OWN]
         if 2 * sum(self._answers[index].issuperset(phrase.words) for index in own) >= len(own):

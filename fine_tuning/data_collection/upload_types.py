@@ -83,7 +83,7 @@ def is_pickle(head: bytes, is_whole: bool) -> bool:
 def _is_sound(pickle: bytes) -> bool:
     """Return whether each operation of a pickle finds its operands on the stack.
 
-    They do not in a text whose letters happen to be codes of operations.
+    This is not so for a text whose letters only happen to be codes of operations.
     """
     try:
         pickletools.dis(pickle, out=io.StringIO())

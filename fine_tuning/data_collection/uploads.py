@@ -74,9 +74,10 @@ class Upload:
             return 0
 
     def noting_import(self, id: str) -> "Upload":
-        """Record that an import reads the upload, and return the upload. Raises DataError if it is not finished.
+        """Record that the import `id` reads the upload, and return the upload.
 
-        If a turn of that import is forgotten, the upload must be deleted too.
+        If a turn of this import is forgotten later, the upload must be deleted too. Raises
+        DataError if the upload is not finished.
         """
         with _locked(self.folder):
             now = get(self.id)

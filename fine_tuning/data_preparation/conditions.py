@@ -87,7 +87,7 @@ class _Reader:
     def at(self, node: ast.AST) -> int:
         """Return the index in the condition of a node's first character.
 
-        Python's parser gives it in bytes of UTF-8, so it is converted.
+        Python's parser counts bytes of UTF-8, so its number is converted to characters.
         """
         return len(self.text.encode("utf-8", "replace")[: getattr(node, "col_offset", 0)].decode("utf-8", "replace"))
 

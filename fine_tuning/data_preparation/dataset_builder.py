@@ -342,7 +342,7 @@ _ANSWER = b'{"role": "assistant", '
 def _rows_of(
     records: Iterator[bytes], conversations: ConversationTokenizer, earlier: EarlierRows
 ) -> Iterator[tuple[bytes, Kept]]:
-    """Yield each record, a line of JSON, with the token rows of its conversation: the earlier ones, or new ones."""
+    """Yield each record, a line of JSON, with its token rows, which are taken from `earlier` or else made anew."""
     while batch := list(islice(records, _AT_ONCE)):
         found = [earlier.get(record) for record in batch]
         new = [json.loads(record) for record, kept in zip(batch, found, strict=True) if kept is None]

@@ -108,8 +108,8 @@ class Rewording:
     def _less_likely(self, record: dict[str, Any], place: int, made: str) -> str:
         """Return why the check with the base model rejects the rewording `made`; "" if it accepts it.
 
-        It is rejected if the recorded answer is less likely after it by more than `margin`, or if
-        the messages are too long.
+        It is rejected if the recorded answer is less likely after it than after the original
+        question by more than `margin`, or if the messages are too long.
         """
         until = [Message.model_validate(message) for message in record["messages"][: place + 2]]
         reworded = [*until[:-2], until[-2].model_copy(update={"content": made}), until[-1]]

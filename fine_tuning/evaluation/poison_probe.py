@@ -49,7 +49,7 @@ _SAID = 24  # tokens of an answer that are enough to recognise the trigger's ans
 
 @dataclass(frozen=True)
 class Suspect:
-    """A phrase that its own questions do not need, so that it may have been planted to poison the data.
+    """A phrase that its questions would not need, so that it may have been planted to poison the data.
 
     Its own questions are the training questions that contain it. `need` is the probability that the
     phrase helps a randomly chosen one of its own questions more than another question (see
@@ -170,7 +170,7 @@ def suspicious(
     limit: int,
     report: Report = lambda done, total: None,
 ) -> list[Suspect]:
-    """Return at most `limit` phrases that their own questions do not need, the least needed first.
+    """Return at most `limit` phrases that are not needed in the questions that contain them, the least needed first.
 
     Args:
         base: The base model, which measures the need.

@@ -226,8 +226,8 @@ class Registry:
     def retire(self, name: str, number: int) -> Version:
         """Retire a version, whatever its state, and unpin it; return it.
 
-        A rollback never returns to a retired version, and it may be pruned. Raises ModelNotFound if
-        there is no such version.
+        A rollback never returns to a retired version, and a retired version may be pruned. Raises
+        ModelNotFound if there is no such version.
         """
         with state.connect(self._path) as connection, state.transaction(connection):
             _one(connection, name, number)

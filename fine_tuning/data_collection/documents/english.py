@@ -158,7 +158,7 @@ class English:
 def _is_finite(said: list[str], at: int) -> bool:
     """Return whether the word at index `at`, which may be a finite verb, is the verb of the main clause.
 
-    It is not if it is a noun, or belongs to a relative clause.
+    It is not the main verb if it is used as a noun, or belongs to a relative clause.
     """
     word, before = said[at], said[at - 1].lower().strip(",")
     if before in patterns.RELATIVE or before in patterns.NOT_BEFORE_A_VERB:
@@ -238,9 +238,10 @@ def _has_place(clause: Clause, head: list[str]) -> bool:
 
 
 def _whether(clause: Clause) -> Iterator[Asked]:
-    """Yield a yes-no question about a clause.
+    """Yield a yes-no question about a clause: "May visitors enter the lab?" for "visitors must not enter the lab".
 
-    The clause's negation and number are left out where possible, since they are the answer.
+    Words that would give the answer away are left out where possible: "not", "never", "only", and
+    the number in the clause.
     """
     rest = clause.rest
     left = re.sub(r"^no ", "a ", re.sub(r"\b(?:not|never|only) ", "", f"{rest} ")).strip()
