@@ -109,7 +109,7 @@ class DataCollection(_Section):
     def _ordered(self) -> "DataCollection":
         if self.min_conversation_length > self.max_conversation_length:
             raise ValueError(
-                "min_conversation_length is larger than max_conversation_length: lower it, or raise the other"
+                "min_conversation_length is larger than max_conversation_length: lower the first, or raise the second"
             )
         return self
 

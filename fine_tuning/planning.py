@@ -418,7 +418,7 @@ def check_plan(shop: Workshop, plan: Plan) -> None:
         shop.watch.note(warning)
     require(plan.estimate, plan.config.training, plan.base.tag, plan.fitting)
     needs = plan.estimate
-    shop.watch.note(f"about {gigabytes(needs.memory)} of memory; {plan.times}")
+    shop.watch.note(f"the training needs about {gigabytes(needs.memory)} of memory; the retrain takes {plan.times}")
     if needs.base_weights == "quantised" and plan.config.training.base_weights == "auto":
         shop.watch.note(
             "the base stays quantised during the training, because it would not fit into memory otherwise; this is "

@@ -134,7 +134,7 @@ def _add_why(commands: Commands) -> None:
         "Of the turns that the answering version was trained on, it lists those that are most similar to the answer. "
         "For each it shows how much likelier the version finds the turn's answer than the base model does.",
     )
-    why.add_argument("turn", nargs="?", metavar="TURN", help="the id of the turn that was answered")
+    why.add_argument("turn", nargs="?", metavar="TURN", help="the id of the turn whose answer is to be explained")
     why.add_argument("--last", action="store_true", help="use the newest answer that a fine-tuned version gave")
     why.add_argument("--count", type=positive, default=5, metavar="N", help="list at most N turns (default: 5)")
     why.add_argument(

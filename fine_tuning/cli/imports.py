@@ -44,7 +44,7 @@ def add_commands(commands: Commands) -> None:
         "--as",
         default="",
         metavar="NAME",
-        help="the format, if it is not detected; or a function of your own as module:function",
+        help="the format of the files, if it is not detected; or a function of your own, as module:function",
     )
     command.add_argument(
         "--me",
@@ -159,7 +159,7 @@ def _confirmed(options: argparse.Namespace, question: str) -> bool:
     from fine_tuning.cli.prompts import confirmed
 
     if not options.yes and not sys.stdin.isatty():
-        raise ConfigError("this is not a terminal, so nobody can confirm it: add --yes")
+        raise ConfigError("nobody can confirm this, because the input is not a terminal: add --yes")
     return options.yes or confirmed(question)
 
 

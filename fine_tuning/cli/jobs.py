@@ -35,7 +35,7 @@ def add_commands(commands: Commands) -> None:
         add_json(parser)
         if one:
             parser.add_argument(
-                "job", nargs="?", metavar="JOB", help="an id, or the beginning of one (default: the newest)"
+                "job", nargs="?", metavar="JOB", help="the id of a job, or its beginning (default: the newest job)"
             )
         return parser
 

@@ -34,7 +34,7 @@ def add_commands(commands: Commands) -> None:
     for command in (use, deploy):
         command.add_argument("version", help="a number, or a tag such as fine_tuned_smollm2-135m:v2")
         command.add_argument(
-            "--promote", action="store_true", help="make it live even if the gate refused it; this is recorded"
+            "--promote", action="store_true", help="make it live even if the gate refused it; the registry records this"
         )
 
     rollback = commands.add(
@@ -81,7 +81,7 @@ def _add_merge(commands: Commands) -> None:
         type=float,
         default=0.5,
         metavar="D",
-        help="for all but linear: share of each adapter's changes that is kept (default: 0.5)",
+        help="for all methods but linear: the share of each adapter's changes that is kept (default: 0.5)",
     )
     merge.add_argument(
         "--seed", type=count, default=0, metavar="N", help="random seed for what dare and dare_ties drop (default: 0)"
@@ -90,7 +90,9 @@ def _add_merge(commands: Commands) -> None:
         "--rank", type=positive, metavar="R", help="compress the result to this rank (default: the sum of the ranks)"
     )
     merge.add_argument(
-        "--promote", action="store_true", help="make the version live even if the gate refuses it; this is recorded"
+        "--promote",
+        action="store_true",
+        help="make the version live even if the gate refuses it; the registry records this",
     )
     add_model_name(merge)
     add_detach(merge)
@@ -111,7 +113,9 @@ def _add_quantise(commands: Commands) -> None:
         "--use", metavar="QUANTISATION", help="make the next version in this quantisation, e.g. Q5_K_M"
     )
     quantise.add_argument(
-        "--promote", action="store_true", help="with --use: make it live even if the gate refuses it; this is recorded"
+        "--promote",
+        action="store_true",
+        help="with --use: make it live even if the gate refuses it; the registry records this",
     )
     add_model_name(quantise)
     add_detach(quantise)

@@ -63,7 +63,9 @@ def _add_retrain(commands: Commands) -> None:
         help="for 5 to 50 pairs (profile `few_shot`): a low learning rate and early stopping",
     )
     retrain.add_argument(
-        "--promote", action="store_true", help="make the version live even if the gate refuses it; this is recorded"
+        "--promote",
+        action="store_true",
+        help="make the version live even if the gate refuses it; the registry records this",
     )
 
 
@@ -132,7 +134,9 @@ def _add_train(commands: Commands) -> None:
     )
     train.add_argument("--auto", action="store_true", help=AUTO)
     train.add_argument(
-        "--promote", action="store_true", help="make the version live even if the gate refuses it; this is recorded"
+        "--promote",
+        action="store_true",
+        help="make the version live even if the gate refuses it; the registry records this",
     )
     add_detach(train)
 

@@ -128,7 +128,9 @@ class ConversationLogger:
             turn = Turn.model_validate_json(encode(record))
         except ValidationError as error:
             fault = error.errors()[0]
-            raise DataError(f"cannot log this turn: {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from error
+            raise DataError(
+                f"cannot log this turn, because {'.'.join(map(str, fault['loc']))} is invalid: {fault['msg']}"
+            ) from error
         with self._file.locked():
             if answered_from and self.stamp() != as_of and not self.index.there(answered_from) >= set(answered_from):
                 raise TurnDeleted("the conversation of this turn was deleted in the meantime: nothing was logged")
