@@ -141,7 +141,9 @@ class _Instruction(Pair):
     @model_validator(mode="after")
     def _input_ends_prompt(self) -> Self:
         if not _ends_with_input(self.prompt, self.input):
-            raise ValueError("input must end the prompt, which is an instruction, an empty line, and the text of input")
+            raise ValueError(
+                "input must end the prompt, after an instruction and an empty line: correct the prompt, or leave input out"
+            )
         return self
 
     def example(self) -> Example:
