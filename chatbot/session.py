@@ -40,7 +40,7 @@ class Answer:
         """Prepare the answer.
 
         Args:
-            parent: Id of the turn before it; "" for a first turn.
+            parent: Id of the turn that the question follows; "" at the start of a chat.
             beside: The turn whose question is asked again or replaced; None for a new question.
         """
         self.user_message = user_message

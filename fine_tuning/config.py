@@ -130,7 +130,9 @@ class DataPreparation(_Section):
     def _whole(self) -> "DataPreparation":
         total = self.train_ratio + self.validation_ratio + self.test_ratio
         if abs(total - 1) > 1e-6:
-            raise ValueError(f"train_ratio + validation_ratio + test_ratio is {total:g}, but must be 1")
+            raise ValueError(
+                f"train_ratio + validation_ratio + test_ratio is {total:g}, but must be 1: change one of them"
+            )
         if self.train_ratio == 0:
             raise ValueError("train_ratio is 0, so nothing would be learned: raise it")
         return self

@@ -70,7 +70,7 @@ def real(path: Path) -> Path:
     try:
         return Path(os.path.realpath(path))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{str(path)[:200]!r} cannot be used as a path: {error}") from error
+        raise ConfigError(f"{str(path)[:200]!r} cannot be used as a path: {error}. Choose another path") from error
 
 
 def within_home(path: Path) -> Path:

@@ -188,7 +188,7 @@ def _find(options: argparse.Namespace) -> None:
     if options.json:
         print_json(options, *(turn.model_dump(mode="json") for turn in found))
     elif not found:
-        print(f"no recorded turn contains {' and '.join(map(repr, options.words))}")
+        print(f"no recorded turn contains {' and '.join(map(repr, options.words))}: try other words")
     else:
         show_turns(found)
 

@@ -193,7 +193,10 @@ def _show(report: "Report", what: str) -> None:
         for fault in report.faults:
             print(f"  {fault.place}: {fault.reason}")
     if report.unread_count:
-        print(f"{report.unread_count} files were skipped, because their format is unknown: {', '.join(report.unread)}")
+        print(
+            f"{report.unread_count} files were skipped, because their format is unknown (--format names it): "
+            f"{', '.join(report.unread)}"
+        )
 
 
 def _show_planted(found: "list[PlantedPhrase]") -> None:

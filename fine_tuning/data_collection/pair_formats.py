@@ -142,7 +142,8 @@ class _Instruction(Pair):
     def _input_ends_prompt(self) -> Self:
         if not _ends_with_input(self.prompt, self.input):
             raise ValueError(
-                "input must end the prompt, after an instruction and an empty line: correct the prompt, or leave input out"
+                "input must end the prompt, after an instruction and an empty line: correct the prompt, or leave "
+                "input out"
             )
         return self
 

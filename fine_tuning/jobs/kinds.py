@@ -173,7 +173,7 @@ class ImportRequest(JobRequest):
     @model_validator(mode="after")
     def _has_one_source(self) -> "ImportRequest":
         if bool(self.upload) == bool(self.places):
-            raise ValueError("name either an upload, or files and folders as places")
+            raise ValueError("name either an upload (`upload`), or files and folders (`places`)")
         if self.upload and ":" in self.format:
             raise ValueError(
                 "format: a function of your own (module:function) cannot read an upload: name a format, or leave it "

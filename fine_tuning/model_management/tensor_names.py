@@ -46,7 +46,7 @@ def targets_of(base: GgufFile, adapter_dir: str | Path) -> dict[str, LoraPair]:
             tied = (
                 ": its output is the embedding, so leave lm_head out of target_modules"
                 if f"{name}.weight" == _OUTPUT
-                else ""
+                else ": choose the base that it was trained on"
             )
             raise ExportError(f"{adapter_dir} adapts {pair.module}, which {base.path} does not have{tied}")
         if tensor.shape != pair.shape[::-1]:

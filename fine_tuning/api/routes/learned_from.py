@@ -1,4 +1,4 @@
-"""Routes that show the turns from which a version probably learned an answer: the most similar ones that it learned."""
+"""Routes that show the turns from which a version probably learned an answer: the most similar that it learned."""
 
 import threading
 from typing import Annotated
