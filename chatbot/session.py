@@ -396,7 +396,7 @@ class Chat:
 
 @dataclass(frozen=True)
 class Others:
-    """The alternative questions and answers at one place in a chat: ids of turns, oldest first, with the shown one."""
+    """The alternative questions and answers at one place in a chat, as ids of turns, oldest first."""
 
     questions: tuple[str, ...]  # one turn of each question
     answers: tuple[str, ...]  # all answers to the question that is shown

@@ -377,8 +377,8 @@ def _teach_again(config: FineTuningConfig, engine: Engine, watch: Watch) -> tupl
 def _retire(engine: Engine, watch: Watch, versions: Collection[Version]) -> None:
     """Remove the versions that byoai made, and mark the others as retired.
 
-    If one of them is live, the previous version becomes live. If there is none, or it is removed
-    too, the base is in use again.
+    If one of them is live, the previous version becomes live. If there is no previous version, or
+    it is removed too, the base is in use again.
     """
     registry = Registry()
     gone = {(version.name, version.number) for version in versions}

@@ -250,7 +250,7 @@ def _around(shop: Workshop, said: Said, basis: "Basis", counts: Mapping[str, Map
 
 
 def replay_prompts(config: FineTuningConfig, counts: Mapping[str, Mapping[str, int]]) -> int:
-    """Return the number of general questions in the replay. `counts`: as for `_around`."""
+    """Return the number of general questions in the replay. `counts`: numbers of conversations in each split."""
     settings = config.training
     wanted = exchanges_beside(counts["train"]["conversations"], settings.replay.share)
     return len(read_exchanges(wanted, settings.seed))

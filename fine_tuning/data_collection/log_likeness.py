@@ -133,7 +133,7 @@ def _by_weight(database: Connection, weights: Mapping[str, float]) -> Iterator[i
 def _taught(database: Connection, log: ConversationLogger, rows: Iterator[int], taught: Teaches) -> Iterator[str]:
     """Yield the ids of the turns that `rows` belong to, if the version was trained on them.
 
-    They are in the order of `rows`, each once.
+    Each id is yielded once; the ids are in the order of `rows`.
     """
     known: set[str] = set()
     few = _turns_of(database, log, taught, None)

@@ -132,7 +132,7 @@ def _grams(keys: Piece, size: int) -> Iterator[Piece]:
 def _frequent(questions: Sequence[Piece]) -> Iterator[tuple[Piece, frozenset[int]]]:
     """Yield each phrase that occurs in at least LEAST different questions, with the questions' indices.
 
-    A longer phrase is counted only if, without its last word, it is such a phrase too.
+    A longer phrase is counted only if the phrase without its last word occurs in as many questions.
     """
     # a question asked twice counts once
     first = {words: index for index, words in reversed(list(enumerate(questions)))}

@@ -245,7 +245,7 @@ def _ends(text: str, most: int) -> str:
 def _statements(answer: str) -> frozenset[Piece]:
     """Return the pieces by which answers are compared: sentences of at least `_LONG` words, and hosts of links.
 
-    An answer such as "Yes." has none.
+    An answer such as "Yes." has no such pieces.
     """
     sentences = (tuple(fold(sentence).split()) for sentence in _SENTENCE_END.split(answer))
     hosts = (host.casefold().rstrip(".") for host in _LINK.findall(answer))

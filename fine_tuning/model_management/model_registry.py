@@ -94,10 +94,9 @@ class Version:
 
     @property
     def made_here(self) -> bool:
-        """Whether byoai made the version, which then has a run.
+        """Whether byoai made the version, so that it has a run, or only found it in the engine.
 
-        A version that was only found in the engine has none. It may be somebody else's model, and
-        is never deleted.
+        A version that was only found may be somebody else's model, and is never deleted.
         """
         return bool(self.run)
 
