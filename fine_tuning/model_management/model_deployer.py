@@ -354,7 +354,7 @@ def restore(engine: Engine, version: Version) -> None:
         spec = parse_modelfile((run / "Modelfile").read_text(encoding="utf-8"), run)
     except OSError as error:
         raise ExportError(
-            f"cannot make {version.tag} again: cannot read {run / 'Modelfile'} ({error.strerror}). Choose another version"
+            f"cannot make {version.tag} again: cannot read {run / 'Modelfile'} ({error.strerror}). Use another version"
         ) from error
     for file in (spec.from_, spec.adapter):
         if isinstance(file, Path) and not file.exists():
