@@ -78,7 +78,8 @@ def make_plan(shop: Workshop, said: "Said | None" = None, *, to_train: bool = Fa
         lowered = " ".join(f"{key}={value}" for key, value in plan.fitting.items())
         needed, free = gigabytes(plan.estimate.memory), gigabytes(plan.estimate.available)
         shop.watch.note(
-            f"this would need about {needed} of memory, and {free} are free: --auto changes the settings to {lowered}"
+            f"the training would need about {needed} of memory, and {free} are free: --auto changes the settings to "
+            f"{lowered}"
         )
         plan = _plan(shop.with_config(shop.config.changed(plan.fitting)), said, cleaned)
     shop.watch.tell(Planned(plan.facts(), dict(plan.times.parts)))

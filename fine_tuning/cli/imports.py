@@ -194,7 +194,7 @@ def _show(report: "Report", what: str) -> None:
             print(f"  {fault.place}: {fault.reason}")
     if report.unread_count:
         print(
-            f"{report.unread_count} files were skipped, because their format is unknown (--format names it): "
+            f"{report.unread_count} files were skipped, because their format is unknown (name it with --format): "
             f"{', '.join(report.unread)}"
         )
 

@@ -43,8 +43,8 @@ class StoredTensor:
         dtype = _DTYPES.get(self.dtype)
         if dtype is None or self.size != math.prod(self.shape) * dtype.itemsize:
             raise ExportError(
-                f"{self.path} has {self.size} bytes of type {self.dtype} for the shape {self.shape}, but floats are "
-                "needed: choose another model"
+                f"{self.path} has weights that byoai cannot read, since they are not floats of the right size "
+                f"({self.size} bytes of type {self.dtype} for the shape {self.shape}): choose another model"
             )
         shape = (last - first, *self.shape[1:]) if last is not None else self.shape
         with self.path.open("rb") as file:
