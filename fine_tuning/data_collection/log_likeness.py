@@ -62,7 +62,7 @@ def most_alike(log: ConversationLogger, turn: Turn, taught: Teaches, limit: int 
 
 
 def alike_among(turn: Turn, others: Sequence[Turn], limit: int = 5) -> list[Alike]:
-    """Return at most `limit` of the turns `others`, which are in no log, the most similar to `turn` first."""
+    """Return at most `limit` of the turns `others`, the most similar to `turn` first. No log is read."""
     question, answer = (fold(text[:_LONGEST]) for text in (turn.user_message, turn.bot_response))
     texts = [fold(f"{other.user_message[:_LONGEST]} {other.bot_response[:_LONGEST]}") for other in others]
     holding = Counter(gram for text in texts for gram in _grams(text))

@@ -115,7 +115,7 @@ def named_in(line: bytes) -> set[str]:
 
 
 def tells_whose(line: bytes) -> bool:
-    """Return whether a damaged line shows its turn: the ids, which come before all texts in a line, are intact."""
+    """Return whether a damaged line still shows which turn it belongs to: the ids at its beginning are intact."""
     return bool(_HEAD.match(line))
 
 
