@@ -32,9 +32,11 @@ def add_commands(commands: Commands) -> None:
     # an alias that matches the configuration's section `deployment`
     deploy = commands.add("deploy", _use, "another name for `use`: make a version live")
     for command in (use, deploy):
-        command.add_argument("version", help="a number, or a tag such as fine_tuned_smollm2-135m:v2")
+        command.add_argument("version", help="the version, as a number or a tag such as fine_tuned_smollm2-135m:v2")
         command.add_argument(
-            "--promote", action="store_true", help="make it live even if the gate refused it; the registry records this"
+            "--promote",
+            action="store_true",
+            help="make the version live even if the gate refused it; the registry records this",
         )
 
     rollback = commands.add(
@@ -107,15 +109,17 @@ def _add_quantise(commands: Commands) -> None:
         "their perplexity on the held-out texts is computed.",
         epilog=EXIT_CODES,
     )
-    quantise.add_argument("version", nargs="?", help="a number or a tag (default: the live version)")
-    quantise.add_argument("--only", metavar="A,B", help="only these quantisations (default: all from f16 to q4_0)")
+    quantise.add_argument("version", nargs="?", help="the version, as a number or a tag (default: the live version)")
+    quantise.add_argument(
+        "--only", metavar="A,B", help="measure only these quantisations (default: all from f16 to q4_0)"
+    )
     quantise.add_argument(
         "--use", metavar="QUANTISATION", help="make the next version in this quantisation, e.g. Q5_K_M"
     )
     quantise.add_argument(
         "--promote",
         action="store_true",
-        help="with --use: make it live even if the gate refuses it; the registry records this",
+        help="with --use: make the new version live even if the gate refuses it; the registry records this",
     )
     add_model_name(quantise)
     add_detach(quantise)

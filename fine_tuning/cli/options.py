@@ -120,7 +120,11 @@ def _shared_options() -> argparse.ArgumentParser:
         "--profile", metavar="NAME", help="change the configuration by the profile config/NAME.yaml; several: A,B"
     )
     group.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="change one value, e.g. training.num_epochs=5"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change one setting for this command, e.g. training.num_epochs=5",
     )
     group.add_argument(
         "--ollama-url", metavar="URL", help="address of Ollama (default: OLLAMA_HOST, then the configuration)"

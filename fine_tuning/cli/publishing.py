@@ -57,7 +57,7 @@ def add_commands(commands: Commands) -> None:
     )
     space.add_argument("folder", type=Path, help="the folder to write to: new or empty")
     for command in (bundle, push, space):
-        command.add_argument("version", nargs="?", help="a number or a tag (default: the live version)")
+        command.add_argument("version", nargs="?", help="the version, as a number or a tag (default: the live version)")
         text = f"also write base and adapter as one GGUF: {_QUANTIZATION}"
         command.add_argument(
             "--merged",
@@ -75,7 +75,7 @@ def add_commands(commands: Commands) -> None:
     adopt.add_argument(
         "place",
         metavar="FOLDER|hf:OWNER/NAME",
-        help="a folder that `byoai bundle` wrote, or a repository of the Hugging Face Hub that `byoai push` filled",
+        help="a folder that `byoai bundle` wrote, or a repository of the Hugging Face Hub that `byoai push` wrote to",
     )
     add_model_name(adopt)
 

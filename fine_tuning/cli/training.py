@@ -98,7 +98,7 @@ def _add_sweep(commands: Commands) -> None:
         help="name of the search; the name of an earlier search continues it (default: derived from dataset, base "
         "and ranges)",
     )
-    sweep.add_argument("--retrain", action="store_true", help="then retrain with the best settings")
+    sweep.add_argument("--retrain", action="store_true", help="after the sweep, retrain with the best settings")
 
 
 def _add_evaluate(commands: Commands) -> None:
