@@ -313,7 +313,7 @@ def _is_from_elsewhere(scope: "Scope", headers: "_Headers") -> bool:
 
 
 def _bounded(receive: "Receive") -> "Receive":
-    """Return an ASGI `receive` that reports a disconnect when a body exceeds MOST bytes, whatever was announced."""
+    """Return an ASGI `receive` that reports a disconnect when a body exceeds MOST bytes, even if it announced fewer."""
     received = 0
 
     async def part() -> "Message":

@@ -79,7 +79,7 @@ def letters_and_digits(text: str) -> int:
 def normalise(text: str) -> str:
     """Return `text` in Unicode NFC with plain line ends, without invisible characters and outer blank lines.
 
-    In prose, spaces and empty lines become single; indentation is kept.
+    In prose, several spaces become one, and several empty lines become one; indentation is kept.
     """
     return normalised(text).text
 
