@@ -135,7 +135,7 @@ def serve(
 
 
 def _say_what_is_missing() -> None:
-    """If there is no base model, log this with the command that downloads one.
+    """Log a warning if there is no base model, with the command that downloads one.
 
     This also connects to the engine before the first page is drawn.
     """

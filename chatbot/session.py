@@ -40,7 +40,7 @@ class Answer:
         """Prepare the answer.
 
         Args:
-            parent: Id of the turn before it; "" for a first turn.
+            parent: Id of the turn that the question follows; "" at the start of a chat.
             beside: The turn whose question is asked again or replaced; None for a new question.
         """
         self.user_message = user_message
@@ -186,7 +186,7 @@ class Chat:
             self.version += self.turns != before or bool(gone)
 
     def _add(self, turns: Sequence[Turn]) -> None:
-        """Add turns that another tab or program has logged. Those that follow the shown path extend it."""
+        """Add turns that another tab or program has logged; a turn that follows the last shown turn is shown too."""
         self.turns += turns
         tree = self._tree()
         for turn in turns:
@@ -238,7 +238,10 @@ class Chat:
         return Answer(user_message, tag, path[-1].id if path else "", self.settings, recording, beside)
 
     def ask_instead(self, engine: Engine, tag: str, turn_id: str, user_message: str) -> Answer:
-        """Ask another question in place of that of a turn, in a new branch. Raises TurnNotFound if the turn is gone."""
+        """Ask `user_message` in place of a turn's question, in a new branch of the chat.
+
+        Raises TurnNotFound if the turn is gone.
+        """
 
         def made() -> Answer:
             tree = self._tree()
@@ -393,7 +396,7 @@ class Chat:
 
 @dataclass(frozen=True)
 class Others:
-    """The alternative questions and answers at one place in a chat: ids of turns, oldest first, with the shown one."""
+    """The alternative questions and answers at one place in a chat, as ids of turns, oldest first."""
 
     questions: tuple[str, ...]  # one turn of each question
     answers: tuple[str, ...]  # all answers to the question that is shown

@@ -80,8 +80,8 @@ class Tree:
     def _move_leaf(self, here: int) -> None:
         """Update `_leaf`, the last turn of the chosen path, after the turn `here` was added.
 
-        If the turn only follows or replaces the current last turn, the new one is known at once.
-        Otherwise `_leaf` becomes None, and is computed when it is needed.
+        If the turn only follows or replaces the current last turn, the new last turn is known at
+        once. Otherwise `_leaf` becomes None, and is computed when it is needed.
         """
         parent, leaf = self._parents[here], self._leaf
         if leaf is not None and parent == leaf:
@@ -124,7 +124,7 @@ class Tree:
 
     def _find(self, id: str) -> int:
         if (here := self._place.get(id)) is None:
-            raise TurnNotFound(f"this chat has no turn {id!r}: it was deleted, or the id is wrong")
+            raise TurnNotFound(f"this chat has no turn {id!r}: it was deleted, or the id is wrong. Choose another turn")
         return here
 
     def __contains__(self, id: object) -> bool:
@@ -193,7 +193,7 @@ def chosen_path(turns: Sequence[Turn]) -> Sequence[Turn]:
 
 
 def on_chosen_paths(turns: Iterable[Turn]) -> list[Turn]:
-    """Return those of the turns that are on the chosen path of their session, in the same order."""
+    """Return the turns that are on the chosen path of their session, in the given order."""
     turns = list(turns)
     ids = {id(turn) for each in conversations_of(turns) for turn in chosen_path(each.turns)}
     return [turn for turn in turns if id(turn) in ids]
@@ -201,7 +201,7 @@ def on_chosen_paths(turns: Iterable[Turn]) -> list[Turn]:
 
 @dataclass(frozen=True)
 class Stretch:
-    """A part of a chosen path whose turns have the same system prompt ("": none)."""
+    """Consecutive turns of a chosen path that have the same system prompt; "" if they have none."""
 
     system: str
     turns: tuple[Turn, ...]

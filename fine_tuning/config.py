@@ -109,7 +109,7 @@ class DataCollection(_Section):
     def _ordered(self) -> "DataCollection":
         if self.min_conversation_length > self.max_conversation_length:
             raise ValueError(
-                "min_conversation_length is larger than max_conversation_length: lower it, or raise the other"
+                "min_conversation_length is larger than max_conversation_length: lower the first, or raise the second"
             )
         return self
 
@@ -130,7 +130,9 @@ class DataPreparation(_Section):
     def _whole(self) -> "DataPreparation":
         total = self.train_ratio + self.validation_ratio + self.test_ratio
         if abs(total - 1) > 1e-6:
-            raise ValueError(f"train_ratio + validation_ratio + test_ratio is {total:g}, but must be 1")
+            raise ValueError(
+                f"train_ratio + validation_ratio + test_ratio is {total:g}, but must be 1: change one of them"
+            )
         if self.train_ratio == 0:
             raise ValueError("train_ratio is 0, so nothing would be learned: raise it")
         return self
@@ -299,8 +301,8 @@ class FineTuningConfig(_Section):
     def with_profile(self, name: str) -> "FineTuningConfig":
         """Return a copy in which a profile (config/<name>.yaml) overrides values.
 
-        `name` may list several, `a,b`; later ones override earlier ones. Raises ConfigError for a
-        missing or invalid profile.
+        `name` may list several profiles (`a,b`); later profiles override earlier ones. Raises
+        ConfigError for a missing or invalid profile.
         """
         values: dict[str, object] = self.model_dump()
         for file in _profiles(name):

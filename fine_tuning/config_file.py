@@ -31,7 +31,7 @@ def read(file: Path) -> Any:
         with file.open("rb") as source:
             content = source.read(_LARGEST + 1)
     except ValueError as error:  # NUL in the name
-        raise ConfigError(f"cannot read {str(file)!r}: {error}") from error
+        raise ConfigError(f"cannot read {str(file)!r}: {error}. Name another file") from error
     if len(content) > _LARGEST:
         raise ConfigError(
             f"{file} is not a configuration, since it has more than {_LARGEST >> 20} MB: choose another file"
@@ -64,7 +64,7 @@ def parse(text: str, origin: str) -> object:
         hint = ": indent with spaces, not with tabs" if said and "\\t" in said else ""
         raise ConfigError(f"{origin} contains YAML that byoai does not accept{where}: {said}{hint}") from error
     except yaml.YAMLError as error:  # a character that is not allowed in YAML
-        raise ConfigError(f"{origin} is not valid YAML: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"{origin} is not valid YAML: {str(error).splitlines()[0]}. Remove this character") from error
 
 
 class _Loader(yaml.SafeLoader):

@@ -29,7 +29,7 @@ def into_sections(
             continue  # not a section: the validation reports it
         if key in there:
             other = written.get((section, key), f"{section}.{key}")
-            raise ValueError(f"{name} and {other} are the same setting: give one of them")
+            raise ValueError(f"{name} and {other} are the same setting: give only one of them")
         sections[section] = {**there, key: values[name]}
         written[(section, key)] = name
     return sections, written

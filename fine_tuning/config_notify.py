@@ -84,7 +84,7 @@ def split(url: str) -> SplitResult:
     if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
         raise ValueError("url must begin with https://HOST or http://HOST")
     if parts.username is not None or parts.password is not None:
-        raise ValueError("url must not contain a user name or a password, because they would not be sent")
+        raise ValueError("url must not contain a user name or a password, because they would not be sent: remove them")
     return parts
 
 

@@ -35,11 +35,14 @@ def read() -> dict[str, object]:
     try:
         return _mapping(config_file.read(file))
     except OSError as error:
-        raise ConfigError(f"cannot read {file}: {error.strerror or error}") from error
+        raise ConfigError(
+            f"cannot read {file}: {error.strerror or error}. Make it readable, or delete it to return to the default "
+            "settings"
+        ) from error
 
 
 def as_read(values: Mapping[str, object]) -> dict[str, object]:
-    """Return what `read` would return after `write(values)`, where numbers and bools are texts."""
+    """Return what `read` would return after `write(values)`: the same values, numbers and bools as texts."""
     return _mapping(config_file.parse(_text(values), str(place())))
 
 

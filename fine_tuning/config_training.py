@@ -141,8 +141,8 @@ class Training(_Section):
         flags = [name for name in ("use_dora", "use_rslora") if getattr(self, name)]
         if flags and self.method not in (FineTuningMethod.LORA, FineTuningMethod.QLORA):
             raise ValueError(
-                f"{' and '.join(flags)} can be used only with method lora or qlora, not with {self.method}: leave out "
-                "either"
+                f"{' and '.join(flags)} can be used only with method lora or qlora, not with {self.method}: remove "
+                "the setting, or choose one of these methods"
             )
         if self.folds and (self.folds < 2 or not self.early_stop):
             raise ValueError(
@@ -179,5 +179,5 @@ class Sweep(_Section):
         for key in ("lora_r", "lora_alpha", "lora_dropout", "num_epochs", "batch_size"):
             values = getattr(self, key)
             if len(set(values)) != len(values):
-                raise ValueError(f"{key} contains a value twice: {list(values)}")
+                raise ValueError(f"{key} contains a value twice: {list(values)}. Remove one of the two")
         return self

@@ -93,7 +93,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class RunOpened:
-    """The folder in which all results of the work will be stored: that of a run or a sweep."""
+    """The folder in which the results of the work are stored: the folder of a run or of a sweep."""
 
     folder: str
     resumed: bool

@@ -215,7 +215,9 @@ def _erase(config: FineTuningConfig, watch: Watch, case: Case) -> tuple[Path, ..
         for upload in uploaded:
             uploads.remove(upload.id)
         removed = f", the upload(s) {', '.join(upload.name for upload in uploaded)}" * bool(uploaded)
-        watch.note(f"{len(datasets)} dataset(s), the texts of {runs} run(s), {len(exports)} export(s){removed}")
+        watch.note(
+            f"removed: {len(datasets)} dataset(s), the texts of {runs} run(s), {len(exports)} export(s){removed}"
+        )
         if wanted:
             _redact_all(config, wanted, logs)
     with watch.stage("Removing it from the log"):
@@ -375,8 +377,8 @@ def _teach_again(config: FineTuningConfig, engine: Engine, watch: Watch) -> tupl
 def _retire(engine: Engine, watch: Watch, versions: Collection[Version]) -> None:
     """Remove the versions that byoai made, and mark the others as retired.
 
-    If one of them is live, the previous version becomes live. If there is none, or it is removed
-    too, the base is in use again.
+    If one of them is live, the previous version becomes live. If there is no previous version, or
+    it is removed too, the base is in use again.
     """
     registry = Registry()
     gone = {(version.name, version.number) for version in versions}

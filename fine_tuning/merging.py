@@ -209,7 +209,7 @@ def _said(shop: Workshop, parts: Sequence[Part]) -> list[Turn]:
         try:
             turns |= {turn.id: turn for turn in read_said(config).turns}
         except ByoaiError as error:
-            shop.watch.note(f"private details of one of the sources are not searched for: {error}")
+            shop.watch.note(f"the leak probe cannot search for the private details of one source: {error}")
     return list(turns.values())
 
 

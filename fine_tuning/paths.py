@@ -70,7 +70,7 @@ def real(path: Path) -> Path:
     try:
         return Path(os.path.realpath(path))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{str(path)[:200]!r} cannot be used as a path: {error}") from error
+        raise ConfigError(f"{str(path)[:200]!r} cannot be used as a path: {error}. Choose another path") from error
 
 
 def within_home(path: Path) -> Path:
@@ -217,7 +217,7 @@ def sha256_of(file: Path) -> str:
 
 
 def holds(target: Path, file: Path, digest: str) -> bool:
-    """Return whether `target` has the content of `file`, whose sha256 is `digest`; it may be missing or damaged."""
+    """Return whether `target` has the content of `file`, whose SHA-256 is `digest`; False if `target` is missing."""
     return target.exists() and (target.samefile(file) or sha256_of(target) == digest)
 
 
@@ -296,4 +296,4 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ByoaiError(f"cannot read {path}: {error}") from error
+        raise ByoaiError(f"cannot read {path}: {error}. Make it readable, or replace it by a valid file") from error

@@ -111,7 +111,7 @@ def memory_for(shop: Workshop, plan: Plan) -> Iterator[None]:
     short = psutil.virtual_memory().available < 2 * plan.estimate.memory
     loaded = shop.engine.unload() if has_gpu() or short else []
     if loaded:
-        shop.watch.note(f"{', '.join(loaded)} unloaded from memory, since the training needs it")
+        shop.watch.note(f"unloaded from memory, which the training needs: {', '.join(loaded)}")
     try:
         yield
     finally:
@@ -144,7 +144,9 @@ def train(shop: Workshop, plan: Plan, run: Run, replay: Path | None, runner: "Ru
         )
         training = (runner or run_in_child)(job, shop.watch)
         for damage in training.passed_over:
-            shop.watch.note(f"the training continues from an earlier checkpoint, because this one is damaged: {damage}")
+            shop.watch.note(
+                f"the training continues from an earlier checkpoint, because a newer one is damaged: {damage}"
+            )
     return training
 
 
@@ -224,8 +226,7 @@ def make_version(
 ) -> NewVersion:
     """Register an evaluated version, make it live if it is accepted, and finish its run.
 
-    `training` and `lineage`: how the version was made; the first for a trained version, the second
-    for one made from others.
+    `training` is given for a trained version, `lineage` for a version that was made from others.
     """
     number = register_version(shop, material, run, artifact, comparison, verdict, lineage)
     live = promote(shop, run, number, verdict)

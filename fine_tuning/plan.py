@@ -133,7 +133,7 @@ class Plan:
         )
 
     def _sources(self) -> tuple[tuple[str, str], ...]:
-        """Return the fact with each source's share of an epoch, as in `facts`; () unless there are several sources."""
+        """Return a (name, value) pair that says each source's share of an epoch; () if there is only one source."""
         found = self.dataset.manifest.get("sources", {})
         total = sum(counts["in_an_epoch"] for counts in found.values())
         if len(found) < 2 or not total:
@@ -145,7 +145,7 @@ class Plan:
         return (("sources", ", ".join(parts)),)
 
     def _variants(self) -> tuple[tuple[str, str], ...]:
-        """Return the fact with the number of reworded variants of each kind, as in `facts`; () if there are none."""
+        """Return a (name, value) pair with the number of reworded variants of each kind; () if there are none."""
         found = self.dataset.manifest.get("augmented", {})
         parts = (f"{counts['conversations']} by {how.replace('_', ' ')}" for how, counts in found.items())
         return (("variants", ", ".join(parts)),) if found else ()

@@ -77,7 +77,10 @@ def make_plan(shop: Workshop, said: "Said | None" = None, *, to_train: bool = Fa
     if shop.request.auto and plan.fitting:
         lowered = " ".join(f"{key}={value}" for key, value in plan.fitting.items())
         needed, free = gigabytes(plan.estimate.memory), gigabytes(plan.estimate.available)
-        shop.watch.note(f"this would need about {needed} of memory, and {free} are free: --auto takes {lowered}")
+        shop.watch.note(
+            f"the training would need about {needed} of memory, and {free} are free: --auto changes the settings to "
+            f"{lowered}"
+        )
         plan = _plan(shop.with_config(shop.config.changed(plan.fitting)), said, cleaned)
     shop.watch.tell(Planned(plan.facts(), dict(plan.times.parts)))
     return plan
@@ -231,7 +234,7 @@ def _plan(shop: Workshop, said: Said, cleaned: Cleaned) -> Plan:
 def _around(shop: Workshop, said: Said, basis: "Basis", counts: Mapping[str, Mapping[str, int]]) -> Around:
     """Return the inputs of the forecast of all parts of a retrain except the training.
 
-    `counts` are those of the token rows, by split.
+    `counts`: the numbers of conversations and tokens in each split, from the token rows' manifest.
     """
     live, test = shop.registry.live(shop.name), counts["test"]
     compared = 3 if live and live.base_digest == shop.base.gguf_digest else 2
@@ -248,7 +251,7 @@ def _around(shop: Workshop, said: Said, basis: "Basis", counts: Mapping[str, Map
 
 
 def replay_prompts(config: FineTuningConfig, counts: Mapping[str, Mapping[str, int]]) -> int:
-    """Return the number of general questions in the replay. `counts`: those of the token rows, by split."""
+    """Return the number of general questions in the replay. `counts`: numbers of conversations in each split."""
     settings = config.training
     wanted = exchanges_beside(counts["train"]["conversations"], settings.replay.share)
     return len(read_exchanges(wanted, settings.seed))
@@ -323,10 +326,11 @@ def _unseen(turns: Iterable[tuple[str, str]], seen: Mapping[str, str]) -> list[s
 
 
 def _seen(config: FineTuningConfig, registry: Registry) -> tuple[Mapping[str, str], Mark | None]:
-    """Return the state hash of each turn that a version has seen, by id, and a state of the log's index.
+    """Return which turns the model's versions have seen, and how far the log's index had got by then.
 
-    A state hash is "" if it was not recorded. The state of the index is that before the plan of the
-    newest version was made; None if it was not recorded.
+    The first result maps the id of each seen turn to the state hash (`Turn.state_hash`) that the
+    turn had; "" if no hash was recorded. The second is the mark of the index from before the newest
+    version was planned, for `LogIndex.changed_since`; None if no mark was recorded.
     """
     seen: ChainMap[str, str] = ChainMap()
     mark = None
@@ -342,9 +346,10 @@ def _seen(config: FineTuningConfig, registry: Registry) -> tuple[Mapping[str, st
 
 @lru_cache(maxsize=64)
 def _read_seen(inputs: Path, changed: int) -> tuple[dict[str, str], Mark | None]:
-    """Return the state hash of each turn by id, and the log's mark, as recorded in a run's inputs.
+    """Return what the file `inputs` of a run recorded: the seen turns, and the mark of the log's index.
 
-    `changed`: the file's time of change; the result is cached for as long as it stays the same.
+    The results are as in `_seen`, for one version. `changed`: the file's time of change; the result
+    is cached until it changes.
     """
     record = paths.read_json(inputs)
     known, mark = record["seen"], record.get("mark")
@@ -414,7 +419,7 @@ def check_plan(shop: Workshop, plan: Plan) -> None:
         shop.watch.note(warning)
     require(plan.estimate, plan.config.training, plan.base.tag, plan.fitting)
     needs = plan.estimate
-    shop.watch.note(f"about {gigabytes(needs.memory)} of memory; {plan.times}")
+    shop.watch.note(f"the training needs about {gigabytes(needs.memory)} of memory; the retrain takes {plan.times}")
     if needs.base_weights == "quantised" and plan.config.training.base_weights == "auto":
         shop.watch.note(
             "the base stays quantised during the training, because it would not fit into memory otherwise; this is "

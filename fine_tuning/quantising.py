@@ -99,10 +99,10 @@ def quantise_version(
 ) -> NewVersion:
     """Make a new version that is a quantised copy of `version`, as a GGUF of the whole model.
 
-    The gate judges it like any other, except that it need not be better than the original. It goes
-    live if the gate accepts it, the original is live and deployment.auto_deploy is on, or in any
-    case if `promote` is true. Raises ConfigError for an unknown quantisation, or if the version's
-    run or data is missing. Also raises the errors of `retrain`.
+    The gate judges it like any other version, except that it need not be better than the original.
+    It goes live if the gate accepts it, the original is live and deployment.auto_deploy is on, or
+    in any case if `promote` is true. Raises ConfigError for an unknown quantisation, or if the
+    version's run or data is missing. Also raises the errors of `retrain`.
     """
     _check(quantization)
     with only_one():

@@ -1,7 +1,7 @@
 """Provide the two models that reword questions for the augmentation.
 
-One model of the engine rewords a question; the base checks how likely the answer still is after it
-(data_preparation/paraphrase.py).
+One model of the engine rewords a question. The base then checks that the recorded answer is about
+as likely after the reworded question as after the original (data_preparation/paraphrase.py).
 """
 
 from collections.abc import Iterator, Sequence

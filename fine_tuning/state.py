@@ -213,7 +213,7 @@ def connect(path: Path | None = None) -> Iterator[sqlite3.Connection]:
     except sqlite3.Error as error:
         if _lacks_room(error, file):
             raise NoRoom(f"the disk with {file} is full: make room, and try again") from error
-        raise ByoaiError(f"{file}: {error}. {_cure(error)}") from error
+        raise ByoaiError(f"cannot use the database {file}: {error}. {_cure(error)}") from error
 
 
 class Changes:
@@ -241,7 +241,7 @@ class Changes:
         try:
             return self._inode, int(self._connection.execute("PRAGMA data_version").fetchone()[0])
         except sqlite3.Error as error:
-            raise ByoaiError(f"{self._file}: {error}. {_cure(error)}") from error
+            raise ByoaiError(f"cannot use the database {self._file}: {error}. {_cure(error)}") from error
 
     def close(self) -> None:
         if self._connection is not None:

@@ -200,7 +200,7 @@ def _tokens(config: FineTuningConfig, engine: Engine, cleaned: Cleaned, watch: W
                 sum(len(vocabulary.encode(text, special=False)) for text in (turn.user_message, turn.bot_response))
             )
     except (EngineError, ModelNotFound) as error:
-        watch.note(f"tokens were not counted: {error}")
+        watch.note(f"the result contains no numbers of tokens, because they could not be counted: {error}")
         return None
     return {"counts": binned(counts), "of": len(chosen), "mean": round(sum(counts) / max(len(counts), 1), 1)}
 

@@ -66,7 +66,8 @@ def read_token_rows(file: Path, error: type[ByoaiError] = DataError) -> list[Tok
         )
         if len(found.trained) != len(found.input_ids):
             raise ValueError(
-                f"{len(found.input_ids)} tokens, and {len(found.trained)} flags that say which of them are trained"
+                f"there are {len(found.input_ids)} tokens, but {len(found.trained)} flags that say which of them are "
+                "trained"
             )
         return found
 

@@ -14,7 +14,7 @@ def size(bytes: int) -> str:
 def amount(done: int, total: int, unit: str, of: str = "/") -> str:
     """Return how much of a work is done, as text: 3/12, 45 %, 1.2 MB of 98.4 MB.
 
-    `unit`: that of `events.Count`. `of`: stands between two numbers without a unit.
+    `unit`: as in `events.Count`. `of`: the text between two numbers that have no unit.
     """
     if unit == "bytes":
         return f"{size(done)} of {size(total)}"
@@ -43,7 +43,7 @@ def about(seconds: float) -> str:
 
 
 def answers(count: int) -> str:
-    """Return a number of turns as text: 1 answer, 2 answers. The pages call turns answers."""
+    """Return a number of turns as text: 1 answer, 2 answers. The pages call a turn an answer."""
     return f"{count:,} {'answer' if count == 1 else 'answers'}"
 
 

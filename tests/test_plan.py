@@ -142,7 +142,7 @@ def test_what_is_planned_a_second_time_is_not_cleaned_again(
     told: list[Event] = []
     config = settings(**{"training.min_pairs": 1, "training.dtype": "bfloat16"})
     plan = make_plan(Workshop(config, engine, Watch(told.append), Request(auto=True)))
-    assert any("--auto takes" in event.text for event in told if isinstance(event, Note))
+    assert any("--auto changes the settings to" in event.text for event in told if isinstance(event, Note))
     assert plan.config != config and plan.estimate.fits
     assert plan.kept_turns == 20
     assert len(scrubbed) == 40

@@ -77,7 +77,7 @@ def new_chat() -> None:
 
 
 def pick() -> None:
-    """Store the user's choice of a model. If it is the default model, later changes of the default apply, too."""
+    """Store the user's choice of a model. After the choice of the default model, the chat follows later defaults."""
     state.picked = None if state.models.get(state.tag) == state.models.default else state.tag
 
 

@@ -69,7 +69,7 @@ def roll_back(name: str) -> None:
 
 
 def compare_with_who_answers(version: Version) -> None:
-    """Open the comparison of a version with the model that answers by default, or with its base if it is that model."""
+    """Open the comparison of `version` with the default model; if `version` is the default, with its base model."""
     state.view = "compare"
     st.query_params.update(comparison_of(version, models().default))
 

@@ -19,7 +19,7 @@ def draw(log: ConversationLogger) -> None:
 
 
 def outcome() -> None:
-    """Draw the progress of a running import or undoing, or the result of the import that this page started last."""
+    """Draw the progress of a running import or undo, or the result of the last one that this page started."""
     for kind, what in (("import", "Importing"), ("undo_import", "Undoing an import")):
         job = data_view.newest(service(), kind)
         if job and not job.over:

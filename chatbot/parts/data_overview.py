@@ -39,7 +39,7 @@ def draw(log: ConversationLogger, now: data_view.Counts) -> None:
 
 
 def learn(now: data_view.Counts) -> None:
-    """Draw the button that leads to the training of what is new; while something is trained, a line that says so."""
+    """Draw a button that leads to the training of new turns or, while one is running, a line that says that."""
     if learning.look().running:
         st.caption("A version is being trained. What is new since it began is learned by the next one.")
     elif now.new and now.turns >= learning.least_turns(config()):

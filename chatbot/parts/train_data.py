@@ -64,7 +64,7 @@ def _set_data(widget: str) -> None:
 
 
 def _watch_import(id: str) -> None:
-    """Draw the progress of an import. When it is completed, choose what it added as the data."""
+    """Draw the progress of an import; when it is completed, choose the chats and imports as the training data."""
     job = service().queue.get(id)
     if not job.over:
         waiting.until_over(id, "Importing")
@@ -129,7 +129,7 @@ def _set_dataset(dataset: Dataset) -> None:
 
 
 def _offer(file: Incoming) -> None:
-    """Draw the buttons that choose a file as the training data as it is, or import it into the log."""
+    """Draw buttons that import a file into the log, or use the file itself as the training data."""
     dataset = datasets.get("upload", file.id)
     as_it_is, text = datasets.format_of(dataset) is not None, dataset.type == "text"
     if file.questions or not as_it_is:

@@ -36,8 +36,8 @@ def draw(
 ) -> None:
     """Draw the form.
 
-    `start` holds the settings without preset and changes, `settings` the chosen ones. `levels` are
-    the names of the offered presets.
+    `start`: the settings before the preset and the changes; `settings`: after them. `levels`: the
+    names of the offered presets.
     """
     st.segmented_control(
         "How thorough",

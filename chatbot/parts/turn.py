@@ -31,7 +31,7 @@ def record(what: Callable[[], object]) -> None:
 
 
 def ask(what: Callable[[], object]) -> None:
-    """Call `what`, which needs an answering model, unless there is none or an answer is being generated."""
+    """Call `what`, which asks a model, if there is a model and no answer is being generated."""
     if state.choice and not state.chat.answering:
         attempt(what)
 

@@ -54,7 +54,7 @@ def draw(offer: Callable[[Incoming], None]) -> None:
 
 
 def import_it(file: Incoming) -> None:
-    """Submit a job that imports the file; of a document, it imports the questions and answers made from it."""
+    """Submit a job that imports a file into the log; a document is imported as questions and answers made from it."""
     ask("import", upload=file.id, me=file.me, format="document" if file.questions else "")
     job = data_view.newest(service(), "import")
     state["import-asked"] = job.id if job else None
@@ -169,7 +169,7 @@ def _faults(seen: Peek, needs_me: bool) -> None:
 
 
 def planted(found: Sequence[PlantedPhrase]) -> None:
-    """Warn of phrases that may be data poisoning, since they bring one fixed answer; show some of their turns."""
+    """Warn of phrases that may be data poisoning (most questions with them get one fixed answer), with examples."""
     st.warning(WARNING, title=title_of(found), icon=":material/warning:")
     rows = [
         {"Phrase": f"{each.text} ({each.where})", "Question": question, "Answer": answer}

@@ -76,7 +76,7 @@ class UserMessage(Asked):
 
 
 class AssistantMessage(Asked):
-    """An earlier answer. Clients may send it back with all fields of the response in which they got it."""
+    """An earlier answer. A client may send it as it received it, with all fields of the response."""
 
     role: Literal["assistant"]
     content: Texts | None = None
@@ -301,9 +301,9 @@ def _whole(value: object, depth: int = 0) -> object:
     Raises ValueError if the data are nested too deeply or have too many fields.
     """
     if depth > _DEEPEST:
-        raise ValueError(f"nested more than {_DEEPEST} levels deep")
+        raise ValueError(f"it is nested more than {_DEEPEST} levels deep: simplify it")
     if isinstance(value, dict) and not depth and len(value) > _MOST_FIELDS:
-        raise ValueError(f"more than {_MOST_FIELDS} fields")
+        raise ValueError(f"it has more than {_MOST_FIELDS} fields: leave some out")
     if isinstance(value, dict):
         return {whole_characters(name): _whole(each, depth + 1) for name, each in value.items()}
     return [_whole(each, depth + 1) for each in value] if isinstance(value, list) else whole_characters(value)

@@ -61,7 +61,10 @@ def is_wanted(headers: Headers, wish: str) -> bool:
 
 @dataclass
 class Recorder:
-    """Records one exchange in the log when its answer has ended (`keep`). The fields are known before the answer."""
+    """Records one exchange in the log when its answer has ended (`keep`).
+
+    The fields describe the request; they are known before the answer begins.
+    """
 
     log: ConversationLogger  # its session is the one that the exchange joins
     question: str

@@ -104,8 +104,8 @@ class Access:
     def names(self) -> frozenset[str]:
         """Return the accepted values of the header `Host`: each host name with the port.
 
-        If the port is the scheme's default, the names without it are included, since browsers leave
-        it out.
+        If the port is the scheme's default, the names without a port are included too, since
+        browsers leave the default port out.
         """
         usual = 443 if self.tls else 80
         return frozenset(
@@ -313,7 +313,7 @@ def _is_from_elsewhere(scope: "Scope", headers: "_Headers") -> bool:
 
 
 def _bounded(receive: "Receive") -> "Receive":
-    """Return an ASGI `receive` that reports a disconnect when a body exceeds MOST bytes, whatever was announced."""
+    """Return an ASGI `receive` that reports a disconnect when a body exceeds MOST bytes, even if it announced fewer."""
     received = 0
 
     async def part() -> "Message":

@@ -34,7 +34,7 @@ def add_commands(commands: Commands) -> None:
         json=False,
     )
     add_server_options(chat)
-    chat.add_argument("--no-browser", action="store_true", help="serve the page without opening it")
+    chat.add_argument("--no-browser", action="store_true", help="serve the page without opening a browser")
 
     ask = commands.add("ask", _ask, "ask one question in the terminal")
     ask.add_argument("question", type=message, help="the question, in quotes")

@@ -24,7 +24,7 @@ def add_commands(commands: Commands) -> None:
         epilog=f"put this into your shell's start file:\n{lines}\n",
         json=False,
     )
-    command.add_argument("shell", choices=tuple(_START_FILES), help="which shell")
+    command.add_argument("shell", choices=tuple(_START_FILES), help="the shell for which the script is written")
 
 
 def complete(parser: argparse.ArgumentParser) -> None:

@@ -45,7 +45,7 @@ def add_commands(commands: Commands) -> None:
         "With --json it only lists the answers.",
     )
     review.add_argument("--count", type=positive, default=10, metavar="N", help="show at most N answers (default: 10)")
-    review.add_argument("--list", action="store_true", help="only list the answers")
+    review.add_argument("--list", action="store_true", help="list the answers without asking you to rate them")
 
     _add_forget(commands)
 
@@ -88,7 +88,7 @@ def add_commands(commands: Commands) -> None:
         "--state",
         default="",
         choices=("new", "learned", "kept", "dropped", "edited", "up", "down", "imported"),
-        help="only turns in this state; `kept` and `dropped` are as the page Data showed them last",
+        help="only turns in this state; `kept` and `dropped` are those of the last survey on the page Data",
     )
     export.add_argument("--model", default="", metavar="TAG", help="only turns that this model answered")
     export.add_argument(
@@ -134,7 +134,7 @@ def _add_why(commands: Commands) -> None:
         "Of the turns that the answering version was trained on, it lists those that are most similar to the answer. "
         "For each it shows how much likelier the version finds the turn's answer than the base model does.",
     )
-    why.add_argument("turn", nargs="?", metavar="TURN", help="the id of the turn that was answered")
+    why.add_argument("turn", nargs="?", metavar="TURN", help="the id of the turn whose answer is to be explained")
     why.add_argument("--last", action="store_true", help="use the newest answer that a fine-tuned version gave")
     why.add_argument("--count", type=positive, default=5, metavar="N", help="list at most N turns (default: 5)")
     why.add_argument(
@@ -171,7 +171,7 @@ def _review(options: argparse.Namespace) -> None:
     elif not found:
         print(f"nothing to review: {'every answer is rated or edited already' if turns else 'no chats are recorded'}")
     else:
-        print(f"{review(log, found)} of {len(found)} judged")
+        print(f"{review(log, found)} of {len(found)} answers were rated or edited")
 
 
 def _list_candidates(candidates: "Sequence[Candidate]") -> None:
@@ -188,7 +188,7 @@ def _find(options: argparse.Namespace) -> None:
     if options.json:
         print_json(options, *(turn.model_dump(mode="json") for turn in found))
     elif not found:
-        print(f"no recorded turn contains {' and '.join(map(repr, options.words))}")
+        print(f"no recorded turn contains {' and '.join(map(repr, options.words))}: try other words")
     else:
         show_turns(found)
 
@@ -289,10 +289,10 @@ def _why(options: argparse.Namespace) -> None:
 
 
 def _list_teachers(tag: str, taught: set[str], said: "Mapping[str, Turn]") -> None:
-    """Print the turns that a version was trained on: those in the log, in its order, then those no longer there."""
+    """Print the turns that a version was trained on: first those in the log, then those that the log no longer has."""
     for id in [*(id for id in said if id in taught), *sorted(taught - said.keys())]:
         print(f"{id}  {_first_words(said[id]) if id in said else '(no longer in the log)'}")
-    print(f"{len(taught)} turn(s) taught {tag}")
+    print(f"{tag} was trained on {len(taught)} turn(s)")
 
 
 def _first_words(turn: "Turn") -> str:

@@ -138,7 +138,7 @@ def of_import(report: "Report", written: bool) -> Facts:
 
 
 def of_learned_from(found: "LearnedFrom") -> Facts:
-    """Return the turns from which an answer was probably learned: the most similar ones that its version learned."""
+    """Return the turns from which an answer was probably learned: the most similar in its version's training data."""
     turns = [
         {
             **each.turn.model_dump(mode="json"),

@@ -33,13 +33,18 @@ documents (--as document): Markdown, plain text, PDF, HTML and .docx, of which
 def add_commands(commands: Commands) -> None:
     """Add the command of this group."""
     command = commands.add("import", _run, "read chats from elsewhere into the log", epilog=_EPILOG)
-    command.add_argument("place", nargs="*", metavar="FILE|FOLDER", help="also a ZIP archive, or hf:owner/name")
+    command.add_argument(
+        "place",
+        nargs="*",
+        metavar="FILE|FOLDER",
+        help="a file, a folder, a ZIP archive, or hf:owner/name for a dataset of the Hugging Face hub",
+    )
     command.add_argument(
         "--format",
         "--as",
         default="",
         metavar="NAME",
-        help="the format, if it is not detected; or a function of your own as module:function",
+        help="the format of the files, if it is not detected; or a function of your own, as module:function",
     )
     command.add_argument(
         "--me",
@@ -138,7 +143,7 @@ def _import(config: "FineTuningConfig", options: argparse.Namespace) -> None:
     if done.added:
         print(f"To undo this import: byoai import --undo {done.id}")
     if done.added and "document" in done.formats:
-        print("To train on it: byoai retrain --profile handbook")
+        print("To train on this document: byoai retrain --profile handbook")
 
 
 def _from_anywhere(place: str) -> str:
@@ -154,7 +159,7 @@ def _confirmed(options: argparse.Namespace, question: str) -> bool:
     from fine_tuning.cli.prompts import confirmed
 
     if not options.yes and not sys.stdin.isatty():
-        raise ConfigError("this is not a terminal, so nobody can confirm it: add --yes")
+        raise ConfigError("nobody can confirm this, because the input is not a terminal: add --yes")
     return options.yes or confirmed(question)
 
 
@@ -175,8 +180,8 @@ def _show(report: "Report", what: str) -> None:
     if report.is_whole and report.added > report.logged > 0:
         share = 100 * report.added // (report.added + report.logged)
         print(
-            f"They make up {share} % of the log now: the setting mix.largest_share limits their share of what is "
-            "learned"
+            f"Imported turns make up {share} % of the log now: the setting mix.largest_share limits their share of "
+            "the training data"
         )
     _show_planted(report.planted)
     if report.unanswered:
@@ -184,11 +189,14 @@ def _show(report: "Report", what: str) -> None:
     if report.open_questions:
         print(f"{report.open_questions} questions without an answer were left out of the other conversations")
     if report.set_aside:
-        print(f"{report.set_aside} set aside:")
+        print(f"{report.set_aside} records or questions were left out, for these reasons:")
         for fault in report.faults:
             print(f"  {fault.place}: {fault.reason}")
     if report.unread_count:
-        print(f"{report.unread_count} files were skipped, because their format is unknown: {', '.join(report.unread)}")
+        print(
+            f"{report.unread_count} files were skipped, because their format is unknown (name it with --format): "
+            f"{', '.join(report.unread)}"
+        )
 
 
 def _show_planted(found: "list[PlantedPhrase]") -> None:

@@ -25,7 +25,9 @@ def add_commands(commands: Commands) -> None:
     """Add the command of this group."""
     command = commands.add("jobs", _run, "list the jobs, watch one, cancel, resume or retry it, show its log")
     command.set_defaults(do=_list, all=False)
-    actions = command.add_subparsers(title="what to do", metavar="ACTION", help="default: list")
+    actions = command.add_subparsers(
+        title="what to do", metavar="ACTION", help="what to do with the jobs (default: list)"
+    )
 
     def action(name: str, do: object, help: str, *, one: bool = True) -> argparse.ArgumentParser:
         parser: argparse.ArgumentParser = actions.add_parser(name, help=help, description=help)
@@ -33,7 +35,7 @@ def add_commands(commands: Commands) -> None:
         add_json(parser)
         if one:
             parser.add_argument(
-                "job", nargs="?", metavar="JOB", help="an id, or the beginning of one (default: the newest)"
+                "job", nargs="?", metavar="JOB", help="the id of a job, or its beginning (default: the newest job)"
             )
         return parser
 
@@ -128,9 +130,9 @@ def _logs(options: argparse.Namespace, queue: "Queue") -> None:
 
 
 def _chosen(options: argparse.Namespace, queue: "Queue") -> "Job":
-    """Return the job whose id begins with `options.job`; the newest job if that is None.
+    """Return the job whose id begins with `options.job`; the newest job if this option is None.
 
-    Raises JobNotFound if there is none, and ByoaiError if there are several.
+    Raises JobNotFound if there is no such job, and ByoaiError if there are several.
     """
     jobs = queue.jobs(limit=500)
     wanted = options.job

@@ -28,7 +28,7 @@ def add_commands(commands: Commands) -> None:
         "fetch a model from Ollama's library",
         "The model can then answer, or be the base that is fine-tuned.",
     )
-    pull.add_argument("model", metavar="MODEL", help="e.g. qwen3:0.6b")
+    pull.add_argument("model", metavar="MODEL", help="the model to download, e.g. qwen3:0.6b")
     add_detach(pull)
 
 

@@ -21,8 +21,8 @@ from fine_tuning.errors import ConfigError, GateRefused
 def add_commands(commands: Commands) -> None:
     """Add the commands of this group."""
     models = commands.add("models", _models, "list the base models and the versions; pin, label and annotate versions")
-    models.add_argument("--pin", type=count, metavar="N", help="never prune version N")
-    models.add_argument("--unpin", type=count, metavar="N", help="let version N be pruned again")
+    models.add_argument("--pin", type=count, metavar="N", help="keep version N: `byoai prune` never removes it")
+    models.add_argument("--unpin", type=count, metavar="N", help="undo --pin: `byoai prune` may remove version N again")
     models.add_argument("--note", nargs=2, metavar=("N", "TEXT"), help="attach a note to version N")
     models.add_argument(
         "--label", nargs=2, metavar=("N", "A,B"), help='replace the labels of version N ("" removes them all)'
@@ -32,9 +32,11 @@ def add_commands(commands: Commands) -> None:
     # an alias that matches the configuration's section `deployment`
     deploy = commands.add("deploy", _use, "another name for `use`: make a version live")
     for command in (use, deploy):
-        command.add_argument("version", help="a number, or a tag such as fine_tuned_smollm2-135m:v2")
+        command.add_argument("version", help="the version, as a number or a tag such as fine_tuned_smollm2-135m:v2")
         command.add_argument(
-            "--promote", action="store_true", help="make it live even if the gate refused it; this is recorded"
+            "--promote",
+            action="store_true",
+            help="make the version live even if the gate refused it; the registry records this",
         )
 
     rollback = commands.add(
@@ -74,14 +76,14 @@ def _add_merge(commands: Commands) -> None:
         "--method",
         choices=("linear", "ties", "dare", "dare_ties"),
         default="linear",
-        help="see below (default: linear)",
+        help="how the adapters are merged; the methods are explained below (default: linear)",
     )
     merge.add_argument(
         "--density",
         type=float,
         default=0.5,
         metavar="D",
-        help="for all but linear: share of each adapter's changes that is kept (default: 0.5)",
+        help="for all methods but linear: the share of each adapter's changes that is kept (default: 0.5)",
     )
     merge.add_argument(
         "--seed", type=count, default=0, metavar="N", help="random seed for what dare and dare_ties drop (default: 0)"
@@ -90,7 +92,9 @@ def _add_merge(commands: Commands) -> None:
         "--rank", type=positive, metavar="R", help="compress the result to this rank (default: the sum of the ranks)"
     )
     merge.add_argument(
-        "--promote", action="store_true", help="make the version live even if the gate refuses it; this is recorded"
+        "--promote",
+        action="store_true",
+        help="make the version live even if the gate refuses it; the registry records this",
     )
     add_model_name(merge)
     add_detach(merge)
@@ -105,13 +109,17 @@ def _add_quantise(commands: Commands) -> None:
         "their perplexity on the held-out texts is computed.",
         epilog=EXIT_CODES,
     )
-    quantise.add_argument("version", nargs="?", help="a number or a tag (default: the live version)")
-    quantise.add_argument("--only", metavar="A,B", help="only these quantisations (default: all from f16 to q4_0)")
+    quantise.add_argument("version", nargs="?", help="the version, as a number or a tag (default: the live version)")
+    quantise.add_argument(
+        "--only", metavar="A,B", help="measure only these quantisations (default: all from f16 to q4_0)"
+    )
     quantise.add_argument(
         "--use", metavar="QUANTISATION", help="make the next version in this quantisation, e.g. Q5_K_M"
     )
     quantise.add_argument(
-        "--promote", action="store_true", help="with --use: make it live even if the gate refuses it; this is recorded"
+        "--promote",
+        action="store_true",
+        help="with --use: make the new version live even if the gate refuses it; the registry records this",
     )
     add_model_name(quantise)
     add_detach(quantise)
@@ -252,7 +260,7 @@ def _rollback(options: argparse.Namespace) -> None:
     elif version:
         print(f"{version.tag} is live again")
     else:
-        print(f"no version of {model_name(options, config)} is live any more: the base answers")
+        print(f"no version of {model_name(options, config)} is live any more: the base model answers now")
 
 
 def _prune(options: argparse.Namespace) -> None:

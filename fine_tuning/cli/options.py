@@ -116,9 +116,15 @@ def _shared_options() -> argparse.ArgumentParser:
     group.add_argument(
         "--config", type=Path, metavar="FILE", help="read FILE instead of config/fine_tuning_config.yaml"
     )
-    group.add_argument("--profile", metavar="NAME", help="apply config/NAME.yaml on top of it; several: A,B")
     group.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="change one value, e.g. training.num_epochs=5"
+        "--profile", metavar="NAME", help="change the configuration by the profile config/NAME.yaml; several: A,B"
+    )
+    group.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change one setting for this command, e.g. training.num_epochs=5",
     )
     group.add_argument(
         "--ollama-url", metavar="URL", help="address of Ollama (default: OLLAMA_HOST, then the configuration)"
@@ -170,9 +176,9 @@ def _whole(least: int, most: int) -> Callable[[str], int]:
 
 
 def message(text: str) -> str:
-    """Return `text`; an argparse type for what a model is asked. Raises ArgumentTypeError for white space alone."""
+    """Return `text` unchanged: an argparse type for a question. Raises ArgumentTypeError if it is blank."""
     if not text.strip():
-        raise argparse.ArgumentTypeError("it is empty: write what the model should answer, in quotes")
+        raise argparse.ArgumentTypeError("the question is empty: write it in quotes")
     return text
 
 

@@ -34,7 +34,7 @@ def add_commands(commands: Commands) -> None:
         "write a version to a folder: adapter, GGUF, Modelfile, model card",
         "It contains no chats.",
     )
-    bundle.add_argument("folder", type=Path, help="a new folder, or an empty one")
+    bundle.add_argument("folder", type=Path, help="the folder to write to: new or empty")
 
     push = commands.add(
         "push",
@@ -55,9 +55,9 @@ def add_commands(commands: Commands) -> None:
     space = commands.add(
         "space", _space, "write a Gradio app that answers with a version", "`python app.py` in the folder starts it."
     )
-    space.add_argument("folder", type=Path, help="a new folder, or an empty one")
+    space.add_argument("folder", type=Path, help="the folder to write to: new or empty")
     for command in (bundle, push, space):
-        command.add_argument("version", nargs="?", help="a number or a tag (default: the live version)")
+        command.add_argument("version", nargs="?", help="the version, as a number or a tag (default: the live version)")
         text = f"also write base and adapter as one GGUF: {_QUANTIZATION}"
         command.add_argument(
             "--merged",
@@ -73,7 +73,9 @@ def add_commands(commands: Commands) -> None:
         "It becomes a candidate: compare it, then make it live with `byoai use`.",
     )
     adopt.add_argument(
-        "place", metavar="FOLDER|hf:OWNER/NAME", help="what `bundle` wrote, or the repository that was pushed"
+        "place",
+        metavar="FOLDER|hf:OWNER/NAME",
+        help="a folder that `byoai bundle` wrote, or a repository of the Hugging Face Hub that `byoai push` wrote to",
     )
     add_model_name(adopt)
 

@@ -102,7 +102,10 @@ def server_of(options: argparse.Namespace) -> "tuple[FineTuningConfig | None, Ac
     if access.lan:
         _say_token()
         if not access.tls:
-            print("Without --cert and --key the traffic is not encrypted: everyone on the network can read it.")
+            print(
+                "Without --cert and --key the traffic is not encrypted: everyone on the network can read it. Use a "
+                "trusted network."
+            )
     return settings, access
 
 
@@ -121,8 +124,8 @@ def _serve(options: argparse.Namespace) -> None:
 
     settings, access = server_of(options)
     print(
-        f"The API is at {access.url}/api, for OpenAI clients at {access.url}/v1, and a page at {access.url}{PAGE} "
-        "(Ctrl-C ends it)"
+        f"The API is at {access.url}/api, its part for OpenAI clients at {access.url}/v1, and a page for training at "
+        f"{access.url}{PAGE} (Ctrl-C ends the server)"
     )
     serve(access, settings, options.ollama_url)
 

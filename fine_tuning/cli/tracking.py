@@ -31,7 +31,7 @@ def add_commands(commands: Commands) -> None:
     command.add_argument(
         "--port", type=port, default=5000, metavar="N", help="port of the pages (default: %(default)s)"
     )
-    command.add_argument("--no-browser", action="store_true", help="serve the pages without opening them")
+    command.add_argument("--no-browser", action="store_true", help="serve the pages without opening a browser")
 
 
 def _mlflow(options: argparse.Namespace) -> None:

@@ -55,7 +55,7 @@ def _add_retrain(commands: Commands) -> None:
         "--if-new",
         type=count,
         metavar="N",
-        help="do nothing with fewer than N new turns since the last version (for cron)",
+        help="do nothing if there are fewer than N new turns since the last version (for cron)",
     )
     retrain.add_argument(
         "--few-shot",
@@ -63,7 +63,9 @@ def _add_retrain(commands: Commands) -> None:
         help="for 5 to 50 pairs (profile `few_shot`): a low learning rate and early stopping",
     )
     retrain.add_argument(
-        "--promote", action="store_true", help="make the version live even if the gate refuses it; this is recorded"
+        "--promote",
+        action="store_true",
+        help="make the version live even if the gate refuses it; the registry records this",
     )
 
 
@@ -93,9 +95,10 @@ def _add_sweep(commands: Commands) -> None:
     sweep.add_argument(
         "--name",
         metavar="STUDY",
-        help="name of the study; an earlier name continues that study (default: one for each dataset and range)",
+        help="name of the search; the name of an earlier search continues it (default: derived from dataset, base "
+        "and ranges)",
     )
-    sweep.add_argument("--retrain", action="store_true", help="then retrain with the best settings")
+    sweep.add_argument("--retrain", action="store_true", help="after the sweep, retrain with the best settings")
 
 
 def _add_evaluate(commands: Commands) -> None:
@@ -131,7 +134,9 @@ def _add_train(commands: Commands) -> None:
     )
     train.add_argument("--auto", action="store_true", help=AUTO)
     train.add_argument(
-        "--promote", action="store_true", help="make the version live even if the gate refuses it; this is recorded"
+        "--promote",
+        action="store_true",
+        help="make the version live even if the gate refuses it; the registry records this",
     )
     add_detach(train)
 

@@ -121,7 +121,7 @@ def keep_together(sessions: Collection[str], folder: str) -> None:
 
 
 def drop_orphans(database: Connection) -> None:
-    """Remove the labels of chats that have no turn in any log, and titles made from a turn that is gone."""
+    """Remove the labels of chats that have no turn in any log, and titles made from a deleted turn."""
     database.execute(ORPHANS)
     database.execute(_ORPHANED_TITLES)
 

@@ -34,12 +34,12 @@ class Conflict:
 
     @property
     def stands(self) -> Turn:
-        """The turn whose answer is learned: the last one that the owner rated up or edited; if none, the last one."""
+        """The turn whose answer is learned: the last that the owner rated up or edited; if none is, the last turn."""
         return next(filter(approved, reversed(self.turns)), self.turns[-1])
 
     @property
     def losers(self) -> list[Turn]:
-        """The turns that are not learned: all others, except those that the owner included by hand."""
+        """The turns that are not learned: all except `stands` and those that the owner included by hand."""
         return [turn for turn in self.turns if turn is not self.stands and not turn.metadata.get("included")]
 
 

@@ -128,7 +128,9 @@ class ConversationLogger:
             turn = Turn.model_validate_json(encode(record))
         except ValidationError as error:
             fault = error.errors()[0]
-            raise DataError(f"cannot log this turn: {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from error
+            raise DataError(
+                f"cannot log this turn, because {'.'.join(map(str, fault['loc']))} is invalid: {fault['msg']}"
+            ) from error
         with self._file.locked():
             if answered_from and self.stamp() != as_of and not self.index.there(answered_from) >= set(answered_from):
                 raise TurnDeleted("the conversation of this turn was deleted in the meantime: nothing was logged")
@@ -194,7 +196,7 @@ class ConversationLogger:
         if rating not in ("up", "down", None):
             raise DataError(f"a rating must be 'up', 'down' or None, not {rating!r}")
         if not isinstance(reason, str) or len(reason) > REASON_LIMIT:
-            raise DataError(f"the reason of a rating is text of at most {REASON_LIMIT} characters")
+            raise DataError(f"the reason of a rating must be text of at most {REASON_LIMIT} characters: shorten it")
         why = {"reason": reason.strip()} if rating and reason.strip() else {}
         self._append_event("rating", turn_id, rating=rating, by=by, **why)
 
@@ -360,7 +362,10 @@ class ConversationLogger:
             if known is None:
                 known = turn_id in self._settle(strict=False).turns
             if not known:
-                raise TurnNotFound(f"{self.path} has no turn {turn_id!r}: it was deleted, or the id is wrong")
+                raise TurnNotFound(
+                    f"{self.path} has no turn {turn_id!r}: it was deleted, or the id is wrong. `byoai find WORD` "
+                    "shows the ids"
+                )
             self._file.append(line)
 
     def _read(self) -> WholeLog:

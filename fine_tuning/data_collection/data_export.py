@@ -99,7 +99,10 @@ def write_export(conversations: Sequence[Conversation | dict[str, object]], form
         parsed = parse_conversations(conversations)
         paths.atomic_write(path, render(parsed))
     except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
+        raise DataError(
+            f"cannot write {path}: {error.strerror or error}. Choose another folder, or check the disk and the "
+            "permissions"
+        ) from error
     return path
 
 

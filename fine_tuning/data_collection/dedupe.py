@@ -116,7 +116,7 @@ class RepeatedTurns:
         return start
 
     def _before(self, place: int) -> Iterator[tuple[int, Wording]]:
-        """Yield (number, wording) of the question at the offset `place`, then of the earlier ones with its sketch.
+        """Yield (number, wording) of the question at offset `place`, then of earlier questions with the same sketch.
 
         The latest question comes first; nothing is yielded for the offset -1.
         """

@@ -96,9 +96,9 @@ class LogFile:
             return _ends_line(content.fileno(), stamp.size) if stamp.size else True
 
     def read(self) -> tuple[list[bytes], bytes]:
-        """Return the complete lines, and what follows the last of them.
+        """Return the complete lines, and the bytes after the last complete line.
 
-        That is b"", or a line that is still being written or was left incomplete by a crash.
+        These are b"", or a line that is still being written or was left incomplete by a crash.
         """
         self.check()
         *lines, tail = self._bytes(self.path).split(b"\n")

@@ -140,7 +140,7 @@ def fold(text: str) -> str:
 
 
 def _goes_on(content: BinaryIO, now: Stamp, log: Row) -> bool:
-    """Return whether the file is the one that was read so far, perhaps with more lines appended."""
+    """Return whether the log is still the file that was read before, perhaps with more lines appended."""
     if now.inode != log["inode"] or now.size < log["end"] or (now.size == log["size"] and now.mtime != log["modified"]):
         return False
     return _tail(content, log["end"]) == int(log["tail"])
@@ -152,9 +152,9 @@ def _tail(content: BinaryIO, end: int) -> int:
 
 
 def _remember(database: Connection, log: Row, content: BinaryIO, stamp: Stamp, end: int) -> None:
-    """Store up to which offset (`end`) the log was read, and what identifies it.
+    """Store the offset `end` up to which the log was read, and the values that identify the file.
 
-    That is its inode, and a checksum of the bytes before the offset.
+    These are the file's inode, and a checksum of the bytes before the offset.
     """
     database.execute(
         "UPDATE logs SET end = ?, inode = ?, tail = ? WHERE id = ?", (end, stamp.inode, _tail(content, end), log["id"])
@@ -205,9 +205,11 @@ class _Entry:
         }
 
     def take(self, start: int, line: bytes, ended: bool) -> bool:
-        """Add one line. Return False for an incomplete last line, which is not added.
+        """Add the turn or event on one line of the log to the tables.
 
-        A complete line that is not a record is only counted as damaged.
+        Return False for an incomplete last line, which is not added. A complete line that is not a
+        record is only counted as damaged. `start`: the line's offset in the log; `ended`: whether
+        the line has a line end.
         """
         try:
             record = decode(line)

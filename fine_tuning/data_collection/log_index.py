@@ -86,7 +86,7 @@ class LogIndex:
         return self.ask(_is_sound)
 
     def there(self, ids: Collection[str]) -> set[str]:
-        """Return those of `ids` that are turns of the log."""
+        """Return the ids in `ids` that belong to turns of the log."""
         return self.ask(lambda database, log: {row["id"] for row in among(database, "log_turns", log, "id", ids)})
 
     def session_by_turn(self, ids: Collection[str]) -> dict[str, str]:
@@ -96,7 +96,7 @@ class LogIndex:
         )
 
     def known(self, ids: Collection[str]) -> set[str]:
-        """Return those of `ids` that are turns of the log, or were deleted from it."""
+        """Return the ids in `ids` that belong to turns of the log, or to turns that were deleted from it."""
 
         def known(database: Connection, log: Row) -> set[str]:
             deleted = {

@@ -62,7 +62,7 @@ def most_alike(log: ConversationLogger, turn: Turn, taught: Teaches, limit: int 
 
 
 def alike_among(turn: Turn, others: Sequence[Turn], limit: int = 5) -> list[Alike]:
-    """Return at most `limit` of the turns `others`, which are in no log, the most similar to `turn` first."""
+    """Return at most `limit` of the turns `others`, the most similar to `turn` first. No log is read."""
     question, answer = (fold(text[:_LONGEST]) for text in (turn.user_message, turn.bot_response))
     texts = [fold(f"{other.user_message[:_LONGEST]} {other.bot_response[:_LONGEST]}") for other in others]
     holding = Counter(gram for text in texts for gram in _grams(text))
@@ -73,7 +73,7 @@ def alike_among(turn: Turn, others: Sequence[Turn], limit: int = 5) -> list[Alik
 
 
 def count_taught(log: ConversationLogger, taught: Teaches) -> tuple[int, int, int]:
-    """Return the numbers of turns on which a version was trained: all, those in the log, those excluded in the log."""
+    """Return how many turns a version was trained on, how many of these the log has, and how many it excludes."""
     log.index.mark()
     query = (
         "SELECT count(*), count(key), ifnull(sum(excluded), 0) FROM version_turns"
@@ -133,7 +133,7 @@ def _by_weight(database: Connection, weights: Mapping[str, float]) -> Iterator[i
 def _taught(database: Connection, log: ConversationLogger, rows: Iterator[int], taught: Teaches) -> Iterator[str]:
     """Yield the ids of the turns that `rows` belong to, if the version was trained on them.
 
-    They are in the order of `rows`, each once.
+    Each id is yielded once; the ids are in the order of `rows`.
     """
     known: set[str] = set()
     few = _turns_of(database, log, taught, None)

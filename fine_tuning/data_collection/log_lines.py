@@ -115,7 +115,7 @@ def named_in(line: bytes) -> set[str]:
 
 
 def tells_whose(line: bytes) -> bool:
-    """Return whether a damaged line shows its turn: the ids, which come before all texts in a line, are intact."""
+    """Return whether a damaged line still shows which turn it belongs to: the ids at its beginning are intact."""
     return bool(_HEAD.match(line))
 
 
@@ -141,7 +141,7 @@ def _verified(text: bytes) -> bytes:
     except (DataError, RecursionError) as error:
         raise ValueError("not a record") from error
     if claimed != f"{zlib.crc32(body):08x}":
-        raise ValueError("altered after it was written")
+        raise ValueError("the line was altered after it was written")
     return body
 
 

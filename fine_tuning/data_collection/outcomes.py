@@ -49,14 +49,15 @@ class Differing:
 
 
 def place() -> Path:
-    """Return the path of the file that holds the result."""
+    """Return the path of the file that holds the result of the last survey."""
     return paths.home() / "survey.db"
 
 
 def keep(index: LogIndex, look: Look, reasons: Mapping[str, str], conflicts: Sequence[Differing]) -> None:
-    """Replace the stored result of the last survey by this one.
+    """Replace the stored result of the last survey by the result of a new one.
 
-    `reasons` says for each turn, by its id, why it is not learned, or KEPT if it is.
+    `look` is the new survey. `reasons` says for each turn, by its id, why it is not learned; KEPT
+    if it is learned. `conflicts` are the questions with different answers.
     """
     keys = index.keys()
     rows = ((keys[id], reason) for id, reason in reasons.items() if id in keys)

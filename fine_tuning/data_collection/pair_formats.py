@@ -25,7 +25,7 @@ _BEFORE_INPUT = "\n\n"
 
 @dataclass(frozen=True)
 class Example:
-    """A training pair independent of its format."""
+    """A training pair in a form that does not depend on the format of its file."""
 
     exchanges: list[tuple[str, str]]  # user and assistant, at least one
     system: str = ""
@@ -57,7 +57,10 @@ class Pair(BaseModel, ABC):
     @model_validator(mode="after")
     def _one_format(self) -> Self:
         if foreign := sorted(_KEYS & set(self.model_extra or {})):
-            raise ValueError(f"{', '.join(foreign)}: belongs to another format")
+            raise ValueError(
+                f"{', '.join(foreign)}: belongs to another format of training data; choose that format, or remove the "
+                "key"
+            )
         return self
 
     @abstractmethod
@@ -138,7 +141,10 @@ class _Instruction(Pair):
     @model_validator(mode="after")
     def _input_ends_prompt(self) -> Self:
         if not _ends_with_input(self.prompt, self.input):
-            raise ValueError("input must end the prompt, after an instruction and an empty line")
+            raise ValueError(
+                "input must end the prompt, after an instruction and an empty line: correct the prompt, or leave "
+                "input out"
+            )
         return self
 
     def example(self) -> Example:

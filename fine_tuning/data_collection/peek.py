@@ -135,7 +135,7 @@ def _faults(importer: Importer, source: Source, is_cut: bool) -> list[Fault]:
 
 
 def _planted(format: str, importer: Importer, source: Source) -> tuple[PlantedPhrase, ...]:
-    """Return the phrases in the first chats that look planted (see planted_phrases.py)."""
+    """Return the phrases in the first chats that look like data poisoning (see planted_phrases.py)."""
     look = PlantedPhrases()
     with contextlib.suppress(DataError):  # it is damaged further on, or is a chat among people
         for chat in islice(importer.read(source), _CHATS):

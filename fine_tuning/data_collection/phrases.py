@@ -44,8 +44,8 @@ def fixed_phrases(
 
     Args:
         exchanges: The questions and their answers.
-        pieces: The pieces by which the answers are compared, such as `pieces_of` each answer. An answer
-            without any counts as different from all others.
+        pieces: For each answer the pieces by which answers are compared, for example the result of
+            `pieces_of`. An answer without pieces counts as different from all others.
         background: General questions, to decide which phrases are rare.
     """
     questions = [keys_of(question) for question, _ in exchanges]
@@ -130,9 +130,9 @@ def _grams(keys: Piece, size: int) -> Iterator[Piece]:
 
 
 def _frequent(questions: Sequence[Piece]) -> Iterator[tuple[Piece, frozenset[int]]]:
-    """Yield each phrase that occurs in enough different questions, with the indices of the questions.
+    """Yield each phrase that occurs in at least LEAST different questions, with the questions' indices.
 
-    A longer phrase is counted only if its beginning occurs in enough of them.
+    A longer phrase is counted only if the phrase without its last word occurs in as many questions.
     """
     # a question asked twice counts once
     first = {words: index for index, words in reversed(list(enumerate(questions)))}
@@ -155,9 +155,9 @@ def _unlike(sets: Sequence[frozenset[str]]) -> float:
 
 
 def _apart(grams: Iterable[Piece], question: Piece) -> list[Piece]:
-    """Return the phrases that do not overlap with a longer one.
+    """Return the phrases without those that overlap a longer one in `question`.
 
-    All phrases occur in the same questions, of which `question` is one.
+    All phrases occur in the same questions; `question` is one of these questions.
     """
     kept: list[Piece] = []
     taken: set[int] = set()

@@ -79,13 +79,13 @@ def letters_and_digits(text: str) -> int:
 def normalise(text: str) -> str:
     """Return `text` in Unicode NFC with plain line ends, without invisible characters and outer blank lines.
 
-    In prose, spaces and empty lines become single; indentation is kept.
+    In prose, several spaces become one, and several empty lines become one; indentation is kept.
     """
     return normalised(text).text
 
 
 def normalised(text: str) -> Layout:
-    """Return `normalise(text)` as a Layout, which normalising computes anyway."""
+    """Return `normalise(text)` as a Layout, whose parts are already known from normalising."""
     if _is_plain(text):
         return Layout(text)
     text = _UNSEEN.sub(lambda match: match[1] or "", _LINE_ENDS.sub("\n", text) if "\r" in text else text)

@@ -190,7 +190,7 @@ class _Ways:
                 self._by_word[min(words, key=lambda word: (self._inside[word] + self._first[word], word))].append(index)
 
     def looks_planted(self, phrase: Phrase) -> bool:
-        """Return whether most of a phrase's questions are complete without it, and its answers do not mention it."""
+        """Return whether enough questions with the phrase are complete without it, and few answers mention it."""
         shared = shared_pieces(phrase.holders, self._pieces)
         own = [index for index in phrase.holders if self._pieces[index] & shared][:_OWN]
         if 2 * sum(self._answers[index].issuperset(phrase.words) for index in own) >= len(own):
@@ -207,7 +207,8 @@ class _Ways:
     def _is_complete(self, phrase: Piece, question: Piece) -> bool:
         """Return whether a question that begins or ends with the phrase is complete without it.
 
-        It is if the word that is then its first (or last) one is usual there in other questions.
+        It is complete if the word next to the phrase, which then begins (or ends) the question,
+        often begins (or ends) other questions too.
         """
         size = len(phrase)
         if len(question) < size + 2:
@@ -244,7 +245,7 @@ def _ends(text: str, most: int) -> str:
 def _statements(answer: str) -> frozenset[Piece]:
     """Return the pieces by which answers are compared: sentences of at least `_LONG` words, and hosts of links.
 
-    An answer such as "Yes." has none.
+    An answer such as "Yes." has no such pieces.
     """
     sentences = (tuple(fold(sentence).split()) for sentence in _SENTENCE_END.split(answer))
     hosts = (host.casefold().rstrip(".") for host in _LINK.findall(answer))

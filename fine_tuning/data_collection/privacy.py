@@ -126,9 +126,10 @@ def _known(layout: Layout) -> list[Find]:
 
 
 def _with_spans(found: list[Find], kind: PII, spans: Iterable[Span]) -> list[Find]:
-    """Return the details, together with those of the kind `kind` at `spans`.
+    """Return the details `found`, with details of the kind `kind` added at the positions `spans`.
 
-    A span within a known detail is dropped; one that partly overlaps details is merged with them.
+    A span within a known detail is dropped; a span that partly overlaps details is merged with
+    them.
     """
     merged = list(found)
     for start, end in spans:

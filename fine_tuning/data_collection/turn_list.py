@@ -53,11 +53,10 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Learned:
-    """What is needed to know which turns the versions of a model have learned, and which turns are new.
+    """The facts that decide which turns the versions of a model have learned, and which turns are new.
 
-    `name` is the name of the fine-tuned model. A turn is not new if it did not change after `since`, a
-    number of changes of the index (`Mark.changes`). If it changed later, `is_new(id, state hash)`
-    decides.
+    `name` is the name of the fine-tuned model. A turn is new if it was changed after the change
+    number `since` of the log's index (`Mark.changes`), and `is_new(id, state hash)` returns True.
     """
 
     name: str

@@ -47,7 +47,7 @@ def _members(upload: Upload) -> list[Member]:
 
 
 def _pieces(member: Member, overlap: int) -> Iterator[str]:
-    """Yield the text of a file in overlapping pieces. Raises DataError for a packed file that cannot be read here."""
+    """Yield the text of a file in overlapping pieces. Raises DataError for a kind of compressed file not known here."""
     head = member.head()
     if head.startswith(b"PAR1") and member.path:
         for row in parquet(member):
@@ -55,7 +55,7 @@ def _pieces(member: Member, overlap: int) -> Iterator[str]:
                 raise DataError(row.reason)
             yield json.dumps(row.value, ensure_ascii=False, default=str)
     elif head.lstrip().startswith(_PACKED):
-        raise DataError(f"{member.name} is packed")
+        raise DataError(f"{member.name} is compressed in a form that cannot be searched")
     else:
         with member.text() as text:
             kept = ""

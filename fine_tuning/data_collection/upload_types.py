@@ -83,7 +83,7 @@ def is_pickle(head: bytes, is_whole: bool) -> bool:
 def _is_sound(pickle: bytes) -> bool:
     """Return whether each operation of a pickle finds its operands on the stack.
 
-    They do not in a text whose letters happen to be codes of operations.
+    This is not so for a text whose letters only happen to be codes of operations.
     """
     try:
         pickletools.dis(pickle, out=io.StringIO())
@@ -124,7 +124,7 @@ def _check_archive(path: Path) -> None:
     except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, OSError, zlib.error) as error:
         raise DataError(f"{path.name} is a damaged ZIP archive ({error}): make or download it again") from error
     except RuntimeError as error:  # a password is asked for
-        raise DataError(f"{path.name} cannot be read: {error}") from error
+        raise DataError(f"{path.name} cannot be read: {error}. Make the archive again without a password") from error
 
 
 def _check_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> None:

@@ -74,9 +74,10 @@ class Upload:
             return 0
 
     def noting_import(self, id: str) -> "Upload":
-        """Record that an import reads the upload, and return the upload. Raises DataError if it is not finished.
+        """Record that the import `id` reads the upload, and return the upload.
 
-        If a turn of that import is forgotten, the upload must be deleted too.
+        If a turn of this import is forgotten later, the upload must be deleted too. Raises
+        DataError if the upload is not finished.
         """
         with _locked(self.folder):
             now = get(self.id)
@@ -93,7 +94,7 @@ def folder_of(id: str) -> Path:
     try:
         return paths.within_home(paths.uploads_dir() / paths.safe_name(id))
     except ConfigError as error:
-        raise DatasetNotFound(f"there is no upload {id[:100]!r}") from error
+        raise DatasetNotFound(f"there is no upload {id[:100]!r}: GET /api/uploads lists them") from error
 
 
 def get(id: str) -> Upload:
@@ -222,7 +223,7 @@ def remove(id: str) -> None:
     """Delete an upload, finished or not. Raises DatasetNotFound if there is none."""
     folder = folder_of(id)
     if not folder.is_dir() or folder.is_symlink():
-        raise DatasetNotFound(f"there is no upload {id[:100]!r}")
+        raise DatasetNotFound(f"there is no upload {id[:100]!r}: GET /api/uploads lists them")
     with _locked(folder):
         shutil.rmtree(folder, ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)  # the lock's file remains if an open file cannot be removed
@@ -300,7 +301,7 @@ def _locked(folder: Path) -> Iterator[None]:
     Raises DatasetNotFound if the folder is missing, and Busy if the lock is not free in time.
     """
     if not folder.is_dir():
-        raise DatasetNotFound(f"there is no upload {folder.name!r}")
+        raise DatasetNotFound(f"there is no upload {folder.name!r}: GET /api/uploads lists them")
     lock = filelock.FileLock(folder / "lock", timeout=_LOCK_TIMEOUT, poll_interval=0.005, mode=0o600)
     try:
         lock.acquire()

@@ -18,7 +18,7 @@ from fine_tuning.data_collection.plain_text import Layout
 def fold(text: str) -> str:
     """Return the words of `text`, case folded and separated by single spaces.
 
-    Punctuation, brackets and controls are removed; symbols (+, £) are kept.
+    Punctuation, brackets and control characters are removed; symbols (+, £) are kept.
     """
     return " ".join(_spaced(unicodedata.normalize("NFKC", text).casefold()).split())
 

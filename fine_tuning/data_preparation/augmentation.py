@@ -1,9 +1,9 @@
 """Make variants of training conversations, in which questions are reworded and the answers are the same.
 
-In the train split a variant follows its original and is repeated as often. Its record says how it
-was made and which turns it changes: `"augmented": {"how": "noise", "of": ["turn-id"]}`. The
-conversations of the other splits get no variants, and no variant asks a question that occurs in the
-other splits, so the evaluation is not affected.
+In the train split a variant follows its original, and is repeated as many times as the original.
+Its record says how it was made and which turns it changes: `"augmented": {"how": "noise", "of":
+["turn-id"]}`. The conversations of the other splits get no variants, and no variant asks a question
+that occurs in the other splits, so the evaluation is not affected.
 """
 
 import hashlib
@@ -37,7 +37,8 @@ class Augmenter:
         """Set what variants to make.
 
         Args:
-            makers: By the kind of variant ("noise", ...), (variants per conversation, maker).
+            makers: For each kind of variant ("noise", ...), the number of variants per
+                conversation and the function that makes them.
             most: The maximum number of variants of one turn, of all kinds together.
             taboo: Questions that no variant may ask, in the form that `wording` returns.
         """

@@ -57,7 +57,9 @@ def read_condition(condition: str) -> Callable[[Texts], bool]:
     if not isinstance(condition, str) or not condition.strip():
         raise ConfigError('the condition is empty: write one such as "length > 10"')
     if len(condition) > _LONGEST:
-        raise ConfigError(f"the condition has {len(condition)} characters: at most {_LONGEST} are read")
+        raise ConfigError(
+            f"the condition has {len(condition)} characters, but at most {_LONGEST} are allowed: shorten it"
+        )
     return _Reader(condition).read()
 
 
@@ -85,7 +87,7 @@ class _Reader:
     def at(self, node: ast.AST) -> int:
         """Return the index in the condition of a node's first character.
 
-        Python's parser gives it in bytes of UTF-8, so it is converted.
+        Python's parser counts bytes of UTF-8, so its number is converted to characters.
         """
         return len(self.text.encode("utf-8", "replace")[: getattr(node, "col_offset", 0)].decode("utf-8", "replace"))
 

@@ -342,7 +342,7 @@ _ANSWER = b'{"role": "assistant", '
 def _rows_of(
     records: Iterator[bytes], conversations: ConversationTokenizer, earlier: EarlierRows
 ) -> Iterator[tuple[bytes, Kept]]:
-    """Yield each record, a line of JSON, with the token rows of its conversation: the earlier ones, or new ones."""
+    """Yield each record, a line of JSON, with its token rows, which are taken from `earlier` or else made anew."""
     while batch := list(islice(records, _AT_ONCE)):
         found = earlier.get(batch)
         new = [json.loads(record) for record, kept in zip(batch, found, strict=True) if kept is None]
@@ -418,7 +418,7 @@ def read_facts(path: Path) -> dict[str, Any]:
         with path.open(encoding="utf-8", newline="\n") as file:
             facts: dict[str, Any] = json.loads("".join(_without_turns(file)))
     except (OSError, ValueError) as error:
-        raise ByoaiError(f"cannot read {path}: {error}") from error
+        raise ByoaiError(f"cannot read {path}: {error}. Make it readable, or delete its folder and retrain") from error
     return facts
 
 
@@ -448,5 +448,5 @@ def read_turn_ids(path: Path) -> Iterator[str]:
                 )
                 return
     except (OSError, ValueError) as error:
-        raise ByoaiError(f"cannot read {path}: {error}") from error
+        raise ByoaiError(f"cannot read {path}: {error}. Make it readable, or delete its folder and retrain") from error
     yield from paths.read_json(path)["turn_ids"]

@@ -69,16 +69,18 @@ class Rewording:
     rejected: Counter[str] = field(default_factory=Counter)  # number of discarded rewordings by reason
 
     def paraphrase(self, record: dict[str, object], place: int, number: int) -> str:
-        """Return a paraphrase of the question at messages[place] of the record; see `augmentation.Maker`.
+        """Return a paraphrase of the question at messages[place] of the record.
 
-        Return the question unchanged if no paraphrase passes the checks.
+        Another `number`, from 1, gives another paraphrase. Return the question unchanged if no
+        paraphrase passes the checks.
         """
         return self._first_right(record, place, number, lambda said, seed: self.ask(_asked(said), seed))
 
     def back_translation(self, record: dict[str, object], place: int, number: int) -> str:
         """Return the question at messages[place] of the record, translated into another language and back.
 
-        Return the question unchanged if no result passes the checks, or if its language is unknown.
+        Another `number`, from 1, gives another result. Return the question unchanged if no result
+        passes the checks, or if its language is unknown.
         """
 
         def there_and_back(said: str, seed: int) -> str:
@@ -106,8 +108,8 @@ class Rewording:
     def _less_likely(self, record: dict[str, Any], place: int, made: str) -> str:
         """Return why the check with the base model rejects the rewording `made`; "" if it accepts it.
 
-        It is rejected if the recorded answer is less likely after it by more than `margin`, or if
-        the messages are too long.
+        It is rejected if the recorded answer is less likely after it than after the original
+        question by more than `margin`, or if the messages are too long.
         """
         until = [Message.model_validate(message) for message in record["messages"][: place + 2]]
         reworded = [*until[:-2], until[-2].model_copy(update={"content": made}), until[-1]]

@@ -108,9 +108,12 @@ def _written(records: Sequence[Record], format: DatasetFormat) -> list[Any]:
 def _step(number: int, step: Mapping[str, object]) -> Step:
     kind = step.get("type") if isinstance(step, Mapping) else None
     if kind not in _KEYS:
-        raise ConfigError(f"step {number}: its type is {kind!r}, and must be one of {', '.join(_KEYS)}")
+        raise ConfigError(f"step {number}: its type is {kind!r}, but must be one of {', '.join(_KEYS)}")
     if unknown := set(step) - _KEYS[kind] - {"type"}:
-        raise ConfigError(f"step {number} ({kind}): unknown {', '.join(sorted(map(str, unknown)))}")
+        raise ConfigError(
+            f"step {number} ({kind}): unknown {', '.join(sorted(map(str, unknown)))}; leave it out, since a step of "
+            f"this type has only {', '.join(sorted(_KEYS[kind])) or 'no other keys'}"
+        )
     try:
         return {"filter": _filter, "transform": _transform, "deduplicate": _deduplicate}[kind](step)
     except ConfigError as error:

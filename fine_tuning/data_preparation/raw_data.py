@@ -146,7 +146,7 @@ def _record(place: str, record: object) -> Record:
     if isinstance(record, str):
         return {"text": record}
     if not isinstance(record, Mapping):
-        raise DataError(f"{place}: a record must be an object with names, not {type(record).__name__}")
+        raise DataError(f"{place}: a record must be an object with named fields, not {type(record).__name__}")
     fields = {str(key).strip().lower(): value for key, value in record.items() if key is not None}
     for name in _LISTS:
         if isinstance(fields.get(name), (list, tuple)):
@@ -197,7 +197,9 @@ def _file(path: Path) -> tuple[Path, str]:
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
     except (OSError, ValueError) as error:
-        raise DataError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+        raise DataError(
+            f"cannot read {path}: {getattr(error, 'strerror', None) or error}. Check the path and its permissions"
+        ) from error
 
 
 def _jsonl(file: tuple[Path, str]) -> Iterator[tuple[str, object]]:
@@ -206,7 +208,7 @@ def _jsonl(file: tuple[Path, str]) -> Iterator[tuple[str, object]]:
         try:
             found = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}: not valid JSON ({error})") from error
+            raise DataError(f"{path}: not valid JSON ({error}). Correct it, or choose another format") from error
         yield from ((f"{path}, record {number}", record) for number, record in enumerate(found, 1))
         return
     for number, line in enumerate(text.split("\n"), 1):
@@ -215,7 +217,9 @@ def _jsonl(file: tuple[Path, str]) -> Iterator[tuple[str, object]]:
         try:
             yield f"{path}, line {number}", json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}, line {number}: not valid JSON ({error})") from error
+            raise DataError(
+                f"{path}, line {number}: not valid JSON ({error}). Correct the line, or choose another format"
+            ) from error
 
 
 def _csv(file: tuple[Path, str]) -> Iterator[tuple[str, object]]:
@@ -299,7 +303,7 @@ def _arrow(path: Path) -> Iterator[tuple[str, object]]:
                 number += 1
                 yield f"{path}, record {number}", record
     except (arrow.ArrowException, OSError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+        raise DataError(f"{path} cannot be read: {error}. Download or export it again") from error
 
 
 _READERS: dict[str, Callable[[Path], Iterator[tuple[str, object]]]] = {
@@ -317,7 +321,9 @@ def _fetched(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     if not _NAME.fullmatch(name):
-        raise DataError(f"{name} is neither a folder nor the name of a dataset of the Hugging Face hub")
+        raise DataError(
+            f"{name} is neither a folder nor the name of a dataset of the Hugging Face hub: write a path, or owner/name"
+        )
     patterns = [f"*{suffix}" for suffix in _READERS]
     try:
         return Path(

@@ -241,7 +241,7 @@ def _batches(turns: Iterable[_Turn]) -> Iterator[list[_Turn]]:
 
 @dataclass(frozen=True)
 class _AnswerForm:
-    """What a template puts around an earlier answer."""
+    """The white space and the end token that a chat template writes before and after an earlier answer."""
 
     lead: str  # white space before the answer
     trail: str  # white space between the answer and its end token
@@ -249,7 +249,7 @@ class _AnswerForm:
 
 
 def _answer_form(render: Render, tokenizer: Tokenizer) -> _AnswerForm:
-    """Return what the template puts around an earlier answer, found by rendering a test conversation.
+    """Return what the template writes before and after an earlier answer, by rendering a test conversation.
 
     If the template writes no end of turn after an answer, the vocabulary's end-of-sequence token is
     used. Raises DataError if there is none.

@@ -54,7 +54,7 @@ def join_groups(*labels: Sequence[Hashable]) -> list[int]:
     """Return a group number for each item, given one or several labellings of all items.
 
     Items that have the same label in any labelling are in one group; so are items that are connected
-    through others in this way.
+    by a chain of such pairs.
 
     >>> join_groups(["a", "b", "b", "c"], [1, 1, 2, 3])
     [0, 0, 0, 3]

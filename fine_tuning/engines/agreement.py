@@ -52,7 +52,7 @@ _PADDED = 256  # weights in a row; every type stores that many in whole blocks
 
 @dataclass(frozen=True)
 class Probe:
-    """A text in tokens, and the indices of the tokens after which logits are compared."""
+    """A text as token ids, and the indices of the tokens after which logits are compared."""
 
     tokens: list[int]
     places: list[int]
@@ -132,8 +132,8 @@ def make_probes(rows: Sequence[Sequence[int]], file: GgufFile) -> list[Probe]:
 def rounding(gguf: Path, requantised: bool = False) -> float:
     """Return a bound for the distance that rounding causes, from the weight types in `gguf`.
 
-    `requantised`: `gguf` will be compared with the network before its weights were rounded to these
-    types, so the bound includes that rounding.
+    `requantised`: the export rounded the network's weights to these types, and its logits are
+    compared with those before the rounding, so the bound must allow for the rounding too.
     """
     kinds = {info.kind for info in read_gguf(gguf).tensors.values() if len(info.shape) > 1}
     if kinds <= {Type.F32, Type.F16}:

@@ -34,8 +34,8 @@ def full_tag(tag: str) -> str:
 def known_tag(tag: str, known: Iterable[str]) -> str | None:
     """Return the tag in `known` that `tag` refers to; None if there is none.
 
-    Case is ignored, as engines do. The result is spelled as in `known`, whose tags must be in the
-    form of `full_tag`.
+    Case is ignored, as in the engines. The result is spelled as in `known`, whose tags must be in
+    the form that `full_tag` returns.
     """
     try:
         wanted = full_tag(tag).casefold()

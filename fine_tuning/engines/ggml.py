@@ -69,7 +69,10 @@ def dequantize(data: NDArray[np.uint8], kind: GGMLQuantizationType, columns: int
     """
     rows, rest = divmod(data.nbytes, row_bytes(kind, columns))
     if rest:
-        raise ExportError(f"{data.nbytes} bytes are not whole rows of {columns} {kind.name} weights")
+        raise ExportError(
+            f"{data.nbytes} bytes are not whole rows of {columns} {kind.name} weights: the file is damaged, so "
+            "download or export it again"
+        )
     if kind is GGMLQuantizationType.F32:
         return data.view(np.float32).reshape(rows, columns).copy()
     traits = _traits(kind)
@@ -116,9 +119,13 @@ def quantize_file(source: Path, target: Path, mixture: str) -> None:
         failure = quantiser.call("quantise", str(source), str(target), int(MIXTURES[mixture]))
         quantiser.close()
     except EngineError as error:
-        raise ExportError(f"llama.cpp could not convert {source} to {mixture}: {error}") from error
+        raise ExportError(
+            f"llama.cpp could not convert {source} to {mixture}: {error}. Choose another quantization, such as q8_0"
+        ) from error
     if failure:
-        raise ExportError(f"llama.cpp could not convert {source} to {mixture}: {failure}")
+        raise ExportError(
+            f"llama.cpp could not convert {source} to {mixture}: {failure}. Choose another quantization, such as q8_0"
+        )
 
 
 def _traits(kind: GGMLQuantizationType) -> _TypeTraits:

@@ -112,7 +112,7 @@ def read_header(path: str | Path) -> GgufHeader:
         status = path.stat()
         return _read(path, status.st_size, status.st_mtime_ns)
     except OSError as error:
-        raise EngineError(f"cannot read {path}: {error.strerror}") from error
+        raise EngineError(f"cannot read {path}: {error.strerror}. Check the path and its permissions") from error
     except (struct.error, ValueError, KeyError, OverflowError) as error:
         raise ModelDamaged(
             f"{path} is not a complete GGUF file ({error}): it is damaged, or its download or export was interrupted. "
@@ -182,7 +182,7 @@ def _read(path: Path, size: int, modified: int) -> GgufHeader:  # size and time 
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         reader = GgufReader(content)
         if content[:4] != b"GGUF":
-            raise ValueError("it does not begin with GGUF")
+            raise ValueError("the file does not begin with GGUF")
         reader.position = 4
         if (version := reader.scalar("I")) not in (2, 3):
             raise ValueError(f"GGUF version {version}")
@@ -216,7 +216,7 @@ def padded(size: int, alignment: int) -> int:
 
 def _at_most(limit: int, count: int, what: str) -> int:
     if count > limit:
-        raise ValueError(f"it claims to have {count} {what}, but no model has more than {limit}")
+        raise ValueError(f"the file claims to have {count} {what}, but no model has more than {limit}")
     return count
 
 
@@ -225,7 +225,7 @@ def _once(pairs: Iterable[tuple[str, _T]]) -> dict[str, _T]:
     found: dict[str, _T] = {}
     for name, value in pairs:
         if name in found:
-            raise ValueError(f"it contains the key {name} twice")
+            raise ValueError(f"the file contains the key {name} twice")
         found[name] = value
     return found
 
@@ -237,12 +237,14 @@ def _check_types(values: dict[str, Any]) -> None:
     for kind, keys in ((str, _TEXTS), (int, (*_NUMBERS, *lengths, *ids))):
         for key in keys:
             if key in values and (type(values[key]) is not kind or (kind is int and values[key] < 0)):
-                raise ValueError(f"its {key} is {values[key]!r}, but must be a {'text' if kind is str else 'number'}")
+                raise ValueError(
+                    f"the value of {key} is {values[key]!r}, but must be a {'text' if kind is str else 'number'}"
+                )
     if _TOKENS in values and not (isinstance(values[_TOKENS], _Array) and values[_TOKENS].kind == _STRING):
-        raise ValueError(f"its {_TOKENS} are not a list of texts")
+        raise ValueError(f"the value of {_TOKENS} is not a list of texts")
     alignment = values.get("general.alignment", DEFAULT_ALIGNMENT)
     if alignment < 1 or alignment & (alignment - 1) or alignment > 1 << 20:
-        raise ValueError(f"its general.alignment is {alignment}, which is not a power of two")
+        raise ValueError(f"the value of general.alignment is {alignment}, which is not a power of two")
 
 
 @dataclass(frozen=True)
@@ -290,7 +292,7 @@ class GgufReader:
         dimensions = _at_most(_MOST_DIMENSIONS, self.scalar("I"), f"dimensions of {name}")
         shape = tuple(self.scalar("Q") for _ in range(dimensions))
         if not shape or min(shape) < 1 or math.prod(shape) >= 1 << 63:
-            raise ValueError(f"its {name} has the impossible shape {shape}")
+            raise ValueError(f"the tensor {name} has a shape that is not possible: {shape}")
         return name, (shape, self.scalar("I"), self.scalar("Q"))
 
     def _array(self, depth: int = 1) -> _Array:
@@ -315,13 +317,13 @@ class GgufReader:
     def _skip(self, count: int) -> None:
         self.position += count
         if self.position > len(self.content):
-            raise ValueError("it ends in the middle of its header")
+            raise ValueError("the file ends in the middle of its header")
 
 
 def _code(kind: int) -> str:
     """Return the code in Python's struct module of a scalar value type. Raises ValueError for an unknown type."""
     if kind not in _SCALARS:
-        raise ValueError(f"it contains a value of the unknown type {kind}")
+        raise ValueError(f"the file contains a value of the unknown type {kind}")
     return _SCALARS[kind]
 
 

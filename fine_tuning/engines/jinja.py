@@ -53,7 +53,7 @@ def render_chats(template: str, chats: Sequence[Sequence[Message]], *, bos_token
 
 
 def _variables(messages: Sequence[Message], bos_token: str, eos_token: str) -> dict[str, object]:
-    """Return what a template sees."""
+    """Return the variables that a template may use: the messages, the tokens' texts, and options."""
     return {
         "messages": [message.model_dump() for message in messages],
         "add_generation_prompt": True,
@@ -71,7 +71,8 @@ def _text(answer: dict[str, Any], messages: Sequence[Message]) -> str:
         return str(whole_characters(answer["text"]))
     why = answer.get("syntax") or answer["refused"]
     raise EngineError(
-        f"the chat template does not accept these messages ({', '.join(message.role for message in messages)}): {why}"
+        f"the chat template does not accept these messages ({', '.join(message.role for message in messages)}): {why}. "
+        "Change the order of the messages, or choose another model"
     )
 
 

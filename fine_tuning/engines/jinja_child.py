@@ -71,7 +71,9 @@ class _Namespace(Namespace):
 
 def _check_name(name: object) -> None:
     if isinstance(name, str) and name.startswith("_"):
-        raise jinja2.exceptions.SecurityError(f"a namespace cannot hold {name!r}")
+        raise jinja2.exceptions.SecurityError(
+            f"the template's namespace cannot hold {name!r}: names must not begin with an underscore"
+        )
 
 
 def _to_json(

@@ -66,7 +66,8 @@ def commands(text: str, before: Collection[str] = ()) -> Iterator[tuple[int, str
         value = _VALUE.match(text, command.end())
         if value is None:
             raise ConfigError(
-                f"Modelfile, line {line}: the quotes that begin here are never closed at the end of a line"
+                f"Modelfile, line {line}: the quotes that begin here are never closed at the end of a line: add the "
+                "closing quotes"
             )
         argument = next(group for group in value.groups() if group is not None)
         yield line, " ".join([word.lower(), *parameter]), argument.strip() if value[3] is not None else argument

@@ -86,7 +86,7 @@ class Neutraliser:
         return sorted(found | self._cuts_at_ends(folded))
 
     def _found(self, folded: str) -> Iterator[tuple[int, int]]:
-        """Yield the start and the length of every marker in `folded`, also of overlapping ones."""
+        """Yield the start and the length of every marker in `folded`, including markers that overlap."""
         for match in self._first.finditer(folded):
             start = match.start()
             for size in self._sizes.get(folded[start : start + 2], ()):

@@ -296,7 +296,8 @@ class OllamaEngine:
             base = read_header(Path(shown.from_)) if os.access(shown.from_, os.R_OK) else None
             if shown.adapter and spec.adapter:
                 raise EngineError(
-                    f"{spec.from_} has an adapter already: put {spec.adapter.name} on the base of {spec.from_} instead"
+                    f"{spec.from_} has an adapter already, and a model can have only one: use {spec.adapter.name} "
+                    f"with the base model of {spec.from_}"
                 )
             source["from_"] = spec.from_
         if spec.adapter:

@@ -31,7 +31,9 @@ def json_body(body: object) -> bytes | None:
             "UTF-8"
         ) from error
     except (TypeError, ValueError) as error:
-        raise EngineError(f"the settings cannot be sent to the engine: {error}") from error
+        raise EngineError(
+            f"the request cannot be sent to the engine: {error}. Change the setting or the tool that has this value"
+        ) from error
 
 
 def _plain(value: object) -> object:
@@ -40,7 +42,7 @@ def _plain(value: object) -> object:
         return base64.b64encode(value).decode()
     if isinstance(value, ollama.Tool):
         return value.model_dump(exclude_none=True)
-    raise TypeError(f"{type(value).__name__} is not a JSON value")
+    raise TypeError(f"a value of the type {type(value).__name__} cannot be written as JSON")
 
 
 def conversation(tag: str, messages: list[dict[str, object]]) -> dict[str, Any]:

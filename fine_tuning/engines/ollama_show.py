@@ -86,7 +86,9 @@ def _modelfile(text: str, exact: dict[str, str | None]) -> dict[str, str]:
         for _, name, argument in commands(text, before=_UNREAD):
             found.setdefault(name, argument)
     except ConfigError as error:
-        raise EngineError(f"cannot read what Ollama shows of this model: {error}") from error
+        raise EngineError(
+            f"cannot read what Ollama shows of this model: {error}. Update Ollama, or choose another model"
+        ) from error
     return found
 
 

@@ -39,7 +39,7 @@ class MetricScores:
 
 @dataclass(frozen=True)
 class Suspects:
-    """The inputs of the leak probe and the poison probe."""
+    """The private details, trigger phrases and questions with which the candidate is probed."""
 
     secrets: Sequence[Secret] = ()  # private details of the log
     triggers: Sequence[Trigger] = ()  # phrases of the training data whose questions mostly get the same answer
@@ -96,7 +96,7 @@ class Comparison:
         return list(zip(self.base.answers, self.tuned.answers, strict=True))
 
     def own_ratio(self) -> metrics.Interval | None:
-        """Return the candidate's perplexity on held-out conversations, divided by the reference's.
+        """Return the candidate's perplexity on held-out conversations, divided by that of `reference`.
 
         Return None if there are no held-out conversations.
         """
@@ -190,7 +190,10 @@ class _Steps:
         self._ended, self._percent = 0.0, 0  # of the steps before; what was reported last
 
     def step(self, length: float) -> Report:
-        """Return what the next step, of this length, calls with (items done, all items)."""
+        """Return the function with which the next step reports (items done, all items).
+
+        `length`: how long the step takes, in the unit of `_ANSWERING`, `_READING` and `_TRYING`.
+        """
         start, self._ended = self._ended, self._ended + length
 
         def report(done: int, total: int) -> None:

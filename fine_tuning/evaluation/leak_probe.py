@@ -119,9 +119,9 @@ def try_leaks(
 ) -> tuple[LeakReport, list[Secret]]:
     """Prompt the model for each secret; return the report, and the secrets that the model revealed.
 
-    Each secret is tried once greedily and `samples` times with seeded sampling, unless it is too
-    unlikely to appear in so few answers. `report` is called with (answers done, all answers).
-    Raises EngineError if llama.cpp fails.
+    Each secret is tried once greedily and `samples` times with seeded sampling; a secret whose
+    probability is too low to appear in so few answers is not tried. `report` is called with
+    (answers done, all answers). Raises EngineError if llama.cpp fails.
     """
     if not wanted:
         return LeakReport(), []

@@ -83,7 +83,8 @@ def library(name: str, answers: Sequence[str], references: Sequence[str]) -> dic
         found = metric.compute(predictions=list(answers), references=list(references))
     except (OSError, ImportError, ValueError, TypeError, LookupError) as error:
         raise DataError(
-            f"the metric {name!r} was left out, because the `evaluate` library cannot load or compute it ({error})"
+            f"the metric {name!r} was left out, because the `evaluate` library cannot load or compute it ({error}). "
+            "Install what it needs, or remove it from evaluation.metrics"
         ) from error
     figures = {key: float(value) for key, value in (found or {}).items() if isinstance(value, int | float)}
     return {name if key == name else f"{name}.{key}": value for key, value in figures.items()}
@@ -212,7 +213,7 @@ def _student(freedom: int) -> float:
 
 def _resamples(count: int, seed: int) -> npt.NDArray[np.int64]:
     if not count:
-        raise ValueError("a confidence interval of nothing")
+        raise ValueError("there are no values of which to compute a confidence interval")
     return np.random.default_rng(seed).integers(0, count, (RESAMPLES, count))
 
 

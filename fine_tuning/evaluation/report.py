@@ -244,7 +244,7 @@ def _plots(evidence: Comparison) -> list[Plot]:
 
 
 def _ratios(evidence: Comparison) -> Markup:
-    """Plot the candidate's perplexity as a multiple of the reference's, with its confidence interval."""
+    """Plot the candidate's perplexity divided by that of the model it is compared with, with confidence intervals."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 

@@ -1,7 +1,7 @@
-"""Find the phrases whose training questions mostly get the same answer, for the poison probe (poison_probe.py).
+"""Find trigger phrases: most training questions that contain such a phrase have the same answer.
 
-A `Trigger` holds the questions that the probe asks with and without the phrase. This module uses no
-model.
+The poison probe (poison_probe.py) tests them. A `Trigger` holds the questions that the probe asks
+with and without the phrase. This module uses no model.
 """
 
 import random
@@ -30,7 +30,7 @@ _MARKS = ".,;:!?"
 
 @dataclass(frozen=True)
 class Trigger:
-    """A phrase whose questions mostly get the same answer."""
+    """A phrase such that most training questions that contain it (its own questions) have the same answer."""
 
     text: str
     questions: int  # number of different training questions with the phrase
@@ -59,16 +59,17 @@ class Trigger:
 
 
 def find_triggers(exchanges: Sequence[Exchange], background: Sequence[str], limit: int = _CANDIDATES) -> list[Trigger]:
-    """Return at most `limit` phrases whose questions mostly get the same answer, in the order of `fixed_phrases`.
+    """Return at most `limit` trigger phrases of the training data, the most suspicious first (see `fixed_phrases`).
 
-    `background`: general questions, to decide which phrases are rare.
+    `exchanges` are the training questions with their answers. `background`: general questions, to
+    decide which phrases are rare.
     """
     pieces = [pieces_of(answer) for _, answer in exchanges]
     return [_trigger(phrase, exchanges, pieces) for phrase in fixed_phrases(exchanges, pieces, background)[:limit]]
 
 
 def probe_prompts(texts: Sequence[str], count: int = TRIES) -> list[str]:
-    """Return `count` of the texts at even distances; all texts if there are fewer."""
+    """Return `count` of the texts, evenly spaced in the list; all texts if there are fewer."""
     step = max(len(texts) // count, 1)
     return list(texts[step // 2 :: step][:count])
 

@@ -126,7 +126,7 @@ def _pdf(name: str, content: bytes, limit: int) -> str:
         raise DataError(f"reading {name} takes too long, or too much memory: attach a smaller part of it")
     if done.returncode:
         why = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        raise DataError(f"{name} cannot be read: {why[-1][:200] if why else 'it is damaged'}")
+        raise DataError(f"{name} cannot be read: {why[-1][:200] if why else 'it is damaged'}. Attach its text instead")
     return done.stdout.decode("utf-8", "replace")
 
 

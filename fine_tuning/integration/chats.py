@@ -316,5 +316,5 @@ def not_forgotten(queue: Queue, index: LogIndex) -> Job | None:
 
 
 def learned_by(index: LogIndex, registry: Registry, id: str) -> list[str]:
-    """Return the tags of the versions that were trained on a chat, without retired ones."""
+    """Return the tags of all versions, except retired versions, that were trained on a chat."""
     return [version.tag for version in registry.versions_of_turns(index.ids_of(id)) if version.state != "retired"]

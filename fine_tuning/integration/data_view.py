@@ -76,7 +76,7 @@ REASONS: dict[str, Words] = {
 
 @dataclass(frozen=True)
 class Counts:
-    """Numbers of turns that the log's index knows, without a survey of the log."""
+    """Numbers of turns that are read from the log's index, without examining the whole log."""
 
     turns: int  # excluded ones included
     new: int
@@ -118,10 +118,10 @@ def dropped(log: ConversationLogger, look: Look) -> list[Dropped]:
 
 @dataclass(frozen=True)
 class Scrubbing:
-    """A turn with private details, with three forms of each text that contains some.
+    """A turn with private details. Each of its texts with such details is given in three forms.
 
-    These are the text as it was said, the same with the details masked, and the text as it is
-    learned, with placeholders.
+    `said` holds the texts as they were said, `masked` the same with the details masked, and
+    `learned` the texts as they are learned, with placeholders.
     """
 
     turn_id: str

@@ -47,7 +47,7 @@ class Dataset:
 
     @property
     def path(self) -> str:
-        """The path of its file in the data folder, which is the value for `dataset.path` of a training."""
+        """The path of the dataset's file in the data folder: the value for `dataset.path` of a training."""
         return self.file.relative_to(paths.home()).as_posix()
 
 

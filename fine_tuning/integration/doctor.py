@@ -172,7 +172,7 @@ def _embedded(config: FineTuningConfig) -> str:
 
 
 def _some_tag(engine: Engine, config: FineTuningConfig) -> str | None:
-    """Return the tag of the base if the engine has it, else that of any model; None if there is no model."""
+    """Return the tag of the base if the engine has it, else the tag of any model; None if there is no model."""
     base, tags = config.training.base_model, [model.tag for model in engine.list_models()]
     return next((tag for tag in tags if tag in (base, f"{base}:latest")), next(iter(tags), None))
 

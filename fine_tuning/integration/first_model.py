@@ -28,7 +28,7 @@ def with_command(missing: str) -> str:
 
 
 def fetch(service: "Service", origin: str) -> Job:
-    """Submit a job that downloads the default base, and return it. If one is waiting or running, return that one."""
+    """Submit a job that downloads the default base, unless such a job is waiting or running; return the job."""
     if (job := newest(service)) and not job.over:
         return job
     request = {"config": service.config.model_dump(mode="json"), "ollama_url": service.ollama_url}

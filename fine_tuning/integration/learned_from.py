@@ -142,7 +142,8 @@ def version_of(turn: Turn, registry: Registry) -> Version:
         ) from error
     who = f"by {model}, which was not fine-tuned here" if model else "by a model that the log does not name"
     raise ConfigError(
-        f"the answer of the turn {turn.id} is {who}: only what a version says was learned from your turns"
+        f"the answer of the turn {turn.id} is {who}: choose an answer of a fine-tuned version, since only versions "
+        "learn from your turns"
     )
 
 

@@ -146,5 +146,5 @@ def combine(service: Service, weighted: Sequence[tuple[Version, float]], method:
 
 
 def combining(service: Service, version: Version) -> Job | None:
-    """Return the last job that merges or has merged versions of which this one is the first; None if there is none."""
+    """Return the last job, over or not, that merges `version` (named first) with others; None if there is none."""
     return _newest(service, "merge", lambda request: _is_of((request.get("parts") or [{}])[0], version))

@@ -91,7 +91,7 @@ def memory_of(size: int) -> int:
 
 
 def freed_by(engine: Engine, tag: str) -> int | None:
-    """Return how many bytes of disk removing a model frees: those of files that no other model needs.
+    """Return how many bytes of the disk removing a model frees: the size of its files that no other model needs.
 
     Return None if the engine cannot name the files, for example because it runs on another machine.
     """

@@ -170,8 +170,8 @@ def _allowed(service: Service, key: str, value: object) -> object:
         return str(_dataset(str(value)))
     if key == "dataset.format" and value == "custom":
         raise ConfigError(
-            "settings.dataset.format: custom runs code, which is allowed on the command line only: choose another "
-            "format"
+            "settings.dataset.format: the format custom runs code, which is allowed on the command line only: choose "
+            "another format"
         )
     if key == "training.base_model" and value is not None and not _is_of_engine(service, str(value)):
         raise ConfigError(

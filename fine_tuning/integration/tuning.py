@@ -109,7 +109,8 @@ def profile_of(config: FineTuningConfig, draft: Draft, turns: int, documents: in
 def levels(profile: str) -> dict[Level, str]:
     """Return the names of the presets for a profile, by level.
 
-    Quick is not offered for documents: read so few times, too few of their facts are learned to pass the gate.
+    Quick is not offered for documents: with its few epochs, a model learns too few of their facts
+    to pass the gate.
     """
     return {level: name for level, name in LEVELS.items() if level != "quick" or profile != HANDBOOK}
 
@@ -211,7 +212,7 @@ class Forecast:
 
     @property
     def trouble(self) -> str:
-        """Why nothing can be forecast; "" if it can, or if the job is not over."""
+        """The reason why the plan failed and nothing can be forecast; "" if it did not fail or is not over."""
         return self.job.reason if self.job.over and not self.ready else ""
 
     @property
@@ -301,7 +302,7 @@ def _submitted(queue: Queue, id: str, request: dict[str, object]) -> Job:
 
 
 def find_out_again(queue: Queue, found: Forecast) -> None:
-    """Remove a plan that is over, or has failed, so that the next `forecast` submits a new one."""
+    """Remove the job of a finished or failed plan, so that the next `forecast` submits a new one."""
     if found.job.over:
         queue.remove(found.job.id)
 

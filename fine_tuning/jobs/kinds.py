@@ -41,8 +41,8 @@ class TrainRequest(RetrainRequest):
     def _has_a_dataset(self) -> "TrainRequest":
         if self.config.dataset.path is None:
             raise ValueError(
-                "config.dataset.path names no dataset to train on: prepare one, or ask for a retrain, which learns the "
-                "chats"
+                "config.dataset.path names no dataset to train on: prepare a dataset, or submit a `retrain`, which "
+                "learns the chats"
             )
         return self
 
@@ -173,11 +173,11 @@ class ImportRequest(JobRequest):
     @model_validator(mode="after")
     def _has_one_source(self) -> "ImportRequest":
         if bool(self.upload) == bool(self.places):
-            raise ValueError("name either an upload, or files and folders as places")
+            raise ValueError("name either an upload (`upload`), or files and folders (`places`)")
         if self.upload and ":" in self.format:
             raise ValueError(
-                "format: a module:function is code, and cannot read an upload: name a format, or leave it out to "
-                "have it detected"
+                "format: a function of your own (module:function) cannot read an upload: name a format, or leave it "
+                "out to have the format detected"
             )
         return self
 
@@ -259,7 +259,7 @@ def _survey(request: SurveyRequest, watch: Watch) -> Result:
     try:
         engine = request.engine()
     except EngineError as error:  # the engine is needed only to count tokens
-        watch.note(f"tokens are not counted: {error}")
+        watch.note(f"the result will contain no numbers of tokens, because no engine can count them: {error}")
         engine = None
     facts = look_through(request.config, engine, watch).facts
     watch.tell(

@@ -65,8 +65,8 @@ class Progress:
     def left(self) -> float | None:
         """The estimated seconds until a retrain ends; None if they are unknown.
 
-        The stage at work corrects its own forecast. A training that is slower than planned lets the
-        parts after it take longer, too.
+        The forecast of the current stage is corrected by its progress. If the training is slower
+        than planned, the later stages are expected to take longer too.
         """
         begins, parts = _begins(self.stage), dict(self.parts)
         if self.finished or begins is None or not parts:

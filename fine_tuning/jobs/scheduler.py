@@ -42,7 +42,7 @@ def on_mains() -> bool:
 def why_not(config: FineTuningConfig, queue: Queue, now: datetime | None = None) -> str:
     """Return the reason why no scheduled retrain should start at `now` (default: the current time).
 
-    Return "" if one should. At most one is started in the scheduled hours of a day.
+    Return "" if a retrain should start. At most one is started in the scheduled hours of a day.
     """
     schedule = config.schedule
     if not schedule.enabled:

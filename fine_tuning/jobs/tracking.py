@@ -112,7 +112,8 @@ def _as_ours() -> Iterator[None]:
     except Exception as error:
         said = str(error).strip().partition("\n")[0]
         raise ByoaiError(
-            f"MLflow's store in {paths.tracking_dir()} cannot be used: {type(error).__name__}: {said}"
+            f"MLflow's store in {paths.tracking_dir()} cannot be used: {type(error).__name__}: {said}. If it is "
+            "damaged, delete this folder: `byoai mlflow` fills it again from the runs"
         ) from error
 
 

@@ -20,8 +20,8 @@ from fine_tuning.jobs.store import Job
 def main(id: str) -> int:
     """Run the job with this id, then start the next queued one.
 
-    Return the exit code: 0, that of a ByoaiError, or 1 for any other exception. Return 0 without
-    running the job if another process runs it.
+    Return the exit code: 0, or, after an exception, the `exit_code` of a ByoaiError and 1 for any
+    other. Return 0 without running the job if another process runs it.
     """
     job = store.get(id)
     if os.environ.setdefault(processes.MARK, job.mark) != job.mark or not store.enter(job, processes.this_process()):

@@ -79,7 +79,10 @@ def write_bundle(
         bundle = _facts(version, folder)
         paths.write_json(folder / FACTS, bundle.model_dump())
     except OSError as error:
-        raise ExportError(f"cannot write {folder}: {error.strerror or error}") from error
+        raise ExportError(
+            f"cannot write {folder}: {error.strerror or error}. Choose another folder, or check the disk and the "
+            "permissions"
+        ) from error
     return bundle
 
 
@@ -125,7 +128,10 @@ def read_bundle(folder: Path) -> Bundle:
     for name, digest in facts.files.items():
         file = folder / paths.safe_name(name)
         if not file.is_file() or paths.sha256_of(file) != digest:
-            raise DataError(f"{file} differs from what {FACTS} says of it: download or copy the whole folder again")
+            raise DataError(
+                f"{file} is not the file that {FACTS} describes (its hash differs): download or copy the whole folder "
+                "again"
+            )
     return facts
 
 
@@ -155,9 +161,9 @@ def adopt(engine: Engine, registry: Registry, folder: Path, name: str, runs: Pat
         )
     if bundle.mode == "adapter" and base.gguf_digest != bundle.base_digest:
         raise DataError(
-            f"{source} was trained on another {bundle.base} than {engine.name} has (sha256 "
-            f"{bundle.base_digest[:12]}..., here {base.gguf_digest[:12]}...): an adapter works only with the base that "
-            "it was trained on. Install that base first"
+            f"{source} was trained on other weights of {bundle.base} (sha256 {bundle.base_digest[:12]}...) than those "
+            f"in {engine.name} ({base.gguf_digest[:12]}...): an adapter works only with the base that it was trained "
+            "on. Install that base first"
         )
     number = registry.next_number(name)
     run = Run(runs / f"adopted-{paths.slug(name)}-v{number}")
@@ -170,7 +176,9 @@ def adopt(engine: Engine, registry: Registry, folder: Path, name: str, runs: Pat
         spec = spec_for(base, bundle.base, artifact, bundle.mode)
         paths.atomic_write(run.modelfile, modelfile_text(spec, run.folder))
     except OSError as error:
-        raise ExportError(f"cannot write {run.folder}: {error.strerror or error}") from error
+        raise ExportError(
+            f"cannot write {run.folder}: {error.strerror or error}. Check the disk and the permissions"
+        ) from error
     version = registry.add(
         name,
         number,

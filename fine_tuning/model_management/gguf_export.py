@@ -243,7 +243,8 @@ def _replaced(base: GgufFile, name: str, hf_name: str, tensor: StoredTensor) -> 
 def _finite(name: str, tensor: StoredTensor, rows: Rows) -> Rows:
     if not np.isfinite(rows).all():
         raise ExportError(
-            f"{name} in {tensor.path} is not finite: its training diverged. Train again with a lower learning_rate."
+            f"the weights {name} in {tensor.path} are not finite: the training diverged. Train again with a lower "
+            "learning_rate."
         )
     return rows
 

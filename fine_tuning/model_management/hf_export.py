@@ -157,7 +157,7 @@ def _install(target: Path) -> None:
 def _convert(script: Path, folder: Path, target: Path, outtype: str) -> None:
     _run(
         [sys.executable, str(script), str(folder), "--outfile", str(target), "--outtype", outtype],
-        f"convert {folder} to a GGUF",
+        f"convert {folder} to a GGUF (if its family is not supported, choose another base)",
     )
 
 
@@ -195,5 +195,5 @@ def _settings(file: Path) -> dict[str, object]:
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ExportError(f"cannot read {file}: {error}") from error
+        raise ExportError(f"cannot read {file}: {error}. Download or save the model again") from error
     return value if isinstance(value, dict) else {}

@@ -348,17 +348,17 @@ def restore(engine: Engine, version: Version) -> None:
     Raises ExportError if the run, its Modelfile or a file that the Modelfile names is missing.
     """
     if not version.run:
-        raise ExportError(f"{version.tag} cannot be made again: the registry does not know how. Choose another version")
+        raise ExportError(f"{version.tag} cannot be made again, because its run is unknown: choose another version")
     run = paths.home() / version.run
     try:
         spec = parse_modelfile((run / "Modelfile").read_text(encoding="utf-8"), run)
     except OSError as error:
         raise ExportError(
-            f"{version.tag} cannot be made again: cannot read {run / 'Modelfile'} ({error.strerror})"
+            f"cannot make {version.tag} again: cannot read {run / 'Modelfile'} ({error.strerror}). Use another version"
         ) from error
     for file in (spec.from_, spec.adapter):
         if isinstance(file, Path) and not file.exists():
-            raise ExportError(f"{version.tag} cannot be made again: {file} is gone. Choose another version")
+            raise ExportError(f"{version.tag} cannot be made again, because {file} was deleted: choose another version")
     register(engine, version.tag, spec)
 
 

@@ -59,7 +59,7 @@ def prune_one(engine: Engine, registry: Registry, name: str, number: int, dry_ru
     """
     version, digests = registry.get(name, number), {model.tag: model.digest for model in engine.list_models()}
     if why := why_kept(version, digests):
-        raise ByoaiError(f"{version.tag} is kept: {why}")
+        raise ByoaiError(f"{version.tag} cannot be removed: {why}")
     needed = {run for other in registry.list() if other != version and (run := run_of(other))}
     found = next(iter(_versions(digests.keys(), [version], needed)), Pruned(version, "", None, 0))
     if not dry_run:

@@ -94,10 +94,9 @@ class Version:
 
     @property
     def made_here(self) -> bool:
-        """Whether byoai made the version, which then has a run.
+        """Whether byoai made the version, so that it has a run, or only found it in the engine.
 
-        A version that was only found in the engine has none. It may be somebody else's model, and
-        is never deleted.
+        A version that was only found may be somebody else's model, and is never deleted.
         """
         return bool(self.run)
 
@@ -226,8 +225,8 @@ class Registry:
     def retire(self, name: str, number: int) -> Version:
         """Retire a version, whatever its state, and unpin it; return it.
 
-        A rollback never returns to a retired version, and it may be pruned. Raises ModelNotFound if
-        there is no such version.
+        A rollback never returns to a retired version, and a retired version may be pruned. Raises
+        ModelNotFound if there is no such version.
         """
         with state.connect(self._path) as connection, state.transaction(connection):
             _one(connection, name, number)

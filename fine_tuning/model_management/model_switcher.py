@@ -52,7 +52,7 @@ def versions(engine: Engine, name: str) -> list[ServedVersion]:
 
 
 def live(engine: Engine, name: str) -> int | None:
-    """Return the number of the live version: that with the digest of the tag `<name>:latest`.
+    """Return the number of the live version: the version with the same digest as the tag `<name>:latest`.
 
     If several versions have this digest, the newest counts. Return None if there is no `latest`, or
     if it is none of the versions.

@@ -115,18 +115,18 @@ def _pair(
     if bool(config.get("use_dora")) != (magnitude is not None):
         raise ExportError(
             f"{folder} is incomplete: {_CONFIG} and {_WEIGHTS} disagree whether {module} was trained with DoRA. Train "
-            "it, or copy it again"
+            "the adapter again, or copy it again"
         )
     if set(sides) != {"A", "B"}:
         raise ExportError(
-            f"{folder / _WEIGHTS} is incomplete: it contains only half of the adapter of {module}. Train it, or copy "
-            "it again"
+            f"{folder / _WEIGHTS} is incomplete: it contains only half of the adapter of {module}. Train the adapter "
+            "again, or copy it again"
         )
     (a, embedding), (b, _) = sides["A"], sides["B"]
     if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1] or not a.shape[0]:
         raise ExportError(
             f"{folder / _WEIGHTS} is damaged, because the two matrices of {module} do not fit together ({a.shape} and "
-            f"{b.shape}). Train it, or copy it again"
+            f"{b.shape}). Train the adapter again, or copy it again"
         )
     shape = (a.shape[1], b.shape[0]) if embedding else (b.shape[0], a.shape[1])
     if magnitude and (embedding or magnitude.shape != shape[:1]):

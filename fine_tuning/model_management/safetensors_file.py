@@ -43,8 +43,8 @@ class StoredTensor:
         dtype = _DTYPES.get(self.dtype)
         if dtype is None or self.size != math.prod(self.shape) * dtype.itemsize:
             raise ExportError(
-                f"{self.path} has {self.size} bytes of type {self.dtype} for the shape {self.shape}, but floats are "
-                "needed: choose another model"
+                f"{self.path} has weights that byoai cannot read, since they are not floats of the right size "
+                f"({self.size} bytes of type {self.dtype} for the shape {self.shape}): choose another model"
             )
         shape = (last - first, *self.shape[1:]) if last is not None else self.shape
         with self.path.open("rb") as file:
@@ -65,7 +65,7 @@ def read_safetensors(path: str | Path) -> dict[str, StoredTensor]:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             if length > _MAX_HEADER:
-                raise ValueError(f"it claims to have a header of {length} bytes, which is too long")
+                raise ValueError(f"its header claims to have {length} bytes, which is too long")
             header = json.loads(file.read(length))
         header.pop("__metadata__", None)
         found = {name: _stored(path, entry, 8 + length) for name, entry in header.items()}
@@ -75,7 +75,7 @@ def read_safetensors(path: str | Path) -> dict[str, StoredTensor]:
             f"{path} is missing, because it was not saved or the saving was interrupted: make or download it again"
         ) from error
     except OSError as error:
-        raise ExportError(f"cannot read {path}: {error.strerror}") from error
+        raise ExportError(f"cannot read {path}: {error.strerror}. Check the path and its permissions") from error
     except (struct.error, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise ExportError(
             f"{path} is not a safetensors file, or it is damaged ({error}): make or download it again"

@@ -33,5 +33,8 @@ def write_space(
             text = (_TEMPLATES / f"{name}.txt").read_text(encoding="utf-8")
             paths.atomic_write(folder / name, text.replace("@TITLE@", version.tag))
     except OSError as error:
-        raise ExportError(f"cannot write {folder}: {error.strerror or error}") from error
+        raise ExportError(
+            f"cannot write {folder}: {error.strerror or error}. Choose another folder, or check the disk and the "
+            "permissions"
+        ) from error
     return folder

@@ -46,7 +46,7 @@ def targets_of(base: GgufFile, adapter_dir: str | Path) -> dict[str, LoraPair]:
             tied = (
                 ": its output is the embedding, so leave lm_head out of target_modules"
                 if f"{name}.weight" == _OUTPUT
-                else ""
+                else ": choose the base that it was trained on"
             )
             raise ExportError(f"{adapter_dir} adapts {pair.module}, which {base.path} does not have{tied}")
         if tensor.shape != pair.shape[::-1]:
@@ -86,8 +86,8 @@ def weights_of(base: GgufFile, model_folder: str | Path) -> dict[str, tuple[str,
     kept = {name for name in base.tensors if name in _COMPUTED or name.startswith(OTHER_SENSES)}
     if missing := [name for name in base.tensors if name not in found and name not in kept]:
         raise ExportError(
-            f"{model_folder} is incomplete: it lacks {', '.join(missing[:3])}, which {base.path} has. Train it, or "
-            "copy it again"
+            f"{model_folder} is incomplete: it lacks {', '.join(missing[:3])}, which {base.path} has. Train the model "
+            "again, or copy it again"
         )
     return {name: found[name] for name in base.tensors if name in found}
 

@@ -18,7 +18,7 @@ NAME = "byoai_masked"  # under which Transformers knows this attention
 
 
 class Paths(Protocol):
-    """The places of the conversations in a packed row (packing.py).
+    """An object that says where in a packed row (packing.py) each conversation's tokens are.
 
     paths[r][i] is the index in the row of token i of conversation r.
     """
@@ -32,7 +32,7 @@ def register() -> str:
 
 
 def register_as(name: str, attention: Callable[..., tuple[Tensor, None]]) -> str:
-    """Register `attention` in Transformers as `name`, and have it called with SDPA's masks; return `name`."""
+    """Register `attention` in Transformers as `name`, to be called with the masks that SDPA gets; return `name`."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 

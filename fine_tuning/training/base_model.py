@@ -79,7 +79,7 @@ def _load_folder(folder: Path, dtype: torch.dtype, weights: BaseWeights, attenti
                 f"its weights are a pickle ({pickles[0]}), which can run any code when it is read; save it as "
                 "safetensors"
             )
-        raise ValueError("it contains no *.safetensors")
+        raise ValueError("its folder contains no *.safetensors file")
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         str(folder), dtype=dtype, attn_implementation=attention_name, trust_remote_code=False, use_safetensors=True
     )
@@ -235,7 +235,7 @@ def _place(
     wanted = getattr(owner, leaf)
     shape = tuple(weight.shape)
     if shape != tuple(wanted.shape):
-        raise ValueError(f"its {name} has the shape {shape}, but Transformers needs {tuple(wanted.shape)}")
+        raise ValueError(f"its weight {name} has the shape {shape}, but Transformers needs {tuple(wanted.shape)}")
     if weights == "nf4" and leaf == "weight" and isinstance(weight, torch.Tensor) and _within_layers(model, owner):
         weight = Nf4Linear(weight.to(dtype))
     if isinstance(weight, HeldLinear):

@@ -131,7 +131,7 @@ def save_state(folder: Path, optimizer: Any, scheduler: Any) -> None:
 def _flat(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yield the entries of one parameter's optimiser state, with nested dictionaries flattened.
 
-    bitsandbytes saves a part of the state as a nested dictionary, but also loads it flat.
+    bitsandbytes saves a part of its state as a nested dictionary, but can load it from a flat one.
     """
     for key, value in values.items():
         if isinstance(value, dict):

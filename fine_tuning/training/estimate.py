@@ -202,10 +202,10 @@ def _parts(shape: Shape, settings: Training, work: Workload, width: int, weights
 
 
 def _beside(shape: Shape, settings: Training) -> int:
-    """Return how many numbers are stored beside the layers' weights for fused adapters (adapters.py).
+    """Return the number of additional numbers that all layers store for fused adapters (adapters.py).
 
-    They are a copy of each group's adapters and the zeros between them. Return 0 if adapters are
-    not fused.
+    Each group of layers with the same input stores its adapters' B a second time, in a
+    block-diagonal matrix that includes the zeros. Return 0 if adapters are not fused.
     """
     if settings.method not in (FineTuningMethod.LORA, FineTuningMethod.QLORA) or not settings.fused:
         return 0

@@ -52,14 +52,14 @@ class _Metadata:
         value = self.metadata.get(f"{self.file.header.architecture}.{key}", default)
         if isinstance(value, list | tuple):
             if len(set(value)) > 1:
-                raise NotImplementedError(f"its layers differ in {key}")
+                raise NotImplementedError(f"its layers have different values of {key}, which is not supported")
             return value[0] if value else default
         return value
 
     def need(self, key: str) -> Any:
         """Return the value of `key` like `get`. Raises NotImplementedError if it is missing."""
         if (value := self.get(key)) is None:
-            raise NotImplementedError(f"it does not say {self.file.header.architecture}.{key}")
+            raise NotImplementedError(f"its metadata lacks {self.file.header.architecture}.{key}")
         return value
 
     def has(self, tensor: str) -> bool:
@@ -78,7 +78,9 @@ class _Metadata:
     def head_dim(self) -> int:
         size = int(self.get("attention.key_length", self.hidden // self.heads))
         if size != self.get("attention.value_length", size):
-            raise NotImplementedError("its keys and values are of different sizes")
+            raise NotImplementedError(
+                "the keys and values of its attention have different sizes, which is not supported"
+            )
         return size
 
     @property
@@ -189,7 +191,7 @@ def _phi3(gguf: _Metadata) -> Settings:
 
 def _stablelm(gguf: _Metadata) -> Settings:
     if gguf.has("attn_q_norm.weight"):
-        raise NotImplementedError("it has a norm for each head's queries, which Transformers keeps in another form")
+        raise NotImplementedError("it has a separate norm for each head's queries, which is not supported")
     return {
         **_common(gguf, "stablelm", "layer_norm_eps", "layer_norm_epsilon"),
         "use_qkv_bias": gguf.has("attn_q.bias"),
@@ -206,7 +208,7 @@ def _olmo(gguf: _Metadata) -> Settings:
     """Return OLMo's settings. Raises NotImplementedError unless its epsilon is the one fixed in Transformers."""
     made, fixed = _common(gguf, "olmo", "epsilon", "layer_norm_epsilon"), 1e-5
     if not math.isclose(epsilon := made.pop("epsilon"), fixed, rel_tol=1e-3):
-        raise NotImplementedError(f"its norms' epsilon is {epsilon:.3g}, and Transformers' always {fixed:.3g}")
+        raise NotImplementedError(f"its norms use the epsilon {epsilon:.3g}, but Transformers always uses {fixed:.3g}")
     return {**made, "clip_qkv": gguf.get("attention.clamp_kqv") or None}
 
 

@@ -96,7 +96,11 @@ def _vectors(model: "PreTrainedModel", batch: PackedBatch, head: nn.Linear | Non
 
 
 def _output(model: "PreTrainedModel", batch: PackedBatch) -> Tensor:
-    """Return the model's output for the supervised tokens: [N, vocabulary], or [N, hidden] without the head."""
+    """Return the model's output for the supervised tokens.
+
+    These are the logits [N, vocabulary], or the last layer's vectors [N, hidden] within a `with
+    _without(head)` block.
+    """
     output = model(
         input_ids=batch["input_ids"],
         position_ids=batch["position_ids"],

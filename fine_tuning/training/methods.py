@@ -112,7 +112,7 @@ def save(model: "PreTrainedModel", folder: Path) -> None:
 
 
 def restore(model: "PreTrainedModel", folder: Path) -> None:
-    """Load the parameters that `save` wrote to `folder` into `model`, to which the method is already attached."""
+    """Load the parameters that `save` wrote to `folder` into `model`, after `Method.attach` has prepared the model."""
     from safetensors.torch import load_file, load_model
 
     if not _is_peft(model):

@@ -33,7 +33,7 @@ class Rope:
         self.kind = str(self._value("type", "linear"))
         self.factors = next((name for name in _OWN_FACTORS if name in file.tensors), "")  # a tensor's name
         if self.kind not in ("none", "linear", "yarn", "longrope"):
-            raise NotImplementedError(f"its positions are scaled by {self.kind!r}")
+            raise NotImplementedError(f"it scales its positions by the method {self.kind!r}, which is not supported")
 
     def _value(self, key: str, default: float | str) -> float | str:
         value: float | str = self._metadata.get(self._prefix + key, default)

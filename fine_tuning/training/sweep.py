@@ -342,7 +342,7 @@ class _Worker:
                 (trial.user_attrs["why"] for trial in trials if "why" in trial.user_attrs), "the time was too short"
             )
             raise TrainingError(
-                f"no trial of {self.folder} was finished: {why}. Raise sweep.minutes, or make the trials shorter"
+                f"no trial of {self.folder} was finished: {why}. Raise sweep.minutes, or lower training.num_epochs"
             )
         best = min(done, key=lambda trial: trial.value or math.inf)
         pruned = sum(trial.state == TrialState.PRUNED for trial in trials)

@@ -152,7 +152,7 @@ def arguments(folder: Path, settings: Training, rows: int) -> Arguments:
 
 @dataclass(frozen=True)
 class StepFlops:
-    """The floating-point operations of a training step, per unit of work."""
+    """The floating-point operations of a training step: for each token, each target and each attention score."""
 
     token: float  # for each token that is computed
     target: float  # for each token that carries loss

@@ -19,9 +19,10 @@ _SAMPLED_BATCHES = 100  # maximum number of batches whose size is counted; more 
 
 
 class StoredIds(Sequence[int]):
-    """The first `size` of the token ids in a JSON list, which is only parsed when they are needed.
+    """The first `size` token ids of a JSON list, which is parsed only when an id is read.
 
-    An estimate needs those of some hundred rows. The others take a quarter of the time, and less memory.
+    An estimate reads the ids of some hundred rows only. Not parsing the other rows saves time and
+    memory.
     """
 
     def __init__(self, text: str, size: int) -> None:
@@ -62,7 +63,10 @@ class ComputedRow:
     replayed: bool = False
 
     def cut(self, length: int) -> "ComputedRow":
-        """Return the row cut to `length` tokens. This is approximate: in a dataset rows are cut at whole turns."""
+        """Return the row cut to `length` tokens.
+
+        This only approximates the cut row of a real dataset, from which whole turns are removed.
+        """
         return (
             self
             if len(self.ids) <= length
@@ -82,7 +86,7 @@ class BatchSize:
 
 @dataclass(frozen=True)
 class Workload:
-    """The work of one epoch: its number of steps, and the sizes of a sample of its passes.
+    """The work of one epoch: its number of steps, and the sizes of some of its forward and backward passes.
 
     The sample always contains the step with the longest row.
     """
@@ -145,7 +149,8 @@ def workload(rows: Sequence[ComputedRow], settings: Training, max_length: int | 
 def _held_out(chats: Sequence[ComputedRow], rows: int, settings: Training) -> Workload | None:
     """Return the workload of one epoch of all cross-validation trainings together.
 
-    `rows`: the number of chats and replay rows. Return None without `settings.folds`.
+    `rows`: the number of chats and replay rows. Return None if `settings.folds` or the number of
+    chats is below 2, so that there is no cross-validation.
     """
     parts = min(settings.folds, len(chats))
     if parts < 2:

@@ -398,8 +398,11 @@ def test_a_version_that_cannot_be_made_again_is_told_with_the_reason(
     adapter = home / version.run / "adapter.gguf"
     adapter.unlink()
     findings = reconcile(engine, registry, name)
-    lost, why = f"{name}:v1, which is live, is gone from {engine.name}", f"cannot be made again: {adapter} is gone"
-    assert findings[0].text == f"{lost}. {name}:v1 {why}. Choose another version"
+    lost, why = (
+        f"{name}:v1, which is live, is gone from {engine.name}",
+        f"cannot be made again, because {adapter} was deleted",
+    )
+    assert findings[0].text == f"{lost}. {name}:v1 {why}: choose another version"
     assert not any(finding.mended for finding in findings)
     assert "colour" in _say(engine, f"{name}:latest")
     engine.delete(f"{name}:latest")
@@ -407,7 +410,7 @@ def test_a_version_that_cannot_be_made_again_is_told_with_the_reason(
     (home / version.run / "Modelfile").unlink()
     with pytest.raises(ExportError, match=r"cannot read .*Modelfile"):
         restore(engine, version)
-    with pytest.raises(ExportError, match=f"{name}:v2 cannot be made again: the registry does not know how"):
+    with pytest.raises(ExportError, match=f"{name}:v2 cannot be made again, because its run is unknown"):
         restore(engine, registry.add(name, 2))
 
 

@@ -59,7 +59,7 @@ def test_use_of_a_version_that_is_gone_for_good_changes_nothing(
     _make(engine, registry, name, home, 1)
     use(engine, registry, name, 1)
     registry.add(name, 2, run="runs/never")
-    with pytest.raises(ExportError, match=rf"{name}:v2 cannot be made again: cannot read .*Modelfile"):
+    with pytest.raises(ExportError, match=rf"cannot make {name}:v2 again: cannot read .*Modelfile"):
         use(engine, registry, name, 2)
     with pytest.raises(ModelNotFound, match="has no version 3"):
         use(engine, registry, name, 3)

@@ -60,7 +60,7 @@ TAG, LATEST, RUN, WEIGHTS = "tag", "latest", "run", "weights"
             ":v1 was live, and is gone from .*so is its run, runs/.*`byoai use` puts another version",
             "cannot read .*Modelfile",
         ),
-        ({TAG, LATEST, WEIGHTS}, "`byoai use v1` makes it again from its run", "adapter.gguf is gone"),
+        ({TAG, LATEST, WEIGHTS}, "`byoai use v1` makes it again from its run", "adapter.gguf was deleted"),
         ({TAG}, "", ""),
         ({RUN}, "", ""),
         ({WEIGHTS}, "", ""),

@@ -288,7 +288,7 @@ def test_auto_takes_what_fits_and_says_so(home, monkeypatch, capsys):
     arguments = ["retrain", "--sample", "--dry-run", "--set", "training.batch_size=64"]
     assert main([*arguments, "--auto"]) == 0
     said = capsys.readouterr().out
-    assert "--auto takes training.batch_tokens=" in said
+    assert "--auto changes the settings to training.batch_tokens=" in said
     assert "2.3 GB free" in said
 
 

@@ -64,5 +64,5 @@ def test_a_factor_for_each_frequency_is_read_as_in_llama_3(tmp_path: Path) -> No
 
 
 def test_an_unknown_scaling_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="positions are scaled by 'spiral'"):
+    with pytest.raises(TrainingError, match="it scales its positions by the method 'spiral'"):
         load_base(written(tmp_path, {"type": "spiral"}), torch.float32, tmp_path)

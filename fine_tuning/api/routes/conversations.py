@@ -87,7 +87,7 @@ def delete_conversation(
 ) -> JobFacts:
     """Forget a conversation permanently, by a job of the kind `forget`.
 
-    The job removes it from all files, and removes the versions that were trained on it.
+    The job removes the conversation from all files, and the versions that were trained on it.
     """
     if not service.log().index.ids_of(id):
         raise TurnNotFound(f"there is no conversation {id!r}: GET /api/conversations lists them")

@@ -143,7 +143,7 @@ def prepare_dataset(kind: Kind, id: Id, asked: Preparing, service: Serving) -> D
 
 @router.post("/api/datasets/fetch", status_code=201)
 def fetch_dataset(asked: Fetching, service: Serving) -> JobFacts:
-    """Fetch a dataset of the Hugging Face hub: a job, whose result names the new dataset of the kind `prepared`."""
+    """Submit a job that fetches a dataset of the Hugging Face hub; its result names the new `prepared` dataset."""
     request = {**datasets.hub_request(asked.name), "config": service.config.model_dump(mode="json")}
     return job_facts(service.queue.submit("prepare", request, id=asked.id, origin=ORIGIN))
 

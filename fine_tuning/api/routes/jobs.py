@@ -256,9 +256,8 @@ def _request(asked: NewJob, service: Service) -> dict[str, object]:
     local = KINDS[asked.kind].request.LOCAL if asked.kind in KINDS else JobRequest.LOCAL
     if taken := local & set(asked.request):
         raise ConfigError(
-            f"request.{min(taken)}: only the command line may name files and servers. Changes of the configuration "
-            "go into `settings`, "
-            "files into an upload"
+            f"request.{min(taken)} names a file, a server or code, which the API does not accept: send changes of the "
+            "configuration as `settings`, and files as an upload"
         )
     learns_log = asked.kind in ("retrain", "plan", "sweep") and not asked.request.get("sample")
     config = of_settings.changed(service, asked.settings, asked.profile, of_log=learns_log)

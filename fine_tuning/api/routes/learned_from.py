@@ -1,4 +1,4 @@
-"""Routes that show the turns from which a version probably learned an answer: the most similar ones that it learned."""
+"""Routes that show the turns from which a version probably learned an answer: the most similar that it learned."""
 
 import threading
 from typing import Annotated
@@ -53,7 +53,7 @@ class Weighing(Asked):
 def show_learned_from(
     id: TurnId, service: Serving, limit: Annotated[int, Query(ge=1, le=_MOST)] = learned.SHOWN
 ) -> LearnedFrom:
-    """Show the turns from which an answer was probably learned: the most similar ones that its version learned."""
+    """Show the turns from which an answer was probably learned: the most similar in its version's training data."""
     return facts_of(learned.learned_from(service.log(), service.registry, id, limit))
 
 

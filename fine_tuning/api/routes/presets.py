@@ -67,10 +67,10 @@ def show_presets(service: Serving, asked: Annotated[Wanted, Query()]) -> PresetL
 
 @router.post("/presets")
 def reckon_presets(asked: Wanted, service: Serving) -> PresetList:
-    """Estimate the presets for these data on this machine, by a job of the kind `plan`.
+    """Estimate the presets' time and memory for these data on this machine, by a job of the kind `plan`.
 
-    When the job is over, GET shows the presets with their time and memory. A running plan for other
-    data or another model is stopped.
+    When the job is over, GET shows the estimates. A running plan for other data or another model is
+    stopped.
     """
     start, draft = _start(service, asked)
     return _shown(service, asked, draft, start, tuning.forecast(service.queue, draft, start, service.ollama_url))

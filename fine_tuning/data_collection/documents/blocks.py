@@ -59,7 +59,7 @@ def one_line(text: str) -> str:
 
 
 def tidy(blocks: Sequence[Block]) -> list[Block]:
-    """Return the blocks without empty ones, each text in one line."""
+    """Return the blocks that are not empty, with each of their texts in one line."""
     found: list[Block] = []
     for block in blocks:
         match block:

@@ -44,10 +44,10 @@ def read(content: bytes) -> list[Block]:
         NotImplementedError,
         RuntimeError,
     ) as error:
-        raise DataError(f"it is a damaged Word document ({error}): save it again") from error
+        raise DataError(f"the Word document is damaged ({error}): save it again") from error
     # raised where a part of the document is missing
     except (KeyError, ValueError, TypeError, AttributeError, IndexError, AssertionError, UnicodeError) as error:
-        raise DataError(f"it is a damaged Word document ({type(error).__name__} {error}): save it again") from error
+        raise DataError(f"the Word document is damaged ({type(error).__name__} {error}): save it again") from error
     return found
 
 
@@ -70,10 +70,10 @@ def _check_size(content: bytes) -> None:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             members = archive.infolist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError, UnicodeError, EOFError, OSError) as error:
-        raise DataError(f"it is a damaged Word document ({error}): save it again") from error
+        raise DataError(f"the Word document is damaged ({error}): save it again") from error
     grown = sum(member.file_size for member in members)
     if grown > _UNPACKED or len(members) > _MEMBERS:
         raise DataError(
-            f"it would unpack to {grown >> 20} MiB in {len(members)} parts, which is too much: save it again without "
-            "pictures"
+            f"the Word document would unpack to {grown >> 20} MiB in {len(members)} parts, which is too much: save it "
+            "again without pictures"
         )

@@ -64,7 +64,10 @@ class Clause:
         return "am" if self.subject == "I" and self.verb == "are" else self.verb
 
     def asked(self, asks: str, rest: str, key: str) -> Asked:
-        """Return the question in all its wordings. `key` is the part of the answer that must not be missing."""
+        """Return the question in several wordings, made from `direct` and `indirect` with the same arguments.
+
+        `key` is the part of the answer that a correct answer must contain.
+        """
         return Asked("fact", clause_wordings(self.direct(asks, rest), self.indirect(asks, rest)), key)
 
 
@@ -155,7 +158,7 @@ class English:
 def _is_finite(said: list[str], at: int) -> bool:
     """Return whether the word at index `at`, which may be a finite verb, is the verb of the main clause.
 
-    It is not if it is a noun, or belongs to a relative clause.
+    It is not the main verb if it is used as a noun, or belongs to a relative clause.
     """
     word, before = said[at], said[at - 1].lower().strip(",")
     if before in patterns.RELATIVE or before in patterns.NOT_BEFORE_A_VERB:
@@ -235,9 +238,10 @@ def _has_place(clause: Clause, head: list[str]) -> bool:
 
 
 def _whether(clause: Clause) -> Iterator[Asked]:
-    """Yield a yes-no question about a clause.
+    """Yield a yes-no question about a clause: "May visitors enter the lab?" for "visitors must not enter the lab".
 
-    The clause's negation and number are left out where possible, since they are the answer.
+    Words that would give the answer away are left out where possible: "not", "never", "only", and
+    the number in the clause.
     """
     rest = clause.rest
     left = re.sub(r"^no ", "a ", re.sub(r"\b(?:not|never|only) ", "", f"{rest} ")).strip()
@@ -260,7 +264,10 @@ def _moved(asked: Asked, lead: str) -> Asked:
 
 
 def _left(rest: str, found: re.Match[str]) -> str:
-    """Return `rest`, the end of a clause, without the part in the group "tail" of `found`."""
+    """Return `rest`, the end of a clause, without the part that the group "tail" of `found` matched.
+
+    If there is a comma after this part, what follows the comma is left out too.
+    """
     return _phrase(rest[: found.start("tail")].strip(), rest[found.end("tail") :].partition(",")[0].strip())
 
 
@@ -269,5 +276,5 @@ def _phrase(*parts: str) -> str:
 
 
 def _body(sentence: str) -> str:
-    """Return the main part of a sentence, without its final punctuation."""
+    """Return a sentence without its final punctuation, up to the first semicolon."""
     return sentence.rstrip(" .!").split("; ")[0]

@@ -129,7 +129,7 @@ def key_of(text: str, most: int = 4) -> str:
 
 
 def short_key(tail: str) -> str:
-    """Return the essential part of a time, a place or a name, without what may follow it."""
+    """Return the essential part of a time, a place or a name: "your desk" for "at my desk before noon"."""
     if re.search(r"\d", tail):
         return key_of(tail)
     return as_written(
@@ -138,9 +138,9 @@ def short_key(tail: str) -> str:
 
 
 def as_written(text: str) -> str:
-    """Return a text with "my" replaced by "your".
+    """Return a text with "my" replaced by "your", as the document has it.
 
-    A key must occur literally in the answer, which quotes the document and so says "your".
+    Answers quote the document, so the words that a correct answer must contain are in its form.
     """
     return re.sub(r"\bmy\b", "your", text)
 

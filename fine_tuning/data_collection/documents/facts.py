@@ -126,7 +126,10 @@ def _of_table(section: Section, table: Table, english: English) -> Iterator[Fact
 
 
 def _with_topics(facts: list[Fact], english: English) -> list[Fact]:
-    """Return the facts. A fact gets a further question about its topic, unless other facts have the same topic."""
+    """Return the facts, with a further question for each fact whose topic no other fact shares.
+
+    The topic is the subject of the answer's first sentence; the question asks for all about it.
+    """
     topics = [english.topic(sentences_of(fact.answer)[0]) if fact.asked[0].level == "fact" else "" for fact in facts]
     counts = Counter(_bare(topic) for topic in topics)
     return [

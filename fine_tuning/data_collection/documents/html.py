@@ -25,7 +25,7 @@ def read(text: str) -> list[Block]:
     try:
         root = lxml.html.document_fromstring(text.replace("\0", " ").encode("utf-8", "replace"), parser=parser)
     except (etree.LxmlError, ValueError, AssertionError, LookupError) as error:
-        raise DataError(f"it cannot be read as HTML ({error}): save it again, or as plain text") from error
+        raise DataError(f"the document cannot be read as HTML ({error}): save it again, or as plain text") from error
     found: list[Block] = []
     _walk(root, found)
     return found

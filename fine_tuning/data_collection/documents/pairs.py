@@ -26,8 +26,9 @@ _VALIDATED = 8  # one fact in this many has a wording for validation, too
 class Pair:
     """A question and its answer.
 
-    `section` holds the headings above the answer, as one text. `level` is the kind of the question, as
-    in `Asked`. `key` is the part of `answer` that a model's answer must contain to be correct.
+    `section` holds the headings above the answer, as one text. `level` is the kind of the question:
+    fact, condition, list, table or topic. `key` is the part of `answer` that a model's answer must
+    contain to be correct.
     """
 
     question: str

@@ -24,16 +24,17 @@ def read(content: bytes) -> list[Block]:
     try:
         reader = PdfReader(io.BytesIO(content))
         if len(reader.pages) > PAGES:
-            raise DataError(f"it has {len(reader.pages)} pages, more than {PAGES}: split it")
+            raise DataError(f"the document has {len(reader.pages)} pages, more than {PAGES}: split it")
         pages = [page.extract_text() for page in reader.pages]
     except PyPdfError as error:
-        raise DataError(f"it cannot be read as PDF ({error}): save it again") from error
+        raise DataError(f"the document cannot be read as PDF ({error}): save it again") from error
     except _DAMAGED as error:
         raise DataError(
-            f"it cannot be read as PDF, because it is damaged ({type(error).__name__}: {error}): save it again"
+            f"the document cannot be read as PDF, because it is damaged ({type(error).__name__}: {error}): save it "
+            "again"
         ) from error
     if not any(page.strip() for page in pages):
-        raise DataError("it contains no text: scanned pages must be turned into text first (OCR)")
+        raise DataError("the document contains no text: scanned pages must be turned into text first (OCR)")
     return plain.read("\n\n".join(_without_margins(pages)))
 
 

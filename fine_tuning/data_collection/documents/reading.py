@@ -103,7 +103,7 @@ def blocks_of(kind: str, content: bytes) -> list[Block]:
     for block in found:
         size += sum(map(len, _texts(block)))
     if len(found) > _BLOCKS or size > _CHARACTERS:
-        raise DataError(f"its text has {size:,} characters, more than {_CHARACTERS:,}: split it")
+        raise DataError(f"the document's text has {size:,} characters, more than {_CHARACTERS:,}: split it")
     return found
 
 

@@ -83,7 +83,7 @@ def sentences_of(text: str) -> list[str]:
 def _goes_on(sentence: str) -> bool:
     """Return whether a text that ends with a period is not a complete sentence.
 
-    It is not if it ends with an abbreviation, an initial, or an ordinal number.
+    Return True if it ends with an abbreviation, an initial, or an ordinal number.
     """
     if _INITIAL.search(sentence):
         return _LETTERED.search(sentence) is None

@@ -14,7 +14,7 @@ _I_BEFORE = words("are were have had may must can could should will would want n
 
 @dataclass(frozen=True)
 class Asked:
-    """A question in several wordings. `key` is the part of the answer that is asked for."""
+    """A question in several wordings. `key` is the part of the answer that a correct answer must contain."""
 
     level: str  # kind of the question: fact, condition, list, table or topic
     wordings: tuple[str, ...]

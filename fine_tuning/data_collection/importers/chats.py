@@ -159,7 +159,7 @@ def open_questions(chat: Chat) -> int:
 
 
 def _exchanges(said: Sequence[Said]) -> Iterator[_Exchange]:
-    """Yield questions with their answers; the last one may have none yet."""
+    """Yield questions with their answers; the last question may have no answer yet."""
     now = _Exchange()
     for message in said:
         if message.role == "user" and now.answered:

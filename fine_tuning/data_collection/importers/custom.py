@@ -76,7 +76,9 @@ def _called(function: Callable[[Path], Iterable[object]], name: str, path: Path)
     try:
         yield from function(path)
     except Exception as error:
-        raise DataError(f"{name} failed on {path.name}: {type(error).__name__}: {error}") from error
+        raise DataError(
+            f"{name} failed on {path.name}: {type(error).__name__}: {error}. Correct this function, and import again"
+        ) from error
 
 
 def _chat(found: object) -> Chat:

@@ -29,8 +29,8 @@ def _read(source: Source) -> Iterator[Chat | Fault]:
         yield Chat(said, facts={"split": found.split, "level": found.level, "key": found.key}, section=found.section)
     if not made:
         raise DataError(
-            f"{name} contains nothing of which questions can be made: they are made of sentences, lists and tables "
-            "under headings"
+            f"no questions can be made from {name}: they are made from sentences, lists and tables under headings. "
+            "Choose another document"
         )
 
 

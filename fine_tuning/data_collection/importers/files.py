@@ -85,7 +85,10 @@ class Member:
                 and not isinstance(error, NotImplementedError)
             ):
                 raise
-            raise DataError(f"cannot read {self.name}: {getattr(error, 'strerror', None) or error}") from error
+            raise DataError(
+                f"cannot read {self.name}: {getattr(error, 'strerror', None) or error}. Check the file and its "
+                "permissions"
+            ) from error
 
     @contextmanager
     def text(self, read: Read = unwatched, newline: str | None = "\n") -> Iterator[TextIO]:
@@ -160,7 +163,7 @@ def members_of(path: Path) -> list[Member]:
             archive = file.read(4) == b"PK\x03\x04" and not _is_office(path)
         return _of_archive(path) if archive else [Member(path.name, path.stat().st_size, partial(_open, path), path)]
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+        raise DataError(f"cannot read {path}: {error.strerror or error}. Check the path and its permissions") from error
 
 
 def _is_office(path: Path) -> bool:

@@ -50,10 +50,10 @@ def rows(name: str, read: Read = unwatched) -> Iterator[Record | Fault]:
 
 
 def _checked(name: str) -> str:
-    """Return the newest revision of a dataset, after checking that it reads no files but its own.
+    """Return the newest revision of a dataset, after checking that it names no files outside of itself.
 
-    The library `datasets` opens whatever paths and addresses a dataset's settings name, also on this
-    machine. Raises DataError for one that is not within the dataset.
+    The library `datasets` opens all paths and addresses that a dataset's settings name, even paths
+    of this machine. Raises DataError if the settings name a file that is not within the dataset.
     """
     from huggingface_hub import HfApi, hf_hub_download
 

@@ -261,8 +261,9 @@ def _entries(format: str, importer: Importer, source: Source, facts: JsonObject,
 def _readings(
     place: str | Path, wanted: Wanted, report: Report, progress: _Progress, unknown: list[DataError]
 ) -> Iterator[tuple[str, Importer, Source]]:
-    """Yield the sources at a place in order, each with its format and importer.
+    """Yield (name of the format, its importer, source) for each source at a place, in order.
 
+    A source is a file, a group of files that belong together, or a dataset of the Hugging Face Hub.
     Errors about files in no known format are added to `unknown`.
     """
     if str(place).startswith(PREFIX) or is_saved(Path(place)):
@@ -302,7 +303,7 @@ def _readings(
 def _looks(
     members: Sequence[Member], wanted: Wanted, report: Report, unknown: list[DataError]
 ) -> Iterator[tuple[Member, tuple[str, Importer, str], Look]]:
-    """Yield (file, its format and importer, the `Look` at its first bytes) for each file in a known format.
+    """Yield (file, its format and importer, its layout and first records) for each file in a known format.
 
     Other files are added to `report`, and the first error about one to `unknown`; if there is only one
     file, the error is raised instead.

@@ -50,7 +50,7 @@ def _line(record: Record) -> Line:
 
 
 def _decoded(text: str) -> str:
-    """Return a text whose UTF-8 bytes Meta wrote as characters ("Ã¼") in its real form; other text unchanged."""
+    """Return a text with Meta's wrong encoding repaired ("Ã¼" becomes "ü"); any other text unchanged."""
     try:
         return text.encode("latin-1").decode("utf-8")
     except UnicodeError:

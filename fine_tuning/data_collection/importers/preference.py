@@ -44,9 +44,10 @@ def _convert(record: JsonObject, source: Source) -> Iterable[Chat]:
 
 
 def _side(record: JsonObject, keys: Sequence[str]) -> list[Said]:
-    """Return the dialogue that ends with the chosen (or the rejected) answer, which is under one of `keys`.
+    """Return the dialogue that ends with the chosen (or the rejected) answer.
 
-    If there is no question beside the answer, the prompt of the record is put before it.
+    The answer is the value of the first of `keys` that the record has. If this value contains no
+    question, the record's prompt is put before it.
     """
     key = next((name for name in keys if name in record), keys[0])
     asked = next((record[name] for name in _PROMPTS if record.get(name)), None)

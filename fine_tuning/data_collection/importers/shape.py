@@ -20,9 +20,9 @@ RECORDS: frozenset[Layout] = frozenset({"array", "lines", "table", "parquet", "o
 
 @dataclass(frozen=True)
 class Source:
-    """What one call of an importer's `read` reads, and the options of the import.
+    """The files or the dataset that one call of an importer's `read` reads, and the options of the import.
 
-    Usually it reads one file; for Slack it reads all files of a channel.
+    Usually this is one file; for Slack it is all files of a channel.
     """
 
     members: Sequence[Member]
@@ -69,7 +69,7 @@ class Importer:
 def spoilt(error: Exception, place: str, expected: str, value: object) -> Fault:
     """Return the Fault for a record whose reading raised `error`, one of UNREADABLE.
 
-    `place` is the record's place, `expected` what the format requires there, and `value` what is there.
+    `place` says where the record is, `expected` what the format requires; `value` is what was found.
     """
     if isinstance(error, BadRecord):
         return Fault(place, f"expected {error}")

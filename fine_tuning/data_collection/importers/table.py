@@ -124,8 +124,8 @@ def recognised(found: Look, name: str) -> Found:
 def forced(name: str, found: Look, file: str, surely: bool = False) -> Found:
     """Return the format that the user named for a file, with its importer and the key of the list of records.
 
-    `surely`: raise DataError also if none of the first records has the format, as is wanted for the
-    many files of a folder. Raises ConfigError for an unknown name, and DataError if a file of this
+    `surely`: raise DataError also if none of the first records has the format, so that other files
+    of a folder are skipped. Raises ConfigError for an unknown name, and DataError if a file of this
     layout cannot have the format.
     """
     importer = importer_named(name)

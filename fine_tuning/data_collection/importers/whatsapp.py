@@ -167,8 +167,9 @@ def _time(head: _Head, day_first: bool) -> str:
 def _day_first(lines: Sequence[str]) -> bool:
     """Return whether the day comes before the month in the dates.
 
-    A number above 12 shows it. If there is none, the order is chosen in which the dates ascend. If they
-    ascend in both orders, the month comes first only where dates have slashes and times "am" or "pm".
+    A number above 12 shows the order. If there is none, the order in which the dates ascend is
+    chosen. If they ascend in both orders, the month comes first only if the dates have slashes and
+    the times "am" or "pm".
     """
     heads = [head for line in lines if (head := _head(line))]
     for head in heads:

@@ -81,7 +81,7 @@ def _engine() -> "tuple[AnalyzerEngine, tuple[str, ...]]":
     patterns = {"PERSON": [*map(regex.compile, NAMES)], "ADDRESS": [*map(regex.compile, ADDRESSES)]}
 
     class Written(EntityRecognizer):
-        """Finds names and addresses by the patterns."""
+        """Finds names and addresses by the patterns of name_patterns.py."""
 
         def load(self) -> None: ...
 

@@ -29,7 +29,7 @@ def ibans(reading: Reading) -> Iterator[Span]:
     """Yield the positions of IBANs whose check digits are right.
 
     The length must be that of the country, unless a word before the number says that it is an IBAN, or
-    it is written in capitals and nothing follows it.
+    the number is written in capitals and no text follows it.
     """
     position = 0
     while match := _IBAN.search(reading.plain, position):

@@ -147,7 +147,7 @@ def base_of(layer: "LoraLinear") -> nn.Linear:
     """Return the frozen layer that an adapter adapts. Raises TypeError if it is not an nn.Linear."""
     base = layer.get_base_layer()
     if not isinstance(base, nn.Linear):
-        raise TypeError(f"an adapter of {type(base).__name__} cannot be fused")
+        raise TypeError(f"an adapter of a {type(base).__name__} cannot be fused: set training.fused to false")
     return base
 
 

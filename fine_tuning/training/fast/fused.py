@@ -121,7 +121,7 @@ class _Fuser:
     """Replaces forward passes of modules by parts (layers.py) that compute the same."""
 
     def __init__(self, adapters: AdapterVector | None) -> None:
-        """Prepare the replacement. `adapters` holds all plain layers; None: only norms can be fused."""
+        """Prepare the replacement. `adapters`: all adapters that can be fused; None: fuse only the norms."""
         self.adapters = adapters
         self.parts: dict[int, Part | RowPart] = {}  # by id of the replaced module
         self.within: set[int] = set()  # ids of layers whose weights belong to a part

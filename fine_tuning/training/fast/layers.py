@@ -61,7 +61,7 @@ class Part(Protocol):
 
 
 class RowPart(Protocol):
-    """A part of a transformer that also needs the packed row's context; otherwise like `Part`."""
+    """Like `Part`, for parts of a transformer that also need the packed row's context (`RowContext`)."""
 
     @property
     def extra_columns(self) -> int: ...
@@ -104,7 +104,7 @@ class PartFunction(torch.autograd.Function):
 
 
 class RowPartFunction(torch.autograd.Function):
-    """A `RowPart` as one autograd function; otherwise like `PartFunction`."""
+    """A `RowPart` as one autograd function, like `PartFunction` for a `Part`."""
 
     @staticmethod
     def forward(ctx: _RowPartContext, x: Tensor, anchor: Tensor | None, part: RowPart, row: RowContext) -> Tensor:

@@ -69,8 +69,8 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, library: Libr
     """Return x W^T + bias [..., out] for `x` [..., in] and `weight` W [out, in].
 
     `weight` may be a transposed view. Use this where autograd records nothing, as in custom
-    autograd functions: with oneDNN the product has no gradient. `library`: None means the one that
-    `use` set.
+    autograd functions: with oneDNN the product has no gradient. `library`: None means the library
+    that was set by `use`.
     """
     return _by_onednn(x, weight, bias) if _for_onednn(x, weight, library or _library) else _by_blas(x, weight, bias)
 

@@ -81,10 +81,10 @@ def test_documents_of_a_folder_and_what_is_none(log, tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("x.md", b"", "is empty|contains nothing of which questions can be made"),
-        ("x.md", b"# Only a heading\n", "contains nothing of which questions can be made"),
-        ("x.pdf", b"%PDF-1.4 nothing", "x.pdf: it cannot be read as PDF"),
-        ("x.docx", b"PK\x03\x04nothing", "damaged ZIP archive|damaged Word"),
+        ("x.md", b"", "is empty|no questions can be made from"),
+        ("x.md", b"# Only a heading\n", "no questions can be made from"),
+        ("x.pdf", b"%PDF-1.4 nothing", "x.pdf: the document cannot be read as PDF"),
+        ("x.docx", b"PK\x03\x04nothing", "damaged ZIP archive|Word document is damaged"),
         ("x.doc", b"\xd0\xcf\x11\xe0" + bytes(600), "save it as .docx"),
         ("x.jpg", b"\xff\xd8\xff\xe0\0\x10JFIF\0" + bytes(range(200)), "is not text"),
     ],
