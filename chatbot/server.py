@@ -18,7 +18,7 @@ from chatbot.session import stop_all
 from fine_tuning.api.answering import answers_of
 from fine_tuning.api.app import create_app
 from fine_tuning.api.background import check_port, tended
-from fine_tuning.api.security import Access, Door, Token, is_of_api
+from fine_tuning.api.security import TRAIN, Access, Door, Token, is_of_api
 from fine_tuning.config import FineTuningConfig
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.errors import ByoaiError
@@ -117,7 +117,7 @@ def serve(
         ended = threading.Event()
         threading.Thread(target=keep_looking, args=(ended,), name="log-watch", daemon=True).start()
         threading.Thread(target=_say_what_is_missing, name="first-look", daemon=True).start()
-        with tended(service(), access):
+        with tended(service(), access, TRAIN):
             gc.collect()
             # Streamlit collects garbage after each run of a page: imported modules need not be scanned
             gc.freeze()

@@ -44,6 +44,12 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 @a_page
+def test_tests_that_are_named_exist(page: Path) -> None:
+    for file, name in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page.read_text(encoding="utf-8")):
+        assert f"def {name}(" in (ROOT / file).read_text(encoding="utf-8"), f"{file}::{name}"
+
+
+@a_page
 def test_commands_can_be_typed_as_they_stand(page: Path) -> None:
     for arguments in typed(page.read_text(encoding="utf-8")):
         options = parser().parse_args(arguments)

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from fine_tuning import paths
-from fine_tuning.api.security import LOOPBACK, Access, Door, Token
+from fine_tuning.api.security import LOOPBACK, PAGE, Access, Door, Token
 from fine_tuning.config import FineTuningConfig
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.errors import ByoaiError
@@ -55,11 +55,11 @@ def is_free(port: int, address: str) -> bool:
 
 
 def running() -> str | None:
-    """Return the URL of the server that is running for this data folder; None if there is none."""
+    """Return the URL of the page to train on of this data folder's running server; None if no server is running."""
     try:
         noted = paths.read_json(_note())
         process = Process(int(noted["pid"]), float(noted["started"]))
-        return str(noted["url"]) if processes.is_alive(process) else None
+        return str(noted["page"]) if processes.is_alive(process) else None
     except (ByoaiError, ValueError, KeyError, TypeError):
         return None
 
@@ -69,17 +69,23 @@ def _note() -> Path:
 
 
 @contextmanager
-def tended(service: Service, access: Access) -> Iterator[None]:
-    """Run jobs and the schedule in threads within the `with` block, with the server's URL in server.json.
+def tended(service: Service, access: Access, page: str = PAGE) -> Iterator[None]:
+    """Run jobs and the schedule in threads within the `with` block, with the server's process in server.json.
 
     At the end of the block, jobs that are not detached are stopped.
+
+    Args:
+        service: The source of the queue and the settings.
+        access: The server's names and port.
+        page: The path of the page to train on. It is noted for `start-tuning`, which cannot ask a
+            server for it that wants a token, or whose certificate it does not know.
     """
     ended, me = threading.Event(), processes.this_process()
     schedule = partial(scheduler.run, queue=service.queue, settings=lambda: service.config)
     work: dict[str, Callable[[threading.Event], None]] = {"jobs": service.queue.run, "schedule": schedule}
     threads = [threading.Thread(target=target, args=(ended,), name=name, daemon=True) for name, target in work.items()]
     Token().read()  # creates the token, so that programs can read it
-    paths.write_json(_note(), {"pid": me.pid, "started": me.started, "url": access.url})
+    paths.write_json(_note(), {"pid": me.pid, "started": me.started, "page": access.url + page})
     for thread in threads:
         thread.start()
     try:

@@ -21,6 +21,7 @@ RECORD = ":record"  # suffix of an API key of /v1 that asks for recording
 COOKIE = "byoai_token"
 LOGIN = "/login"
 PAGE = "/api/ui"  # path of the light page
+TRAIN = "/train"  # path of the training page of the web app
 MOST = 16 * 2**20  # maximum bytes of a body, except uploads
 CHANGES = ("POST", "PUT", "PATCH", "DELETE")  # the methods that change something
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from fine_tuning.api.security import Access
 
@@ -16,11 +17,46 @@ if TYPE_CHECKING:
 PARTING = 3  # seconds that open streams have to finish when the server ends
 WINDOW = 20.0  # seconds; in each such window a client must send at least LEAST bytes of an incomplete request
 LEAST = 10_000  # bytes; a request that is complete within the window may be smaller
+UNREAD = 20.0  # seconds within which a client must read some of what was sent to it and still waits here
 IDLE = 5  # seconds that an idle connection is kept open between requests
 
 
-class ImpatientProtocol(H11Protocol):
-    """An HTTP/1.1 protocol that closes connections whose requests arrive too slowly.
+class _UnreadLimit(asyncio.Protocol):
+    """A mixin for protocols: abort a connection whose client does not read for UNREAD seconds.
+
+    asyncio pauses the writing when 64 KiB wait to be sent, and resumes it when 16 KiB are left. Merely
+    closing such a connection would not end it, since asyncio sends the rest first.
+    """
+
+    unread = UNREAD
+    loop: asyncio.AbstractEventLoop
+    transport: asyncio.Transport
+    _abort: asyncio.TimerHandle | None = None
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._abort = self.loop.call_later(self.unread, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._keep()
+        super().resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._keep()
+        super().connection_lost(exc)
+
+    def _keep(self) -> None:
+        if self._abort is not None:
+            self._abort.cancel()
+            self._abort = None
+
+
+class ImpatientSocket(_UnreadLimit, WebSocketsSansIOProtocol):
+    """A WebSocket protocol that drops clients that do not read."""
+
+
+class ImpatientProtocol(_UnreadLimit, H11Protocol):
+    """An HTTP/1.1 protocol that closes connections whose requests arrive too slowly, or whose answers are not read.
 
     Many such connections would exhaust the server, and uvicorn limits only the time between two
     requests. The rate is checked in windows of WINDOW seconds, except in windows in which the client
@@ -91,7 +127,7 @@ def run(app: "ASGIApp", access: Access) -> None:
         host=access.address,
         port=access.port,
         http=ImpatientProtocol,
-        ws="websockets-sansio",
+        ws=ImpatientSocket,
         ws_per_message_deflate=False,
         log_level="warning",
         server_header=False,

@@ -1,7 +1,6 @@
 """The commands serve, start-tuning and token: serve the API, open the training page, and show the token for both."""
 
 import argparse
-import urllib.request
 import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,9 +11,6 @@ from fine_tuning.errors import ConfigError
 if TYPE_CHECKING:
     from fine_tuning.api.security import Access
     from fine_tuning.config import FineTuningConfig
-
-
-TRAIN = "/train"  # path of the training page
 
 
 def add_commands(commands: Commands) -> None:
@@ -133,29 +129,16 @@ def _serve(options: argparse.Namespace) -> None:
 def _start_tuning(options: argparse.Namespace) -> None:
     from chatbot.server import serve
     from fine_tuning.api.background import running
-    from fine_tuning.api.security import PAGE
+    from fine_tuning.api.security import TRAIN
 
-    if (found := running()) is not None:
-        page = _page_of(found) or PAGE  # a server without pages only has the light page
-        print(f"The page is at {found}{page}")
+    if (page := running()) is not None:
+        print(f"The page is at {page}")
         if not options.no_browser:
-            webbrowser.open(found + page)
+            webbrowser.open(page)
         return
     settings, access = server_of(options)
     print(f"The page is at {access.url}{TRAIN} (Ctrl-C ends it)", flush=True)
     serve(access, settings=settings, ollama_url=options.ollama_url, browser=not options.no_browser, page=TRAIN)
-
-
-def _page_of(server: str) -> str:
-    """Return the path of the training page on the running server with the URL `server`.
-
-    Return "" if it has none, because it was started with `byoai serve`.
-    """
-    try:
-        with urllib.request.urlopen(f"{server}/_stcore/health", timeout=2.0) as answer:
-            return TRAIN if answer.status == 200 else ""
-    except (OSError, ValueError):
-        return ""
 
 
 def _token(options: argparse.Namespace) -> None:

@@ -1,19 +1,17 @@
 """Jobs over HTTP: asked for, listed, watched by many, stopped."""
 
-import asyncio
 import json
-import time
-from collections.abc import AsyncIterator, Iterator
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
-from starlette.types import Message
 from starlette.websockets import WebSocketDisconnect
 
+from fine_tuning.api import feed
 from fine_tuning.api.app import create_app
 from fine_tuning.api.dependencies import to_cursor
-from fine_tuning.api.routes import jobs
 from fine_tuning.api.security import TOKEN_HEADER, Access, Door, Token
 from fine_tuning.config import load_config
 from fine_tuning.events import Count, Finished, Stage, events_to
@@ -203,23 +201,19 @@ def test_a_socket_to_no_job_says_so(client: TestClient) -> None:
         assert closed.value.code == 1008
 
 
-def test_a_client_that_receives_nothing_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "PATIENCE", 0.05)
-    sent: list[Message] = []
-
-    async def send(message: Message) -> None:
-        sent.append(message)
-        if len(sent) == 3:
-            await asyncio.Event().wait()  # its buffers are full
-
-    async def events() -> AsyncIterator[str]:
-        for number in range(9):
-            yield f"data: {number}\n\n"
-
-    async def watch() -> None:
-        await asyncio.wait_for(jobs.Watched(events()).stream_response(send), 10)
-
-    began = time.monotonic()
-    with pytest.raises(TimeoutError):
-        asyncio.run(watch())
-    assert len(sent) == 3 and time.monotonic() - began < 10
+def test_a_watcher_of_a_silent_job_gets_heartbeats(
+    client: TestClient, running: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "HEARTBEAT", 0.05)
+    address = f"/api/jobs/{running.id}/events?after=2"
+    with client.websocket_connect(address, headers={"host": "127.0.0.1:8501"}) as socket:
+        assert json.loads(socket.receive_text())["job"]["state"] == "running"
+        beats = [json.loads(socket.receive_text())["heartbeat"] for _ in range(3)]
+        assert beats == sorted(beats) and beats[-1] - beats[0] > 0.05
+        ended = threading.Timer(0.5, end, (running,))
+        ended.start()
+        assert client.get(address).text.count(": heartbeat\n\n") >= 3
+        ended.join()
+        with pytest.raises(WebSocketDisconnect):
+            while True:
+                socket.receive_text()

@@ -1,11 +1,21 @@
 """A server that other machines reach: nobody is answered without the token."""
 
 import asyncio
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from ports import unused_port
+from served_api import wait_for
+from served_app import service_of
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
@@ -13,9 +23,13 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
 from timing import in_time
+from websockets.sync.client import connect as open_socket
 
-from fine_tuning.api.security import COOKIE, LOGIN, TOKEN_HEADER, Access, Door, Token
+from fine_tuning.api.background import running, tended
+from fine_tuning.api.security import COOKIE, LOGIN, PAGE, TOKEN_HEADER, TRAIN, Access, Door, Token
 from fine_tuning.cli.main import main
+from fine_tuning.jobs.doing import listed
+from fine_tuning.jobs.kinds import SweepRequest
 
 NAME = "192.168.1.20:8501"
 TOLD = {"host": NAME}
@@ -151,3 +165,65 @@ def test_contradictions_are_refused_before_anything_is_served(
 ) -> None:
     assert main([command, *arguments]) == 2
     assert told in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A self-signed certificate of `localhost`, and its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    files = folder / "cert.pem", folder / "key.pem"
+    named = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-days", "2"]
+    written = ["-out", str(files[0]), "-keyout", str(files[1])]
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    subprocess.run([*command, *named, *written], check=True, capture_output=True)
+    return files
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl, which makes the certificate, is not installed")
+def test_over_tls_clients_and_sockets_are_answered_and_start_tuning_names_the_page(
+    home: Path, certificate: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    port, (cert, key) = unused_port(), certificate
+    options = ["--lan", "--host", "localhost", "--port", str(port), "--cert", str(cert), "--key", str(key)]
+    known = ssl.create_default_context(cafile=str(cert))
+    url, headers = f"https://localhost:{port}", {TOKEN_HEADER: Token().read()}
+    with (
+        subprocess.Popen([sys.executable, "-m", "fine_tuning", "serve", *options]) as process,
+        listed("sweep", SweepRequest()),
+        httpx.Client(base_url=url, verify=known, timeout=60, trust_env=False) as client,
+    ):
+        try:
+            wait_for(lambda: running() and answers(port))
+            assert client.get("/api/jobs").status_code == 401
+            (job,) = client.get("/api/jobs", headers=headers).raise_for_status().json()["items"]
+            entered = client.post(LOGIN, data={"token": Token().read()})
+            assert "Secure" in entered.headers["set-cookie"] and "wss://" in entered.headers["content-security-policy"]
+            with pytest.raises(httpx.TransportError):  # the same port without TLS
+                httpx.get(f"http://localhost:{port}/api/jobs", headers=headers, trust_env=False)
+            address = f"wss://localhost:{port}/api/jobs/{job['id']}/events"
+            with open_socket(address, ssl=known, additional_headers=headers, proxy=None) as socket:
+                assert job["id"] in str(socket.recv(timeout=60))
+            assert main(["start-tuning", "--no-browser"]) == 0
+            assert f"The page is at {url}/api/ui\n" in capsys.readouterr().out
+        finally:
+            process.terminate()
+            process.wait(60)
+    assert running() is None
+
+
+def answers(port: int) -> bool:
+    with closing(socket.socket()) as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.parametrize(("page", "told"), [(PAGE, "/api/ui"), (TRAIN, "/train")])
+@pytest.mark.parametrize("lan", [False, True])
+def test_start_tuning_names_the_page_of_the_server_that_runs(
+    home: Path, capsys: pytest.CaptureFixture[str], page: str, told: str, lan: bool
+) -> None:
+    """Without asking the server, which over the network answers nobody without the token."""
+    access = Access(8501, ("192.168.1.20", "127.0.0.1"), lan=True) if lan else Access(8501)
+    with tended(service_of(), access, page):
+        assert main(["start-tuning", "--no-browser"]) == 0
+    host = "192.168.1.20" if lan else "127.0.0.1"
+    assert capsys.readouterr().out == f"The page is at http://{host}:8501{told}\n"

@@ -25,13 +25,13 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
-from starlette.websockets import WebSocket
+from starlette.websockets import WebSocket, WebSocketDisconnect
 from timing import in_time, undisturbed
 from websockets.sync.client import connect as open_socket
 
 from fine_tuning.api.background import running
 from fine_tuning.api.security import TOKEN_HEADER, Token
-from fine_tuning.api.web_server import LEAST, ImpatientProtocol
+from fine_tuning.api.web_server import LEAST, ImpatientProtocol, ImpatientSocket
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.engines.base import ModelSpec
 from fine_tuning.engines.embedded import EmbeddedEngine
@@ -187,6 +187,39 @@ async def tell(_: Request) -> Response:
     return StreamingResponse(pieces())
 
 
+PIECE = "x" * 10_000
+FLOOD = 3000 * len(PIECE)  # bytes, more than the system buffers
+
+
+async def flood(_: Request) -> Response:
+    async def pieces() -> AsyncIterator[str]:
+        with counted_open():
+            for _ in range(3000):
+                yield PIECE
+
+    return StreamingResponse(pieces())
+
+
+async def flood_socket(websocket: WebSocket) -> None:
+    await websocket.accept()
+    with counted_open(), contextlib.suppress(WebSocketDisconnect):
+        for _ in range(3000):
+            await websocket.send_text(PIECE)
+        await websocket.close()
+
+
+open_floods: list[object] = []
+
+
+@contextlib.contextmanager
+def counted_open() -> Iterator[None]:
+    open_floods.append(None)
+    try:
+        yield
+    finally:
+        open_floods.pop()
+
+
 async def talk(websocket: WebSocket) -> None:
     await websocket.accept()
     while True:
@@ -196,12 +229,16 @@ async def talk(websocket: WebSocket) -> None:
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
     class Quick(ImpatientProtocol):
-        window = PATIENCE
+        window = unread = PATIENCE
 
-    routes = [Route(f"/{act.__name__}", act, methods=["GET", "POST"]) for act in (echo, refuse, late, tell)]
+    class QuickSocket(ImpatientSocket):
+        unread = PATIENCE
+
+    routes = [Route(f"/{act.__name__}", act, methods=["GET", "POST"]) for act in (echo, refuse, late, tell, flood)]
+    sockets = [WebSocketRoute(f"/{act.__name__}", act) for act in (talk, flood_socket)]
     port = unused_port()
     config = uvicorn.Config(
-        Starlette(routes=[*routes, WebSocketRoute("/talk", talk)]), port=port, http=Quick, log_level="warning"
+        Starlette(routes=[*routes, *sockets]), port=port, http=Quick, ws=QuickSocket, log_level="warning"
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
@@ -283,6 +320,31 @@ def test_a_hundred_slow_ones_keep_nobody_else_out(port: int) -> None:
         with begin(port, request("echo")) as line:
             assert b"200" in line.recv(1000)
         assert max(closed_after(line, b"") for line in lines) < 10 * PATIENCE
+
+
+UPGRADE = (
+    b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n"
+)
+
+
+@pytest.mark.parametrize("sent", [request("flood"), request("flood_socket", more=UPGRADE)])
+def test_who_does_not_read_is_dropped_and_others_get_all(port: int, sent: bytes) -> None:
+    with contextlib.ExitStack() as unread:
+        lines = [unread.enter_context(begin(port, sent)) for _ in range(5)]
+        wait_for(lambda: len(open_floods) == 5)
+        with begin(port, sent) as line:
+            assert received(line) >= FLOOD
+        wait_for(lambda: not open_floods)
+        assert max(map(received, lines)) < FLOOD
+
+
+def received(line: socket.socket) -> int:
+    """How many bytes come before the other side closes, or all have come."""
+    count = 0
+    while count < FLOOD and (piece := line.recv(100_000)):
+        count += len(piece)
+    return count
 
 
 def rest(line: socket.socket, until: bytes) -> bytes:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from fine_tuning import errors
 from fine_tuning.cli.main import main, parser
 from fine_tuning.cli.options import EXIT_CODES
+from fine_tuning.jobs import store
 
 COMMAND_GROUPS = {
     "chat",
@@ -214,6 +215,9 @@ def test_a_second_retrain_is_refused_while_one_runs(home, capsys, monkeypatch):
         done = byoai("retrain", BYOAI_HOME=str(home), BYOAI_ENGINE="embedded")
     assert done.returncode == 8
     assert "another retrain" in done.stderr
+    (job,) = store.find()
+    assert (job.kind, job.state, job.exit_code, job.here) == ("retrain", "failed", 8, True)
+    assert "another retrain is running" in job.reason
 
 
 @pytest.mark.parametrize("how", ["--set", "--config"])

@@ -1,6 +1,10 @@
 """What only the Ollama engine has: URLs, proxies, Modelfiles. The rest is in test_contract.py."""
 
+import contextlib
+import http.server
 import os
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -344,3 +348,63 @@ class TestOnTheRealServer:
         assert "ollama-test:bad" not in [model.tag for model in engine.list_models()]
         with pytest.raises(EngineError, match="temperature"):
             list(engine.chat(self.TAG, FRANCE, ChatOptions(temperature="hot")))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_server_cannot_send_the_client_to_another_address(status: int, tmp_path: Path) -> None:
+    """Else it could have this machine ask what only this machine reaches (SSRF), and hand chats on."""
+    reached: list[str] = []
+
+    class Inside(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            reached.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'{"version": "0.32.15", "models": [], "status": "success"}')
+
+        do_POST = do_PUT = do_DELETE = do_HEAD = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    class Redirecting(Inside):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"] or 0))
+            self.send_response(status)
+            self.send_header("Location", f"http://127.0.0.1:{inside.server_port}{self.path}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_POST = do_PUT = do_DELETE = do_HEAD = do_GET
+
+    file = tmp_path / "adapter.gguf"
+    file.write_bytes(b"GGUF")
+    with serving(Inside) as inside, serving(Redirecting) as outside:
+        engine = OllamaEngine(f"http://127.0.0.1:{outside.server_port}")
+        acts: dict[str, Callable[[], object]] = {
+            "version": engine.version,
+            "list": engine.list_models,
+            "show": lambda: engine.show("a:b"),
+            "render": lambda: engine.render("a:b", FRANCE),
+            "chat": lambda: list(engine.chat("a:b", FRANCE)),
+            "embed": lambda: engine.embed("a:b", ["text"]),
+            "pull": lambda: list(engine.pull("a:b")),
+            "upload": lambda: engine._upload(file),
+            "create": lambda: engine.create("a:b", ModelSpec("c:d")),
+            "copy": lambda: engine.copy("a:b", "c:d"),
+            "delete": lambda: engine.delete("a:b"),
+            "warm": lambda: engine.warm("a:b"),
+            "loaded": engine.loaded,
+        }
+        for name, act in acts.items():
+            with pytest.raises(EngineError):
+                act()
+            assert not reached, name
+
+
+@contextlib.contextmanager
+def serving(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[http.server.ThreadingHTTPServer]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield server
+        server.shutdown()

@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from fine_tuning import paths
+from fine_tuning.engines.base import ModelSpec
+from fine_tuning.engines.default_base import DEFAULT_TAG
 from fine_tuning.errors import ByoaiError
 from fine_tuning.events import Count, Finished, RunOpened, Watch
 from fine_tuning.jobs import kinds, processes, worker
 from fine_tuning.jobs.request import JobRequest, Kind
+from fine_tuning.model_management.model_registry import Registry
 
 PROGRAM = (sys.executable, __file__)
 
@@ -30,6 +33,7 @@ class SmallRequest(JobRequest):
     leaves_group: bool = False  # the children lead a session of their own
     run: str = ""  # a folder that it makes
     until: str = ""  # a file without which it does not count the last number
+    registers: str = ""  # a model of which it makes a version, with its run as notes
 
 
 def small(request: SmallRequest, watch: Watch) -> dict[str, Any]:
@@ -55,10 +59,18 @@ def small(request: SmallRequest, watch: Watch) -> dict[str, Any]:
             os._exit(3)
         if request.ends:
             os.kill(os.getpid(), getattr(signal, request.ends))
+    if request.registers:
+        _register_version(request)
     if request.fails:
         raise ByoaiError(request.fails)
     watch.tell(Finished("done", f"counted to {request.counts}"))
     return {"counted": request.counts, "from": done_before}
+
+
+def _register_version(request: SmallRequest) -> None:
+    registry = Registry()
+    version = registry.add(request.registers, registry.next_number(request.registers), notes=request.run)
+    request.engine().create(version.tag, ModelSpec(DEFAULT_TAG))
 
 
 def _start_children(request: SmallRequest) -> None:

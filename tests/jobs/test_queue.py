@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -252,11 +251,6 @@ def server(id: str, request: dict[str, Any], *, detached: bool = False) -> "subp
     return subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
 
 
-def is_true(job: Job) -> bool:
-    """Whether the table says of a job what is the case: it runs, or nothing of it is alive."""
-    return bool(job.process and is_alive(job.process, job.mark)) if job.active else not marked(job.mark)
-
-
 @pytest.mark.parametrize("detached", [False, True])
 def test_the_child_ends_with_its_server_unless_it_was_detached(queue: Queue, detached: bool) -> None:
     owner = server("owned", {**LONG, "children": 1}, detached=detached)
@@ -272,39 +266,6 @@ def test_the_child_ends_with_its_server_unless_it_was_detached(queue: Queue, det
         job = store.get("owned")
         assert job.state == State.INTERRUPTED and "server" in job.reason
         assert queue.resume("owned").state == State.RUNNING
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("victims", ["worker", "owner", "both"])
-def test_killed_at_any_moment_the_table_is_true_within_two_seconds_and_the_job_goes_on(
-    queue: Queue, home: Path, victims: str
-) -> None:
-    chance, true_after = random.Random(victims), []
-    for number in range(5):
-        id, run = f"{victims}-{number}", str(home / "runs" / f"{victims}-{number}")
-        request = {"counts": 60, "pause": 0.02, "children": 1, "run": run}
-        owner = server(id, request, detached=bool(number % 2))
-        wait_for(lambda id=id: bool(store.find() and store.find(limit=1)[0].id == id))
-        time.sleep(chance.uniform(0, 1.5))
-        if victims != "worker":
-            owner.kill()
-        worker = store.get(id).process
-        if victims != "owner" and worker and is_alive(worker):
-            os.kill(worker.pid, signal.SIGKILL)
-        # one that is just done may be on its way out
-        true_after.append(seconds(lambda id=id: wait_for(lambda: is_true(queue.get(id)), what=id), time.monotonic))
-        owner.kill()
-        owner.wait()
-        wait_for(lambda id=id: queue.get(id).over)
-        job = store.get(id)
-        if job.state == State.INTERRUPTED:
-            job = queue.wait(queue.resume(id).id, PATIENCE)
-        assert job.state == State.COMPLETED, job
-        wait_for(lambda job=job: not marked(job.mark), what="the end of all")
-        events = [number for number, _ in read_events(job.events)]
-        assert events == list(range(1, len(events) + 1))
-    assert sorted(true_after)[-2] < 2.5, true_after  # the machine may stand still once
 
 
 def test_after_a_reboot_what_ran_is_interrupted_and_what_waited_begins(queue: Queue) -> None:

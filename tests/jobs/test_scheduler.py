@@ -1,5 +1,6 @@
 """Retrains that begin by themselves: when the rule says so, once in a night, and never otherwise."""
 
+import sys
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -8,11 +9,16 @@ from typing import Any
 
 import psutil
 import pytest
+from waiting import wait_for
 
+from fine_tuning.api.background import tended
+from fine_tuning.api.security import Access
 from fine_tuning.config import FineTuningConfig, Schedule
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.errors import ConfigError
+from fine_tuning.integration.service import Service
 from fine_tuning.jobs import scheduler, store
+from fine_tuning.jobs.processes import is_alive
 from fine_tuning.jobs.queue import Queue
 from fine_tuning.jobs.store import State
 
@@ -111,3 +117,28 @@ def test_a_rule_that_cannot_be_is_refused(rule: dict[str, Any]) -> None:
         FineTuningConfig(schedule=rule)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="schedule"):
         FineTuningConfig().changed({f"schedule.{key}": value for key, value in rule.items()})
+
+
+def test_a_server_starts_it_when_the_rule_holds_and_ends_it_with_itself(
+    config: Configured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also after a look at which the settings could not be read."""
+    monkeypatch.setattr(scheduler, "_LOOK", 0.05)
+    looks = iter([ConfigError("the file is being edited"), config(enabled=False), config(new_turns=6)])
+
+    def settings() -> FineTuningConfig:
+        found = next(looks, config(hours=(0, 0)))
+        if isinstance(found, ConfigError):
+            raise found
+        return found
+
+    service = Service(settings)
+    service.queue = Queue(program=(sys.executable, "-c", "import time; time.sleep(1000)"))
+    with tended(service, Access(8501)):
+        wait_for(lambda: store.find((State.RUNNING,)), what="a retrain")
+        (job,) = store.find()
+        assert (job.kind, job.origin) == ("retrain", scheduler.ORIGIN) and next(looks, None) is None
+        wait_for(lambda: store.get(job.id).process)
+        process = store.get(job.id).process
+        assert process and is_alive(process, job.mark)
+    wait_for(lambda: not is_alive(process, job.mark), what="the end of the retrain")

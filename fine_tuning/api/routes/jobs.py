@@ -3,13 +3,12 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Response, WebSocket
 from fastapi.responses import PlainTextResponse, StreamingResponse
 from pydantic import BaseModel, Field
-from starlette.types import Message, Send
 from starlette.websockets import WebSocketDisconnect
 
 from fine_tuning.api.dependencies import SAFE_ID, Asked, Cursor, Limit, NewJobId, Page, Serving, from_cursor, page_of
@@ -28,7 +27,6 @@ from fine_tuning.jobs.store import Job, State
 router = APIRouter(prefix="/api/jobs", tags=["jobs"])
 
 ORIGIN = "api"  # what submitted a job, as recorded with the job
-PATIENCE = 10.0  # seconds within which a watcher must receive a message, or else it is disconnected
 _feeds = Feeds()
 
 Id = Annotated[str, Path(pattern=SAFE_ID, description="a job's id")]
@@ -188,18 +186,8 @@ async def stream_events(id: Id, service: Serving, after: After = 0) -> Streaming
     the same address does the same.
     """
     await asyncio.to_thread(service.queue.get, id)
-    return Watched(_server_sent(id, after), media_type="text/event-stream", headers={"cache-control": "no-cache"})
-
-
-class Watched(StreamingResponse):
-    """A stream of events. A client that does not receive a message within PATIENCE is disconnected."""
-
-    async def stream_response(self, send: Send) -> None:
-        async def within_patience(message: Message) -> None:
-            async with asyncio.timeout(PATIENCE):
-                await send(message)
-
-        await super().stream_response(within_patience)
+    headers = {"cache-control": "no-cache"}
+    return StreamingResponse(_server_sent(id, after), media_type="text/event-stream", headers=headers)
 
 
 async def _server_sent(id: str, after: int) -> AsyncIterator[str]:
@@ -212,8 +200,7 @@ async def _server_sent(id: str, after: int) -> AsyncIterator[str]:
 async def socket_events(socket: WebSocket, id: str, after: int = 0) -> None:
     """Follow a job through a WebSocket, with one JSON text per event.
 
-    The socket is closed with 1000 when the job is over, with 1008 for an error, and with 1013 if the
-    client receives too slowly.
+    The socket is closed with 1000 when the job is over, and with 1008 for an error.
     """
     await socket.accept()
     telling, gone = asyncio.create_task(_tell(socket, id, after)), asyncio.create_task(_until_gone(socket))
@@ -225,9 +212,8 @@ async def socket_events(socket: WebSocket, id: str, after: int = 0) -> None:
             await socket.close(1000)
     except ByoaiError as error:
         await socket.close(1008, str(error)[:120].encode()[:120].decode(errors="ignore"))
-    except (TimeoutError, WebSocketDisconnect):
-        with suppress(RuntimeError):
-            await socket.close(1013)
+    except WebSocketDisconnect:
+        return
     finally:
         telling.cancel()
         gone.cancel()
@@ -235,11 +221,10 @@ async def socket_events(socket: WebSocket, id: str, after: int = 0) -> None:
 
 
 async def _tell(socket: WebSocket, id: str, after: int) -> None:
-    """Send a job's events until it is over. Raises TimeoutError if a message is not received within PATIENCE."""
+    """Send a job's events until it is over. Raises WebSocketDisconnect if the client is gone or does not read."""
     async with aclosing(_feeds.watch(id, after)) as told:
         async for each in told:
-            async with asyncio.timeout(PATIENCE):
-                await socket.send_text(each.socket)
+            await socket.send_text(each.socket)
 
 
 async def _until_gone(socket: WebSocket) -> None:
