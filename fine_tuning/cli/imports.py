@@ -24,7 +24,8 @@ formats (detected automatically):
     messages, ShareGPT, Alpaca, Dolly, OpenAssistant, prompt and completion,
     preference pairs, tables with a column of questions and one of answers (CSV,
     TSV, Parquet), dialogues in plain text and Markdown;
-    hf:owner/name; module:function of your own
+    hf:owner/name, or one configuration and split of it: hf:owner/name:CONFIG:SPLIT;
+    module:function of your own
 documents (--as document): Markdown, plain text, PDF, HTML and .docx, of which
     questions and answers are made, quoted from the text
 """
@@ -33,7 +34,9 @@ documents (--as document): Markdown, plain text, PDF, HTML and .docx, of which
 def add_commands(commands: Commands) -> None:
     """Add the command of this group."""
     command = commands.add("import", _run, "read chats from elsewhere into the log", epilog=_EPILOG)
-    command.add_argument("place", nargs="*", metavar="FILE|FOLDER", help="also a ZIP archive, or hf:owner/name")
+    command.add_argument(
+        "place", nargs="*", metavar="FILE|FOLDER", help="also a ZIP archive, or hf:owner/name:CONFIG:SPLIT"
+    )
     command.add_argument(
         "--format",
         "--as",
@@ -48,7 +51,11 @@ def add_commands(commands: Commands) -> None:
         help="for a chat between people: the name of the person whose messages are used as the answers",
     )
     command.add_argument(
-        "--licence", default="", metavar="TEXT", help="the licence of the chats, which is recorded with each turn"
+        "--licence",
+        default="",
+        metavar="TEXT",
+        help="the licence of the chats, which is recorded with each turn "
+        "(default: the one that a dataset's card states)",
     )
     command.add_argument(
         "--source", default="", metavar="NAME", help="what to call the source (default: the file's name)"

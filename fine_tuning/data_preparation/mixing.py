@@ -29,6 +29,12 @@ def source_of(turn: Turn) -> str:
     return str(name) if name else CHATS
 
 
+def licence_of(turn: Turn) -> str:
+    """Return the licence of the source that a turn was imported from; "" if none is noted."""
+    source = turn.metadata.get("source")
+    return str(source.get("licence") or "") if isinstance(source, Mapping) else ""
+
+
 def source_shares(sizes: Mapping[str, int], mix: Mix) -> dict[str, float]:
     """Return the share of an epoch that each source gets.
 

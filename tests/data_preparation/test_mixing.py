@@ -198,3 +198,17 @@ def test_a_configuration_with_shares_can_be_a_key() -> None:
 def test_a_mix_that_cannot_be_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="mix"):
         load_config(overrides=wrong)
+
+
+def test_the_card_tells_of_the_dataset_without_its_texts(home: Path) -> None:
+    conversations = [*said(30), *said(10, OTHER, "bridge"), *said(5, {"name": "a|b.csv"}, "market")]
+    dataset = build_dataset(conversations, ALL_LEARNED, {"too_short": 2})
+    card = (dataset.path / "README.md").read_text(encoding="utf-8")
+    assert "| handbook.md | 10 | 10 | own |" in card and r"| a\|b.csv | 5 | 5 |  |" in card
+    assert "| train split | 45 conversations, 45 turns |" in card and "2 too short" in card
+    words = sorted(
+        len(f"{turn.user_message} {turn.bot_response}".split()) for each in conversations for turn in each.turns
+    )
+    assert f"median {words[22]}, 90th percentile {words[39]}, most {words[-1]}" in card
+    assert dataset.manifest["hash"] in card and "What is in" not in card
+    assert sum(dataset.manifest["topics"]["largest"]) == dataset.manifest["topics"]["conversations"] == 45

@@ -13,6 +13,7 @@ from fine_tuning.data_collection.importers.chats import (
     Role,
     Said,
     dicts,
+    first,
     has,
     kind,
     moment,
@@ -113,15 +114,17 @@ def _dolly(record: JsonObject, source: Source) -> Iterable[Chat]:
 
 
 def _own(record: JsonObject, source: Source) -> Iterable[Chat]:
-    """Yield the chat of a turn in byoai's own export."""
+    """Yield the chat of each turn in byoai's own export: the record is a turn, or a conversation with its turns."""
+    return map(_own_turn, dicts(record["turns"], "turns") if "turns" in record else [record])
+
+
+def _own_turn(record: JsonObject) -> Chat:
     facts = record.get("metadata")
     model = text_of(record.get("model") or (facts.get("model") if isinstance(facts, dict) else None), "a model")
     time = moment(record.get("timestamp"))
     said = Said("user", text_of(record["user_message"], "user_message"), time)
-    yield Chat(
-        [said, Said("assistant", text_of(record["bot_response"], "bot_response"), time, model=model)],
-        text_of(record["session_id"], "an id"),
-    )
+    answer = Said("assistant", text_of(record["bot_response"], "bot_response"), time, model=model)
+    return Chat([said, answer], text_of(record["session_id"], "an id"))
 
 
 def _columns(record: JsonObject, source: Source) -> Iterable[Chat]:
@@ -177,7 +180,10 @@ def _fits_columns(record: object) -> bool:
 ALPACA = Importer("Alpaca", _is_text("instruction", "output"), each(_alpaca, "instruction, input and output"))
 COMPLETION = Importer("prompt and completion", _fits_completion, each(_completion, "prompt and completion"))
 DOLLY = Importer("Dolly", _is_text("instruction", "response"), each(_dolly, "instruction, context and response"))
+_is_own_turn = _is_text("session_id", "user_message", "bot_response")
 OWN = Importer(
-    "byoai's own turns", _is_text("session_id", "user_message", "bot_response"), each(_own, "turns of byoai")
+    "byoai's own turns",
+    lambda record: _is_own_turn(record) or _is_own_turn(first(record, "turns")),
+    each(_own, "turns of byoai"),
 )
 COLUMNS = Importer("columns of questions and answers", _fits_columns, each(_columns, "a question and an answer"))
