@@ -101,8 +101,8 @@ def build_dataset(
             if not sum(count for split, count in zip(splits, often, strict=True) if split == "train"):
                 there = ", ".join(sorted(set(spool.sources())))
                 raise NoConversations(
-                    f"No conversations to train on, because mix.shares excludes every source that exists ({there}): "
-                    "give one of them a share above 0"
+                    f"No conversations to train on, because mix leaves out every source that exists ({there}): give "
+                    "one of them more than 0"
                 )
             here = {
                 split: [count if of == split else 0 for of, count in zip(splits, often, strict=True)]
@@ -287,15 +287,19 @@ def _mixed(spool: Spool, splits: Sequence[str], mix: Mix, seed: int) -> list[int
     the source a share of 0.
     """
     sources = spool.sources()
-    often = [0 if mix.shares.get(source) == 0 else 1 for source in sources]
+    left_out = {source for named in (mix.shares, mix.repeats) for source, weight in named.items() if not weight}
+    often = [int(source not in left_out) for source in sources]
     if mix.model_copy(update={"also": (), "most_repeats": AS_THEY_ARE.most_repeats}) == AS_THEY_ARE:
         return often
     train = [number for number, split in enumerate(splits) if split == "train"]
     ids = spool.ids()
     topics = topics_of(spool.texts(), seed) if mix.topic_temperature > 1 else [0] * len(sources)
-    strata = [(sources[number], topics[number]) for number in train]
-    drawn = draw([ids[number] for number in train], strata, stratum_shares(strata, mix), mix.most_repeats, seed)
-    for number, count in zip(train, drawn, strict=True):
+    drawable = [number for number in train if sources[number] not in mix.repeats]
+    for number in set(train) - set(drawable):
+        often[number] = mix.repeats[sources[number]]
+    strata = [(sources[number], topics[number]) for number in drawable]
+    drawn = draw([ids[number] for number in drawable], strata, stratum_shares(strata, mix), mix.most_repeats, seed)
+    for number, count in zip(drawable, drawn, strict=True):
         often[number] = count
     return often
 
