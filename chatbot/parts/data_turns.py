@@ -206,7 +206,7 @@ def _export(log: ConversationLogger, known: Learned, wanted: Wanted) -> None:
         if format not in data_export.LOG_FORMATS:
             kind = st.selectbox("File", list(KINDS), format_func=KINDS.__getitem__, key="export-kind")
             format = data_export.in_file(format, kind)
-        if format.startswith("dpo"):
+        if data_export.is_of_pairs(format):
             st.caption("Pairs are made of edited answers, and of answers of which one has a thumb up")
         st.download_button(
             "Download",

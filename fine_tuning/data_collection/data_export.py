@@ -230,10 +230,15 @@ def in_file(format: str, kind: str = "") -> str:
     return f"{format}.{kind}"
 
 
+def is_of_pairs(format: str) -> bool:
+    """Return whether a format holds pairs of a chosen and a rejected answer."""
+    known = TRAINING.get(format.partition(".")[0])
+    return known is not None and known.of_pairs
+
+
 def check_pairs(conversations: Sequence[Conversation], format: str) -> None:
     """Raise NoConversations for a format of preferences if the conversations hold no pair of answers."""
-    name = format.partition(".")[0]
-    if name.startswith("dpo") and not any(True for _ in TRAINING[name].records(conversations)):
+    if is_of_pairs(format) and not any(True for _ in TRAINING[format.partition(".")[0]].records(conversations)):
         raise NoConversations(
             "nothing to export, and nothing was written: there is no pair of answers to one question. Edit an answer, "
             "or let it be given again and rate one with a thumb up"

@@ -28,6 +28,7 @@ from fine_tuning.data_collection.turn_decisions import CleanTurn
 class TrainingFormat(NamedTuple):
     columns: dict[str, Kind]  # keys of its records
     records: Callable[[Iterable[Conversation]], Iterator[Record]]
+    of_pairs: bool = False  # whether its records are preferences, of which a log may have none
 
 
 def _chatml(conversations: Iterable[Conversation]) -> Iterator[Record]:
@@ -100,6 +101,7 @@ def _by_turn(conversations: Iterable[Conversation]) -> Iterator[Example]:
         yield from (Example(whole.exchanges[:end], whole.system) for end in range(1, len(whole.exchanges) + 1))
 
 
+_PAIR = ("prompt", "chosen", "rejected")
 _BEFORE: dict[str, Kind] = {"system": "text", "history": "exchanges"}
 
 TRAINING: dict[str, TrainingFormat] = {
@@ -109,6 +111,8 @@ TRAINING: dict[str, TrainingFormat] = {
         {"instruction": "text", "input": "text", "output": "text", **_BEFORE}, _alpaca
     ),
     DatasetFormat.INSTRUCTION.value: TrainingFormat({"prompt": "text", "completion": "text", **_BEFORE}, _instruction),
-    "dpo": TrainingFormat(dict.fromkeys(("prompt", "chosen", "rejected"), "messages"), _dpo),
-    "dpo-text": TrainingFormat(dict.fromkeys(("prompt", "chosen", "rejected", "system"), "text"), _dpo_text),
+    "dpo": TrainingFormat(dict.fromkeys(("prompt", "chosen", "rejected"), "messages"), _dpo, of_pairs=True),
+    "dpo-text": TrainingFormat(
+        dict.fromkeys(("prompt", "chosen", "rejected", "system"), "text"), _dpo_text, of_pairs=True
+    ),
 }
