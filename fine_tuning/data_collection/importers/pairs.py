@@ -12,6 +12,7 @@ from contextlib import suppress
 from fine_tuning.data_collection.importers.chats import (
     BadRecord,
     Chat,
+    Rating,
     Role,
     Said,
     dicts,
@@ -124,7 +125,8 @@ def _own_turn(record: JsonObject) -> Chat:
     """Return the chat of one turn, with the system prompt, edit and rating that the log had (a CSV has the rating)."""
     facts = _facts_of(record)
     system, time = text_of(facts.get("system"), "a system prompt"), moment(record.get("timestamp"))
-    original, rating = facts.get("original_response"), facts.get("rating")
+    original, given = facts.get("original_response"), facts.get("rating")
+    rating: Rating | None = "up" if given == "up" else "down" if given == "down" else None
     answer = Said(
         "assistant",
         text_of(record["bot_response"], "bot_response"),
@@ -132,7 +134,7 @@ def _own_turn(record: JsonObject) -> Chat:
         thoughts=text_of(facts.get("thoughts"), "thoughts"),
         model=text_of(facts.get("model"), "a model"),
         rejected=original if isinstance(original, str) else None,
-        rating=rating if rating in ("up", "down") else None,
+        rating=rating,
     )
     said = [Said("user", text_of(record["user_message"], "user_message"), time), answer]
     return Chat([Said("system", system), *said] if system else said, text_of(record["session_id"], "an id"))
