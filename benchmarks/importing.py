@@ -7,7 +7,7 @@ Files in the formats of FineTome (JSON Lines), ChatGPT's export (one JSON array)
 export (text) are generated. Each is imported in a child process with an empty data folder, to
 measure turns per second, including the update of the log's index, and peak memory. Then the file is
 imported again, which must add nothing, and the import is undone, which must leave the log as it was
-before.
+before, byte for byte, and its index, row for row (SQLite may arrange the same rows in other pages).
 """
 
 import argparse
@@ -15,6 +15,7 @@ import json
 import os
 import random
 import resource
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -127,7 +128,7 @@ def measure(file: Path, me: str) -> dict[str, float]:
     log, wanted = ConversationLogger(), Wanted(me=me)
     log.log_conversation("What was said before?", "This was said before.")
     log.index.mark()
-    before = log.path.read_bytes()
+    before, indexed = log.path.read_bytes(), index_rows()
     started, worked = time.perf_counter(), time.process_time()
     done = import_files(log, [file], wanted)
     log.index.mark()  # updates the index
@@ -139,6 +140,9 @@ def measure(file: Path, me: str) -> dict[str, float]:
     assert again.added == 0 and again.known == done.added and done.set_aside == 0
     started = time.perf_counter()
     assert undo(log, done.id) == done.added and log.path.read_bytes() == before
+    undone = time.perf_counter() - started
+    log.index.mark()
+    assert index_rows() == indexed
     return {
         "MB": file.stat().st_size / 1e6,
         "conversations": done.conversations,
@@ -147,9 +151,22 @@ def measure(file: Path, me: str) -> dict[str, float]:
         "turns/CPU s": done.added / worked,
         "peak MB": peak,
         "again s": known,
-        "undo s": time.perf_counter() - started,
+        "undo s": undone,
         "peak MB, all": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
+
+
+def index_rows() -> list[tuple[object, ...]]:
+    """Return all rows of the log's index."""
+    from fine_tuning import paths
+
+    tables = {"log_turns": "*", "log_events": "*", "log_texts": "rowid, *"}
+    with sqlite3.connect(paths.state_db()) as database:
+        return [
+            row
+            for table, columns in tables.items()
+            for row in database.execute(f"SELECT {columns} FROM {table} ORDER BY 1")
+        ]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

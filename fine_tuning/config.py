@@ -194,6 +194,7 @@ class Deployment(_Section):
     model_name: OwnName | None = None  # unsafe characters are replaced; default: the base's name
     mode: Literal["adapter", "merged"] = "adapter"
     quantization: Name = "q8_0"  # for a merged model: same, f16, f32, q8_0, q4_k_m, ...
+    push_checkpoints: Name | None = None  # owner/name: a repository of the Hugging Face Hub for each checkpoint
 
 
 class Dataset(_Section):

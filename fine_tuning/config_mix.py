@@ -18,6 +18,8 @@ class Mix(Section):
     also: tuple[Name, ...] = ()  # sources to train on beside the log: `sample`, or files of questions and answers
     # share of an epoch by source; 0: left out. The sources not named here share the rest
     shares: dict[Name, Share] = Field(default_factory=dict)
+    # how often an epoch holds each conversation of a source, besides all shares; 0: left out
+    repeats: dict[Name, Annotated[int, Field(ge=0, le=100)]] = Field(default_factory=dict)
     # for the sources without a share: 1: in proportion to their size; higher: more equal (arXiv 1910.10683)
     temperature: Temperature = 1.0
     largest_share: Annotated[float, Field(gt=0, le=1)] = 1.0  # limit for each source without a share, except `chats`
@@ -28,8 +30,10 @@ class Mix(Section):
     def _no_more_than_all(self) -> "Mix":
         if (total := sum(self.shares.values())) > 1 + 1e-6:
             raise ValueError(f"the shares add up to {total:g}, but may add up to at most 1: lower some of them")
+        if both := sorted(self.shares.keys() & self.repeats.keys()):
+            raise ValueError(f"{', '.join(both)} has a share and repeats: name it in one of the two")
         return self
 
     def __hash__(self) -> int:
-        """Return a hash of the section as JSON, since the dict `shares` cannot be hashed directly."""
+        """Return a hash of the section as JSON, since its dicts cannot be hashed directly."""
         return hash(self.model_dump_json())

@@ -35,6 +35,7 @@ from fine_tuning.data_collection.redaction import (
 )
 from fine_tuning.data_collection.upload_texts import uploads_holding
 from fine_tuning.data_preparation.dataset_builder import delete_datasets_of
+from fine_tuning.data_preparation.mixing import source_of
 from fine_tuning.engines.base import Engine
 from fine_tuning.errors import DataError, NoConversations, TooLittleData, TurnNotFound
 from fine_tuning.events import Watch
@@ -77,12 +78,15 @@ class Forgotten:
     unfinished: str = ""  # why the versions trained on the turns still exist; "" if they were removed
 
 
-def examine(config: FineTuningConfig, engine: Engine, *wanted: str, matching: str | None = None) -> Case:
+def examine(
+    config: FineTuningConfig, engine: Engine, *wanted: str, matching: str | None = None, source: str | None = None
+) -> Case:
     """Return the turns that `forget` would delete, and the versions that it would remove.
 
     `wanted`: ids of turns or of sessions. `matching`: a text; all turns that contain it are chosen
-    too. The turns of an interrupted call are always included. Raises TurnNotFound for an unknown
-    id, and DataError if `matching` is too short or nothing is chosen.
+    too. `source`: the name of a source; all turns that were imported from it are chosen too. The
+    turns of an interrupted call are always included. Raises TurnNotFound for an unknown id or
+    source, and DataError if `matching` is too short or nothing is chosen.
     """
     log, started = ConversationLogger(config.log_path), _started()
     chosen = set(started)
@@ -93,6 +97,11 @@ def examine(config: FineTuningConfig, engine: Engine, *wanted: str, matching: st
                 "text"
             )
         chosen |= {id for each in _logs(config) for id in each.find(matching)}
+    if source is not None:
+        found = _of_source(_logs(config), source)
+        if not found and not started:
+            raise TurnNotFound(f"no turn was imported from {source!r}: `byoai import --list` shows the names")
+        chosen |= found
     turns = [turn for each in _logs(config) for turn in each.turns(include_excluded=True)] if wanted else []
     questions = [answers for session in conversations_of(turns) for answers in Tree(session.turns).questions()]
     deleted = log.deleted_ids()
@@ -103,9 +112,10 @@ def examine(config: FineTuningConfig, engine: Engine, *wanted: str, matching: st
         if not named and not started:  # an interrupted call may have removed the turn already
             raise TurnNotFound(f"{log.path} has no turn or session {id!r}: --matching TEXT searches for what was said")
         chosen |= named
-    if not wanted and matching is None and not started:
+    if not wanted and matching is None and source is None and not started:
         raise DataError(
-            "there is no stopped `forget` to continue: name the turn or session to forget, or use --matching TEXT"
+            "there is no stopped `forget` to continue: name the turn or session to forget, or use --matching TEXT or "
+            "--source NAME"
         )
     reconcile(
         engine, Registry(), config.tuned_name()
@@ -118,6 +128,12 @@ def examine(config: FineTuningConfig, engine: Engine, *wanted: str, matching: st
         if turn.id in chosen
     }
     return Case(tuple(sorted(chosen)), frozenset(texts), learners(engine, chosen), said)
+
+
+def _of_source(logs: Collection[ConversationLogger], source: str) -> set[str]:
+    """Return the ids of all turns that were imported from `source`, excluded ones included."""
+    turns = (turn for log in logs for turn in log.turns(include_excluded=True))
+    return {turn.id for turn in turns if "source" in turn.metadata and source_of(turn) == source}
 
 
 def held_elsewhere(config: FineTuningConfig, case: Case) -> list[Path]:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from fine_tuning.engines.agreement import Reference
     from fine_tuning.evaluation.comparison import Comparison
     from fine_tuning.evaluation.gate import Verdict
+    from fine_tuning.model_management.pushed_checkpoints import PushedCheckpoints
     from fine_tuning.training.lora_trainer import TrainingResult
     from fine_tuning.training.runner import Runner
 
@@ -142,12 +143,23 @@ def train(shop: Workshop, plan: Plan, run: Run, replay: Path | None, runner: "Ru
             plan.estimate.base_weights,
             served if reference else None,
         )
-        training = (runner or run_in_child)(job, shop.watch)
+        pushing = pushed_checkpoints(shop, run)
+        training = (runner or run_in_child)(job, shop.watch.telling(pushing) if pushing else shop.watch)
+        if pushing:
+            pushing.push_new()
         for damage in training.passed_over:
             shop.watch.note(
                 f"the training continues from an earlier checkpoint, because a newer one is damaged: {damage}"
             )
     return training
+
+
+def pushed_checkpoints(shop: Workshop, run: Run) -> "PushedCheckpoints | None":
+    """Return what pushes the checkpoints of a run to the Hugging Face Hub; None unless the user asked for it."""
+    from fine_tuning.model_management.pushed_checkpoints import PushedCheckpoints
+
+    repository = shop.config.deployment.push_checkpoints
+    return PushedCheckpoints(run.checkpoints, repository, shop.watch) if repository else None
 
 
 def served_base(plan: Plan) -> "Reference | None":

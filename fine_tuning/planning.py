@@ -18,13 +18,14 @@ from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.data_cleaner import Cleaned, DataCleaner
 from fine_tuning.data_collection.kept_decisions import KeptDecisions
 from fine_tuning.data_collection.log_index import Mark
+from fine_tuning.data_collection.preferences import preferences_of
 from fine_tuning.data_collection.private_details.names import recogniser
 from fine_tuning.data_collection.turn_decisions import CleanSettings
 from fine_tuning.data_collection.turn_list import Learned
 from fine_tuning.data_collection.without_collections import without_collections
 from fine_tuning.data_preparation.dataset_builder import MANIFEST, build_dataset, doubts_of, tokenize_dataset
 from fine_tuning.data_preparation.mixing import largest_import
-from fine_tuning.data_preparation.preference_builder import PreferenceData, build_preferences, preferences_of
+from fine_tuning.data_preparation.preference_builder import PreferenceData, build_preferences
 from fine_tuning.data_preparation.raw_data import read_turns
 from fine_tuning.data_preparation.replay import build_replay, exchanges_beside, read_exchanges
 from fine_tuning.data_preparation.rows import ConversationTokenizer

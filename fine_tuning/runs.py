@@ -61,6 +61,10 @@ class Run:
         return self.manifest.exists()
 
     @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
     def adapter(self) -> Path:
         return self.folder / "adapter"
 

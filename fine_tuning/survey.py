@@ -18,7 +18,7 @@ from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.data_cleaner import Cleaned
 from fine_tuning.data_collection.dedupe import near_duplicates
 from fine_tuning.data_collection.outcomes import Differing, Look
-from fine_tuning.data_preparation.preference_builder import preferences_of
+from fine_tuning.data_collection.preferences import preferences_of
 from fine_tuning.data_preparation.spool import text_of
 from fine_tuning.engines.base import Engine
 from fine_tuning.engines.vocabulary import Vocabulary

@@ -23,6 +23,7 @@ from fine_tuning.config import FineTuningConfig
 from fine_tuning.data_collection.chat_labels import labels, set_label
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.data_export import DataExporter
+from fine_tuning.data_collection.importers.importing import Wanted, import_files
 from fine_tuning.data_preparation.dataset_builder import build_dataset
 from fine_tuning.engines.base import Engine, ModelSpec
 from fine_tuning.engines.embedded import EmbeddedEngine
@@ -153,6 +154,26 @@ def test_no_byte_of_it_is_left_anywhere_and_the_rest_stays(engine: Engine, home:
     assert not (home / "runs" / "run-2").exists() and not (home / "runs" / "run-3").exists()
     assert not list((home / "datasets").iterdir())
     assert not (home / "forgetting.json").exists()
+
+
+def test_a_source_is_forgotten_as_a_whole(engine: Engine, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = ConversationLogger()
+    own = log.log_conversation("Where is the printer?", "The printer is upstairs.").id
+    letters = home.parent / "letters.jsonl"
+    said = [{"prompt": f"Orbexine letter number {n}?", "completion": f"It says orbexine {n}."} for n in range(5)]
+    letters.write_text("".join(json.dumps(each) + "\n" for each in said))
+    import_files(log, [letters], Wanted(licence="private"))
+    log.exclude(log.turns()[-1].id)
+    build_dataset(log.conversations(), CONFIG.data_preparation)
+    DataExporter().export(log.conversations(), ["jsonl", "alpaca.csv"])
+    make_version(engine, home, 1, [own])
+    assert len(holding(home)) >= 4
+    case = examine(CONFIG, engine, source="letters.jsonl")
+    assert len(case.turns) == 5
+    forget(CONFIG, engine, Watch(), case, teach_again=False)
+    assert holding(home) == [] and [turn.id for turn in log.turns(include_excluded=True)] == [own]
+    assert main(["forget", "--source", "letters.jsonl", "--yes"]) == 3
+    assert "no turn was imported from 'letters.jsonl'" in capsys.readouterr().err
 
 
 def test_the_version_before_answers_if_it_never_learned_it(engine: Engine, home: Path) -> None:

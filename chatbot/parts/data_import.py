@@ -33,13 +33,22 @@ def outcome() -> None:
 
 
 def _offer(file: Incoming) -> None:
-    st.button(
+    importing = st.container()  # left of the fields, whose values it needs
+    with st.popover("Source and licence", help="They are noted on each turn, and listed in the dataset's card"):
+        source = st.text_input(
+            "Source",
+            key=f"source-{file.id}",
+            max_chars=300,
+            help="A name by which this can be learned less or more often, or be forgotten. Empty: the file's name",
+        )
+        licence = st.text_input("Licence", key=f"licence-{file.id}", max_chars=1000, placeholder="CC BY 4.0")
+    importing.button(
         "Import",
         type="primary",
         icon=":material/upload:",
         disabled=not file.importable,
         on_click=upload.import_it,
-        args=(file,),
+        args=(file, source.strip(), licence.strip()),
     )
 
 

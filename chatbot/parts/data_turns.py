@@ -43,7 +43,10 @@ FORMATS = {
     "sharegpt": "ShareGPT, to train elsewhere",
     "alpaca": "Alpaca, to train elsewhere",
     "instruction": "Instructions, to train elsewhere",
+    "dpo": "Preferences (DPO), as messages",
+    "dpo-text": "Preferences (DPO), as text",
 }
+KINDS = {"": "The usual file", "jsonl": "JSON lines", "csv": "CSV", "parquet": "Parquet"}
 
 state = st.session_state
 
@@ -200,6 +203,11 @@ def _turn_to(number: int) -> None:
 def _export(log: ConversationLogger, known: Learned, wanted: Wanted) -> None:
     with st.popover("Export", icon=":material/download:", help="These turns as a file, without excluded ones"):
         format = st.selectbox("As", list(FORMATS), format_func=FORMATS.__getitem__, key="export-format")
+        if format not in data_export.LOG_FORMATS:
+            kind = st.selectbox("File", list(KINDS), format_func=KINDS.__getitem__, key="export-kind")
+            format = data_export.in_file(format, kind)
+        if data_export.is_of_pairs(format):
+            st.caption("Pairs are made of edited answers, and of answers of which one has a thumb up")
         st.download_button(
             "Download",
             lambda: exported(log, known, wanted, format),

@@ -53,9 +53,13 @@ def draw(offer: Callable[[Incoming], None]) -> None:
         _drop()
 
 
-def import_it(file: Incoming) -> None:
-    """Submit a job that imports a file into the log; a document is imported as questions and answers made from it."""
-    ask("import", upload=file.id, me=file.me, format="document" if file.questions else "")
+def import_it(file: Incoming, source: str = "", licence: str = "") -> None:
+    """Submit a job that imports a file into the log; a document is imported as questions and answers made from it.
+
+    `source` is the name of the source in the log (by default the file's name), `licence` its licence.
+    """
+    format = "document" if file.questions else ""
+    ask("import", upload=file.id, me=file.me, format=format, source=source, licence=licence)
     job = data_view.newest(service(), "import")
     state["import-asked"] = job.id if job else None
     done()

@@ -79,8 +79,15 @@ def add_commands(commands: Commands) -> None:
         "--format",
         action="append",
         metavar="NAME",
-        help="write only this format: jsonl, json, csv, parquet, markdown, chatml, sharegpt, alpaca or instruction; "
-        "can be given several times",
+        help="write only this format: jsonl, json, csv, parquet, markdown, chatml, sharegpt, alpaca, instruction, dpo "
+        "or dpo-text; can be given several times",
+    )
+    export.add_argument(
+        "--as",
+        dest="kind",
+        default="",
+        choices=("jsonl", "csv", "parquet"),
+        help="the kind of file of training data (default: JSON Lines, and JSON for alpaca)",
     )
     export.add_argument("folder", type=Path, nargs="?", help="the folder to write to (default: data/exports)")
     export.add_argument("--text", default="", metavar="WORDS", help="only turns that contain all of these words")
@@ -108,9 +115,14 @@ def _add_forget(commands: Commands) -> None:
         "what",
         nargs="?",
         metavar="TURN|SESSION",
-        help="the id of a turn or a session; without it and without --matching, a stopped `forget` is continued",
+        help="the id of a turn or a session; without it, --matching and --source, a stopped `forget` is continued",
     )
     forget.add_argument("--matching", metavar="TEXT", help="forget every turn that contains TEXT")
+    forget.add_argument(
+        "--source",
+        metavar="NAME",
+        help="forget everything that was imported from this source; `byoai import --list` shows the names",
+    )
     forget.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     forget.add_argument(
         "--no-retrain",
@@ -204,7 +216,7 @@ def _forget(options: argparse.Namespace) -> int:
 
     config = read_config(options)
     engine = connect_engine(options, config)
-    case = examine(config, engine, *filter(None, [options.what]), matching=options.matching)
+    case = examine(config, engine, *filter(None, [options.what]), matching=options.matching, source=options.source)
     elsewhere = [] if case.turns else held_elsewhere(config, case)
     if not case.turns and not elsewhere:
         print(f"nothing to forget: neither the log nor another file of the data folder contains {options.matching!r}")
@@ -330,16 +342,17 @@ def _export(options: argparse.Namespace) -> None:
     from fine_tuning.conversation import conversations_of
     from fine_tuning.data_collection import turn_list
     from fine_tuning.data_collection.conversation_logger import ConversationLogger
-    from fine_tuning.data_collection.data_export import LOG_FORMATS, DataExporter, file_of
+    from fine_tuning.data_collection.data_export import LOG_FORMATS, DataExporter, check_pairs, in_file
     from fine_tuning.data_collection.turn_list import Wanted
     from fine_tuning.model_management.model_registry import Registry
     from fine_tuning.planning import learned
 
     config = read_config(options)
     log = ConversationLogger(config.log_path)
-    formats = options.format or (*LOG_FORMATS, config.data_preparation.format_type)
-    for format in formats:
-        file_of(format)  # raises for an unknown one before anything is written
+    if options.format:
+        formats = [in_file(format, options.kind) for format in options.format]
+    else:
+        formats = [*LOG_FORMATS, in_file(config.data_preparation.format_type, options.kind)]
     wanted = Wanted(text=options.text, state=options.state, model=options.model, imported=options.imported)
     if wanted == Wanted():
         conversations = log.conversations()
@@ -356,6 +369,8 @@ def _export(options: argparse.Namespace) -> None:
         raise NoConversations(
             f"nothing to export, and nothing was written: {log.path} holds {left_out}. Chat first, with recording on"
         )
+    for format in formats:
+        check_pairs(conversations, format)
     for format, path in DataExporter(options.folder).export(conversations, formats).items():
         if options.json:
             print_json(options, {"format": format, "path": path})

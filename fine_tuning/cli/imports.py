@@ -24,7 +24,8 @@ formats (detected automatically):
     messages, ShareGPT, Alpaca, Dolly, OpenAssistant, prompt and completion,
     preference pairs, tables with a column of questions and one of answers (CSV,
     TSV, Parquet), dialogues in plain text and Markdown;
-    hf:owner/name; module:function of your own
+    hf:owner/name, or hf:owner/name:CONFIG:SPLIT for one configuration and split;
+    module:function of your own
 documents (--as document): Markdown, plain text, PDF, HTML and .docx, of which
     questions and answers are made, quoted from the text
 """
@@ -37,7 +38,7 @@ def add_commands(commands: Commands) -> None:
         "place",
         nargs="*",
         metavar="FILE|FOLDER",
-        help="a file, a folder, a ZIP archive, or hf:owner/name for a dataset of the Hugging Face hub",
+        help="a file, a folder, a ZIP archive, or hf:owner/name:CONFIG:SPLIT for a dataset of the Hugging Face hub",
     )
     command.add_argument(
         "--format",
@@ -53,7 +54,11 @@ def add_commands(commands: Commands) -> None:
         help="for a chat between people: the name of the person whose messages are used as the answers",
     )
     command.add_argument(
-        "--licence", default="", metavar="TEXT", help="the licence of the chats, which is recorded with each turn"
+        "--licence",
+        default="",
+        metavar="TEXT",
+        help="the licence of the chats, which is recorded with each turn "
+        "(default: the one that a dataset's card states)",
     )
     command.add_argument(
         "--source", default="", metavar="NAME", help="what to call the source (default: the file's name)"

@@ -5,36 +5,29 @@ json         a list of conversations with their turns
 csv          one turn per row, for spreadsheets
 parquet      one turn per row, for data frames; `metadata` is JSON
 markdown     for people: a heading for each conversation, then its messages
-chatml       one conversation per line
-sharegpt     one conversation per line, with `from` and `value`, as many data sets have it
-alpaca       one turn per record, with the turns before it as its history
-instruction  one turn per line, with the turns before it as its history
 
-The last four are training data, with one answer to each question. pair_formats.py shows the keys of
-chatml, alpaca and instruction.
+training_formats.py lists the formats of training data. Each of them is also written as another kind
+of file, and then named after it, such as "alpaca.csv" (`in_file`).
 """
 
-import csv
-import io
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from fine_tuning import paths
-from fine_tuning.branches import on_chosen_paths, stretches
-from fine_tuning.config import DatasetFormat
+from fine_tuning.branches import on_chosen_paths
 from fine_tuning.conversation import Conversation, Turn, parse_conversations
-from fine_tuning.data_collection.pair_formats import FORMATS, Example
-from fine_tuning.errors import DataError
+from fine_tuning.data_collection.record_files import Kind, Record, csv_rows, json_array, json_lines, parquet
+from fine_tuning.data_collection.training_formats import TRAINING, TrainingFormat
+from fine_tuning.errors import ConfigError, DataError, NoConversations
 
 _COLUMNS = ("id", "session_id", "timestamp", "user_message", "bot_response", "model", "rating")
 _MARK = "exported.json"  # the number of turns in the last export
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
-_AT_ONCE = 10_000  # turns of a Parquet file written at once
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+_ALSO_AS = ("jsonl", "csv", "parquet")  # kinds of file of every format of training data
 
 
 class DataExporter:
@@ -44,8 +37,8 @@ class DataExporter:
         self.folder = Path(folder) if folder else paths.home() / "exports"
 
     def export_all_formats(self, conversations: Sequence[Conversation | dict[str, object]]) -> dict[str, Path]:
-        """Write an export in every format, as `export` does."""
-        return self.export(conversations, _FORMATS)
+        """Write an export in every format, each as its first kind of file, as `export` does."""
+        return self.export(conversations, ALL_FORMATS)
 
     def export(
         self, conversations: Sequence[Conversation | dict[str, object]], formats: Iterable[str]
@@ -124,64 +117,34 @@ def _in_utf8(render: Callable[[list[Conversation]], Iterator[str]]) -> Callable[
 
 
 def _parquet(conversations: list[Conversation]) -> Iterator[bytes]:
-    """Yield the bytes of a Parquet file in pieces of some thousands of turns."""
-    import pyarrow
-    import pyarrow.parquet
-
-    schema = pyarrow.schema([(column, pyarrow.string()) for column in (*_COLUMNS, "metadata")])
-    turns = (turn for conversation in conversations for turn in conversation.turns)
-    sink = _Sink()
-    with pyarrow.parquet.ParquetWriter(sink, schema) as writer:
-        while batch := list(islice(turns, _AT_ONCE)):
-            writer.write_table(pyarrow.Table.from_pylist([_parquet_row(turn) for turn in batch], schema))
-            yield sink.taken()
-    yield sink.taken()
+    columns: dict[str, Kind] = dict.fromkeys((*_COLUMNS, "metadata"), "text")
+    return parquet(map(_parquet_row, _turns(conversations)), columns)
 
 
-def _parquet_row(turn: Turn) -> dict[str, str | None]:
-    facts = {**turn.metadata, **turn.model_dump(exclude={"metadata"})}
+def _parquet_row(turn: Turn) -> Record:
+    facts = _facts(turn)
     row = {column: None if facts.get(column) is None else str(facts[column]) for column in _COLUMNS}
     return row | {"metadata": json.dumps(turn.metadata, ensure_ascii=False)}
 
 
-class _Sink(io.RawIOBase):
-    """A write-only file in memory. `taken` returns what was written since the last call, and frees it."""
-
-    def __init__(self) -> None:
-        self._pieces: list[bytes] = []
-        self._written = 0
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, piece: Any) -> int:
-        self._pieces.append(bytes(piece))
-        self._written += len(self._pieces[-1])
-        return len(self._pieces[-1])
-
-    def tell(self) -> int:
-        return self._written
-
-    def taken(self) -> bytes:
-        """Return what was written since the last call."""
-        found, self._pieces = b"".join(self._pieces), []
-        return found
+def _csv(conversations: list[Conversation]) -> Iterator[bytes]:
+    return csv_rows(map(_facts, _turns(conversations)), _COLUMNS)
 
 
-def _jsonl(conversations: list[Conversation]) -> Iterator[str]:
-    return _lines(turn.model_dump() for conversation in conversations for turn in conversation.turns)
+def _facts(turn: Turn) -> Record:
+    return {**turn.metadata, **turn.model_dump(exclude={"metadata"})}
 
 
-def _json(conversations: list[Conversation]) -> Iterator[str]:
-    return _array(conversation.model_dump() for conversation in conversations)
+def _jsonl(conversations: list[Conversation]) -> Iterator[bytes]:
+    return json_lines(turn.model_dump() for turn in _turns(conversations))
 
 
-def _csv(conversations: list[Conversation]) -> Iterator[str]:
-    yield "\ufeff"  # Excel reads UTF-8 only with this mark
-    yield _row(_COLUMNS)
-    for turn in (turn for conversation in conversations for turn in conversation.turns):
-        facts = {**turn.metadata, **turn.model_dump(exclude={"metadata"})}
-        yield _row([_cell(facts.get(column)) for column in _COLUMNS])
+def _json(conversations: list[Conversation]) -> Iterator[bytes]:
+    return json_array(conversation.model_dump() for conversation in conversations)
+
+
+def _turns(conversations: list[Conversation]) -> Iterator[Turn]:
+    return (turn for conversation in conversations for turn in conversation.turns)
 
 
 def _markdown(conversations: list[Conversation]) -> Iterator[str]:
@@ -218,66 +181,17 @@ def _line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _chatml(conversations: list[Conversation]) -> Iterator[str]:
-    examples = (example for conversation in conversations for example in _examples(conversation))
-    return _lines(FORMATS[DatasetFormat.CHATML].of(example) for example in examples)
-
-
-def _sharegpt(conversations: list[Conversation]) -> Iterator[str]:
-    """Yield each conversation as a line, as importers/sharegpt.py reads it."""
-    examples = (example for conversation in conversations for example in _examples(conversation))
-    for example in examples:
-        said = [("system", example.system)] if example.system else []
-        for question, answer in example.exchanges:
-            said += [("human", question), ("gpt", answer)]
-        yield json.dumps({"conversations": [{"from": who, "value": text} for who, text in said]}, ensure_ascii=False)
-        yield "\n"
-
-
-def _alpaca(conversations: list[Conversation]) -> Iterator[str]:
-    return _array(FORMATS[DatasetFormat.ALPACA].of(example) for example in _by_turn(conversations))
-
-
-def _instruction(conversations: list[Conversation]) -> Iterator[str]:
-    return _lines(FORMATS[DatasetFormat.INSTRUCTION].of(example) for example in _by_turn(conversations))
-
-
-def _examples(conversation: Conversation) -> Iterator[Example]:
-    """Yield the chosen path of a conversation as one example, or as several if the system prompt changes."""
-    for stretch in stretches(conversation):
-        yield Example([(turn.user_message, turn.bot_response) for turn in stretch.turns], stretch.system)
-
-
-def _by_turn(conversations: list[Conversation]) -> Iterator[Example]:
-    """Yield one example for each question: the question with its answer, after the exchanges before it."""
-    for whole in (example for conversation in conversations for example in _examples(conversation)):
-        yield from (Example(whole.exchanges[:end], whole.system) for end in range(1, len(whole.exchanges) + 1))
-
-
-def _cell(value: object) -> str:
-    """Return the text of a cell that a spreadsheet shows and does not execute as a formula (OWASP, CSV injection)."""
-    text = "" if value is None else str(value)
-    return "'" + text if text.lstrip(" ").startswith(_FORMULA) else text
-
-
-def _row(cells: Sequence[str]) -> str:
-    line = io.StringIO()
-    csv.writer(line).writerow(cells)
-    return line.getvalue()
-
-
-def _lines(records: Iterable[dict[str, object]]) -> Iterator[str]:
-    return (json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-
-
-def _array(records: Iterable[dict[str, object]]) -> Iterator[str]:
-    """Yield the text of `json.dumps(list(records), indent=2)` and a line end, one record at a time."""
-    before = "["
-    for record in records:
-        # JSON escapes line ends within texts
-        yield before + "\n  " + json.dumps(record, ensure_ascii=False, indent=2).replace("\n", "\n  ")
-        before = ","
-    yield "[]\n" if before == "[" else "\n]\n"
+def _training(format: TrainingFormat, kind: str, conversations: list[Conversation]) -> Iterator[bytes]:
+    records = format.records(conversations)
+    match kind:
+        case "csv":
+            return csv_rows(records, list(format.columns))
+        case "parquet":
+            return parquet(records, format.columns)
+        case "json":
+            return json_array(records)
+        case _:
+            return json_lines(records)
 
 
 class _Format(NamedTuple):
@@ -286,25 +200,55 @@ class _Format(NamedTuple):
 
 
 _LOG: dict[str, _Format] = {
-    "jsonl": _Format("conversations.jsonl", _in_utf8(_jsonl)),
-    "json": _Format("conversations.json", _in_utf8(_json)),
-    "csv": _Format("conversations.csv", _in_utf8(_csv)),
+    "jsonl": _Format("conversations.jsonl", _jsonl),
+    "json": _Format("conversations.json", _json),
+    "csv": _Format("conversations.csv", _csv),
     "parquet": _Format("conversations.parquet", _parquet),
     "markdown": _Format("conversations.md", _in_utf8(_markdown)),
 }
-_TRAINING: dict[str, _Format] = {
-    DatasetFormat.CHATML.value: _Format("chatml.jsonl", _in_utf8(_chatml)),
-    "sharegpt": _Format("sharegpt.jsonl", _in_utf8(_sharegpt)),
-    DatasetFormat.ALPACA.value: _Format("alpaca.json", _in_utf8(_alpaca)),
-    DatasetFormat.INSTRUCTION.value: _Format("instruction.jsonl", _in_utf8(_instruction)),
+_FIRST_KIND = {name: "json" if name == "alpaca" else "jsonl" for name in TRAINING}
+_FORMATS = _LOG | {
+    name if kind == _FIRST_KIND[name] else f"{name}.{kind}": _Format(f"{name}.{kind}", partial(_training, format, kind))
+    for name, format in TRAINING.items()
+    for kind in dict.fromkeys((_FIRST_KIND[name], *_ALSO_AS))
 }
-_FORMATS = _LOG | _TRAINING
 
 LOG_FORMATS = tuple(_LOG)
-ALL_FORMATS = tuple(_FORMATS)
+ALL_FORMATS = (*_LOG, *TRAINING)
+
+
+def in_file(format: str, kind: str = "") -> str:
+    """Return the name of a format of training data written as this kind of file: jsonl, csv or parquet.
+
+    Without a kind, return the name of the format. Raises DataError for an unknown format, and
+    ConfigError for a kind that it is not written as.
+    """
+    file = _known(format).file
+    if not kind or file == f"{format}.{kind}":
+        return format
+    if f"{format}.{kind}" not in _FORMATS:
+        raise ConfigError(
+            f"{format} is not written as {kind!r}: name one of {', '.join(TRAINING)}, and one of {', '.join(_ALSO_AS)}"
+        )
+    return f"{format}.{kind}"
+
+
+def is_of_pairs(format: str) -> bool:
+    """Return whether a format holds pairs of a chosen and a rejected answer."""
+    known = TRAINING.get(format.partition(".")[0])
+    return known is not None and known.of_pairs
+
+
+def check_pairs(conversations: Sequence[Conversation], format: str) -> None:
+    """Raise NoConversations for a format of preferences if the conversations hold no pair of answers."""
+    if is_of_pairs(format) and not any(True for _ in TRAINING[format.partition(".")[0]].records(conversations)):
+        raise NoConversations(
+            "nothing to export, and nothing was written: there is no pair of answers to one question. Edit an answer, "
+            "or let it be given again and rate one with a thumb up"
+        )
 
 
 def _known(format: str) -> _Format:
     if format not in _FORMATS:
-        raise DataError(f"unknown export format {format!r}: choose one of {', '.join(_FORMATS)}")
+        raise DataError(f"unknown export format {format!r}: choose one of {', '.join(ALL_FORMATS)}")
     return _FORMATS[format]

@@ -1,6 +1,7 @@
 """Build datasets and their token rows, and store them on disk.
 
 data/datasets/<hash>/train.jsonl, validation.jsonl, test.jsonl   {"id", "messages": [...]}; a variant also has "augmented"
+                     README.md                                   the dataset's card: counts, lengths, sources, licences; no texts
                      manifest.json                               written last: without it the dataset is unfinished, and is built again
                      rows-<hash>/train.jsonl, ...                {"id", "input_ids", "trained"}: token rows of the dataset for one model of the engine
                                  manifest.json                   written last: without it the rows are built again
@@ -25,6 +26,7 @@ from fine_tuning.config_mix import Mix
 from fine_tuning.conversation import Conversation, Message, parse_conversations
 from fine_tuning.data_collection.dedupe import near_duplicates
 from fine_tuning.data_preparation.augmentation import augmenter
+from fine_tuning.data_preparation.dataset_card import card_of, facts_of
 from fine_tuning.data_preparation.formatter import TrainingDataFormatter
 from fine_tuning.data_preparation.kept_rows import Counts, EarlierRows, Index, Kept, earlier_rows
 from fine_tuning.data_preparation.mixing import draw, stratum_shares
@@ -37,7 +39,7 @@ from fine_tuning.data_preparation.topics import topics_of
 from fine_tuning.errors import ByoaiError, DataError, NoConversations, TooLittleData
 from fine_tuning.token_rows import TokenRow
 
-MANIFEST = "manifest.json"
+MANIFEST, CARD = "manifest.json", "README.md"
 AS_THEY_ARE = Mix()  # each conversation once per epoch
 NO_VARIANTS = Augmentation()
 VERSION = 3  # part of every hash: increase it when a change of the code gives another dataset for the same input
@@ -54,8 +56,8 @@ class Dataset:
         """The content of manifest.json.
 
         Its keys include hash, seed, settings, turn_ids, splits (by name, {conversations, turns}),
-        dropped (number of turns by reason) and augmented (by kind of variant, {conversations,
-        turns}). Raises ByoaiError if the file cannot be read.
+        dropped (number of turns by reason), augmented (by kind of variant, {conversations, turns}),
+        and those of `dataset_card.facts_of`. Raises ByoaiError if the file cannot be read.
         """
         found: dict[str, Any] = paths.read_json(self.path / MANIFEST)
         return found
@@ -99,8 +101,8 @@ def build_dataset(
             if not sum(count for split, count in zip(splits, often, strict=True) if split == "train"):
                 there = ", ".join(sorted(set(spool.sources())))
                 raise NoConversations(
-                    f"No conversations to train on, because mix.shares excludes every source that exists ({there}): "
-                    "give one of them a share above 0"
+                    f"No conversations to train on, because mix leaves out every source that exists ({there}): give "
+                    "one of them more than 0"
                 )
             here = {
                 split: [count if of == split else 0 for of, count in zip(splits, often, strict=True)]
@@ -117,10 +119,11 @@ def build_dataset(
             sizes = spool.sizes(splits, often)
             for unit in sizes["train"]:
                 sizes["train"][unit] += sum(counts[unit] for counts in making.made.values())
-            counted = {"splits": sizes, "sources": _sources(spool, splits, often)}
+            known = {**facts, "hash": digest, "splits": sizes, **facts_of(spool, splits, often, settings.seed)}
             if making.made:
-                counted["augmented"] = making.made
-            write_manifest(folder / MANIFEST, {**facts, "hash": digest, **counted}, spool.turn_ids(often))
+                known["augmented"] = making.made
+            paths.atomic_write(folder / CARD, card_of(known))
+            write_manifest(folder / MANIFEST, known, spool.turn_ids(often))
     return Dataset(folder)
 
 
@@ -284,27 +287,21 @@ def _mixed(spool: Spool, splits: Sequence[str], mix: Mix, seed: int) -> list[int
     the source a share of 0.
     """
     sources = spool.sources()
-    often = [0 if mix.shares.get(source) == 0 else 1 for source in sources]
+    left_out = {source for named in (mix.shares, mix.repeats) for source, weight in named.items() if not weight}
+    often = [int(source not in left_out) for source in sources]
     if mix.model_copy(update={"also": (), "most_repeats": AS_THEY_ARE.most_repeats}) == AS_THEY_ARE:
         return often
     train = [number for number, split in enumerate(splits) if split == "train"]
     ids = spool.ids()
     topics = topics_of(spool.texts(), seed) if mix.topic_temperature > 1 else [0] * len(sources)
-    strata = [(sources[number], topics[number]) for number in train]
-    drawn = draw([ids[number] for number in train], strata, stratum_shares(strata, mix), mix.most_repeats, seed)
-    for number, count in zip(train, drawn, strict=True):
+    drawable = [number for number in train if sources[number] not in mix.repeats]
+    for number in set(train) - set(drawable):
+        often[number] = mix.repeats[sources[number]]
+    strata = [(sources[number], topics[number]) for number in drawable]
+    drawn = draw([ids[number] for number in drawable], strata, stratum_shares(strata, mix), mix.most_repeats, seed)
+    for number, count in zip(drawable, drawn, strict=True):
         often[number] = count
     return often
-
-
-def _sources(spool: Spool, splits: Sequence[str], often: Sequence[int]) -> dict[str, dict[str, int]]:
-    """Return by source its number of conversations, and how many an epoch of training contains, with repeats."""
-    found: dict[str, dict[str, int]] = {}
-    for source, split, count in zip(spool.sources(), splits, often, strict=True):
-        counts = found.setdefault(source, {"conversations": 0, "in_an_epoch": 0})
-        counts["conversations"] += 1
-        counts["in_an_epoch"] += count if split == "train" else 0
-    return found
 
 
 def _tokenize_split(

@@ -5,7 +5,8 @@ has the share given there. The other sources divide the rest in proportion to si
 temperature), where size is their number of conversations: a temperature above 1 evens out their
 sizes (temperature sampling: Raffel et al., arXiv 1910.10683). The topics within a source divide its
 share in the same way. An epoch has as many conversations as there are, or fewer if a stratum would
-have to be repeated too often to reach its share.
+have to be repeated too often to reach its share. A source in `mix.repeats` is outside of this: each
+of its conversations is in an epoch as often as stated there.
 """
 
 import hashlib
@@ -27,6 +28,12 @@ def source_of(turn: Turn) -> str:
     source = turn.metadata.get("source")
     name = source.get("name") if isinstance(source, Mapping) else source
     return str(name) if name else CHATS
+
+
+def licence_of(turn: Turn) -> str:
+    """Return the licence of the source that a turn was imported from; "" if none is noted."""
+    source = turn.metadata.get("source")
+    return str(source.get("licence") or "") if isinstance(source, Mapping) else ""
 
 
 def source_shares(sizes: Mapping[str, int], mix: Mix) -> dict[str, float]:
@@ -53,7 +60,7 @@ def largest_import(sources: Mapping[str, Mapping[str, int]], mix: Mix) -> str:
         mix: The shares and limits of the configuration.
     """
     counts = {source: found["in_an_epoch"] for source, found in sources.items() if found["in_an_epoch"]}
-    chosen = {CHATS, *mix.shares, *(Path(name).name for name in mix.also)}
+    chosen = {CHATS, *mix.shares, *mix.repeats, *(Path(name).name for name in mix.also)}
     source = max(counts, key=lambda each: counts[each], default=CHATS)
     if source in chosen or len(counts) < 2 or 2 * counts[source] <= (total := sum(counts.values())):
         return ""

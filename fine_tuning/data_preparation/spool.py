@@ -10,7 +10,7 @@ import sys
 import tempfile
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from typing import Any, overload
@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from fine_tuning import paths
 from fine_tuning.conversation import Conversation
-from fine_tuning.data_preparation.mixing import source_of
+from fine_tuning.data_preparation.mixing import licence_of, source_of
 from fine_tuning.data_preparation.split import SPLITS
 
 Record = dict[str, Any]
@@ -37,7 +37,9 @@ class Spool:
         self._turns = array("q")  # number of turns
         self._ids = array("Q")  # hashes
         self._sessions = array("Q")  # hashes
+        self._words = array("q")  # number of words
         self._sources: list[str] = []
+        self._licences: dict[str, set[str]] = {}  # by source
         self._pinned = array("b")  # index in SPLITS of the split that the turns name; -1 for none
         self._digest = hashlib.sha256()
 
@@ -62,9 +64,13 @@ class Spool:
         self._ids.append(_hash(conversation.id))
         self._sessions.append(_hash(session))
         self._sources.append(sys.intern(source))
+        for licence in filter(None, map(licence_of, turns)):
+            self._licences.setdefault(source, set()).add(licence)
         self._pinned.append(pinned)
         ids = [turn.id for turn in turns]
-        fields = [conversation.id, [session, source, pinned], ids, pair, text_of(conversation)]
+        text = text_of(conversation)
+        self._words.append(len(text.split()))
+        fields = [conversation.id, [session, source, pinned], ids, pair, text]
         # JSON escapes tabs and line ends within texts, so these can separate fields and lines
         line = "\t".join(_written(field) for field in fields) + "\n"
         written = line.encode("utf-8", "surrogatepass")
@@ -111,6 +117,14 @@ class Spool:
     def sources(self) -> Sequence[str]:
         """Return the name of each conversation's source (see `mixing.source_of`)."""
         return self._sources
+
+    def licences(self) -> Mapping[str, set[str]]:
+        """Return the licences of each source that names one."""
+        return self._licences
+
+    def words(self) -> Sequence[int]:
+        """Return the number of words of each conversation."""
+        return self._words
 
     def turn_ids(self, chosen: Sequence[int] | None = None) -> Iterator[str]:
         """Yield the ids of all turns, or only of the conversations i for which chosen[i] is not 0."""

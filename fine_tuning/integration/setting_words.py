@@ -157,6 +157,10 @@ _MIX = {
         "How much of what is learned comes from it: 0.5 is half, 0 leaves it out. Without one, sources are learned as "
         "large as they are.",
     ),
+    "mix.repeats": (
+        "Repeats of a source",
+        "Instead of a share: how often one pass over the data holds each conversation of the source. 1 is as it is.",
+    ),
     "mix.temperature": (
         "Even out the sources",
         "1: each source counts by its size. A higher value gives small sources more weight; 1 is usual.",
@@ -312,6 +316,10 @@ _SERVED = {
     "deployment.quantization": (
         "How coarsely a whole model is stored",
         "Only for merged: q4_k_m takes half of q8_0, and answers a little less exactly. q8_0 is usual.",
+    ),
+    "deployment.push_checkpoints": (
+        "Push checkpoints to Hugging Face",
+        "A repository, as owner/name, that gets each checkpoint of a training. It can be set in the file only.",
     ),
     "deployment.ollama_base_url": ("Address of Ollama", "Where it answers. It can be changed in the file only."),
 }

@@ -42,6 +42,7 @@ ALSO = frozenset(
         "data_collection.export_interval",
         "data_collection.record",
         "mix.shares",
+        "mix.repeats",
         "mix.temperature",
         "mix.largest_share",
         "mix.topic_temperature",

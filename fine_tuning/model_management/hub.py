@@ -91,6 +91,26 @@ def push(
         return Pushing(made.repo_id, str(made), not public, files, done=True)
 
 
+def push_checkpoint(checkpoint: Path, repository: str) -> str:
+    """Push the adapter of a checkpoint to a folder of its name in a repository; return the repository's address.
+
+    The repository is created if needed, and is then private. The state of the optimiser is not pushed.
+    Raises ExportError if the checkpoint has no adapter, and the errors of `push`.
+    """
+    if missing := [name for name in ADAPTER_FILES if not (checkpoint / name).is_file()]:
+        raise ExportError(f"{checkpoint} has no {', '.join(missing)}: only checkpoints of adapters can be pushed")
+    with _hub(repository) as api:
+        made = api.create_repo(repository, private=True, exist_ok=True)
+        api.upload_folder(
+            repo_id=made.repo_id,
+            folder_path=checkpoint,
+            path_in_repo=checkpoint.name,
+            allow_patterns=list(ADAPTER_FILES),
+            commit_message=f"Add {checkpoint.name}",
+        )
+        return str(made)
+
+
 def fetch(repository: str, folder: Path, revision: str | None = None) -> Path:
     """Fetch a bundle from a repository of the Hub into `folder`, and return `folder`.
 

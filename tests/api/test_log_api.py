@@ -181,11 +181,24 @@ def test_an_export_is_what_the_command_writes(
     ids = said(log, 3, 1, 2)
     log.exclude(ids[0][1])
     log.log_conversation('a "quoted", question', "=1+1\n\u2028")
+    log.edit(log.turns()[0].id, "another answer")
     answer = client.get("/api/export", params={"format": format})
     assert answer.content == write_export(log.conversations(), format, tmp_path / "export").read_bytes()
     assert "attachment" in answer.headers["content-disposition"]
     one = client.get("/api/export", params={"format": format, "conversation": log.turns()[0].session_id})
     assert one.content == write_export(log.conversations()[:1], format, tmp_path / "export").read_bytes()
+
+
+def test_training_data_is_exported_as_the_kind_of_file_that_is_named(
+    client: TestClient, log: ConversationLogger, tmp_path: Path
+) -> None:
+    said(log, 1)
+    assert client.get("/api/export", params={"format": "dpo"}).status_code == 409
+    log.edit(log.turns()[0].id, "another answer")
+    answer = client.get("/api/export", params={"format": "dpo", "as": "parquet"})
+    assert answer.content == write_export(log.conversations(), "dpo.parquet", tmp_path / "export").read_bytes()
+    assert 'filename="dpo.parquet"' in answer.headers["content-disposition"]
+    assert client.get("/api/export", params={"format": "markdown", "as": "csv"}).status_code == 400
 
 
 def test_every_export_of_the_log_is_offered(client: TestClient) -> None:

@@ -11,12 +11,12 @@ from markdown_it import MarkdownIt
 from fine_tuning.config import DatasetFormat
 from fine_tuning.conversation import Conversation, Turn, parse_conversations
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
-from fine_tuning.data_collection.data_export import DataExporter, write_export
-from fine_tuning.data_collection.importers.importing import Wanted, import_files
+from fine_tuning.data_collection.data_export import LOG_FORMATS, DataExporter, file_of, in_file, write_export
+from fine_tuning.data_collection.importers.importing import import_files
 from fine_tuning.data_collection.pair_formats import FORMATS
+from fine_tuning.data_collection.training_formats import TRAINING
 from fine_tuning.data_preparation.formatter import TrainingDataFormatter
 from fine_tuning.errors import DataError
-from fine_tuning.events import Watch
 
 TURNS = [
     Turn(
@@ -47,7 +47,19 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def test_all_formats_are_written_to_the_folder(files: dict[str, Path], tmp_path: Path) -> None:
-    assert list(files) == ["jsonl", "json", "csv", "parquet", "markdown", "chatml", "sharegpt", "alpaca", "instruction"]
+    assert list(files) == [
+        "jsonl",
+        "json",
+        "csv",
+        "parquet",
+        "markdown",
+        "chatml",
+        "sharegpt",
+        "alpaca",
+        "instruction",
+        "dpo",
+        "dpo-text",
+    ]
     assert sorted(files.values()) == sorted((tmp_path / "out").iterdir())
 
 
@@ -104,14 +116,86 @@ def test_chatml_has_the_messages_of_a_conversation_a_line(files: dict[str, Path]
     assert second == {"messages": [message.model_dump() for message in TURNS[0].messages()]}
 
 
-def test_sharegpt_is_read_back_by_its_importer(files: dict[str, Path], home: Path) -> None:
-    first, _ = lines(files["sharegpt"])
-    assert [message["from"] for message in first["conversations"]] == ["system", "human", "gpt", "human", "gpt"]  # type: ignore[attr-defined]
+SAID = [
+    ("Where is the key?", "Under the mat.", {"system": "Be kind.", "original_response": "No idea."}),
+    ('=1+1\r\nü \u2028 "quoted", and more', "- one\n- two", {"system": "Be kind.", "original_response": "@you"}),
+    ("And then?", '[{"a": 1}]', {"system": "Be kind."}),
+]
+
+
+@pytest.fixture
+def chat(home: Path) -> Conversation:
+    turns = (
+        Turn(id=str(n), session_id="s", timestamp="", user_message=question, bot_response=answer, metadata=facts)
+        for n, (question, answer, facts) in enumerate(SAID)
+    )
+    return Conversation(id="s", turns=tuple(turns))
+
+
+KINDS = [(format, kind) for format in TRAINING for kind in ("", "jsonl", "csv", "parquet")]
+IMPORTED_AS = {"chatml": "messages", "instruction": "prompt-completion", "dpo": "preference", "dpo-text": "preference"}
+
+
+@pytest.mark.parametrize(("format", "kind"), [*((name, "") for name in LOG_FORMATS), *KINDS])
+def test_what_was_exported_can_be_imported(chat: Conversation, tmp_path: Path, format: str, kind: str) -> None:
+    name = in_file(format, kind)
+    file = write_export([chat], name, tmp_path / file_of(name))
     log = ConversationLogger()
-    report = import_files(log, [str(files["sharegpt"])], Wanted(), Watch())
-    assert dict(report.formats) == {"sharegpt": 2} and report.set_aside == 0
-    said = [(turn.user_message, turn.bot_response) for turn in log.turns()]
-    assert said == [(turn.user_message, turn.bot_response) for each in CONVERSATIONS for turn in each.turns]
+    report = import_files(log, [file])
+    own = "text" if format == "markdown" else "byoai"
+    assert set(report.formats) == {own if format in LOG_FORMATS else IMPORTED_AS.get(format, format)}
+    assert report.set_aside == 0
+    turns = log.turns()
+    if format in ("jsonl", "json", "parquet"):
+        kept = [{key: turn.metadata.get(key) for key in ("system", "original_response")} for turn in turns]
+        assert kept == [{"original_response": None, **facts} for *_, facts in SAID]
+    if format.startswith("dpo"):  # the conversation before each pair is imported, too
+        found = {
+            (turn.user_message, turn.bot_response, turn.metadata["original_response"])
+            for turn in turns
+            if "original_response" in turn.metadata
+        }
+        assert found == {(asked, said, facts["original_response"]) for asked, said, facts in SAID[:2]}
+    else:
+        found = [(turn.user_message, turn.bot_response) for turn in turns]
+        lines_end = "\n" if format == "markdown" else "\r\n"
+        assert list(dict.fromkeys(found)) == [(asked.replace("\r\n", lines_end), said) for asked, said, _ in SAID]
+    if format not in LOG_FORMATS:
+        assert {turn.metadata["system"] for turn in turns if "system" in turn.metadata} == {"Be kind."}
+
+
+@pytest.mark.parametrize("format", TRAINING)
+def test_every_kind_of_file_holds_the_same_records(chat: Conversation, tmp_path: Path, format: str) -> None:
+    from pyarrow import parquet
+
+    wanted = lines(write_export([chat], in_file(format, "jsonl"), tmp_path / "x.jsonl"))
+    found = parquet.read_table(write_export([chat], f"{format}.parquet", tmp_path / "x.parquet")).to_pylist()
+    assert [{key: value for key, value in row.items() if value is not None} for row in found] == wanted
+    assert list(rows(write_export([chat], f"{format}.csv", tmp_path / "x.csv"))[0]) == list(TRAINING[format].columns)
+
+
+def test_preferences_have_trls_two_forms(chat: Conversation, tmp_path: Path) -> None:
+    """https://huggingface.co/docs/trl/dataset_formats#preference"""
+    first, second = lines(write_export([chat], "dpo", tmp_path / "x.jsonl"))
+    head = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": SAID[0][0]}]
+    answer = {"role": "assistant", "content": SAID[0][1]}
+    rejected = [{"role": "assistant", "content": "No idea."}]
+    assert first == {"prompt": head, "chosen": [answer], "rejected": rejected}
+    assert second["prompt"] == [*head, answer, {"role": "user", "content": SAID[1][0]}]
+    first, second = lines(write_export([chat], "dpo-text", tmp_path / "y.jsonl"))
+    texts = {"prompt": SAID[0][0], "chosen": SAID[0][1], "rejected": "No idea.", "system": "Be kind."}
+    assert first == texts
+    assert second["prompt"] == f"Human: {SAID[0][0]}\n\nAssistant: {SAID[0][1]}\n\nHuman: {SAID[1][0]}"
+
+
+def test_of_several_answers_the_one_with_a_thumb_up_is_chosen(tmp_path: Path) -> None:
+    facts = [{}, {"regenerates": "0", "rating": "up"}]
+    turns = [
+        TURNS[0].model_copy(update={"id": str(n), "bot_response": f"answer {n}", "metadata": fact})
+        for n, fact in enumerate(facts)
+    ]
+    (pair,) = lines(write_export([Conversation(id="s", turns=tuple(turns))], "dpo-text", tmp_path / "x.jsonl"))
+    assert (pair["chosen"], pair["rejected"]) == ("answer 1", "answer 0")
 
 
 def test_alpaca_has_a_record_a_turn_with_what_was_said_before(files: dict[str, Path]) -> None:
@@ -218,7 +302,7 @@ def test_an_automatic_export_is_due_every_so_many_turns_and_after_a_deletion(hom
     log.delete(session_id=log.session_id)
     assert DataExporter().export_when_due(log.conversations(), 2)
     assert lines(exported) == []
-    assert len(DataExporter().remove()) == 10
+    assert len(DataExporter().remove()) == 12
     assert list((home / "exports").iterdir()) == []
 
 
@@ -298,3 +382,18 @@ def test_the_command_writes_only_the_formats_that_are_named(home: Path, capsys: 
     assert sorted(file.name for file in out.iterdir()) == ["conversations.csv", "sharegpt.jsonl"]
     assert main(["export", str(home / "other"), "--format", "csv", "--format", "xml"]) == 3
     assert "unknown export format 'xml'" in capsys.readouterr().err and not (home / "other").exists()
+
+
+def test_the_command_writes_the_kind_of_file_that_is_named(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from fine_tuning.cli.main import main
+
+    log = ConversationLogger()
+    turn = log.log_conversation("Where is the key?", "No idea.")
+    out = home / "out"
+    assert main(["export", str(out), "--format", "dpo"]) == 3
+    assert "there is no pair of answers" in capsys.readouterr().err and not out.exists()
+    log.edit(turn.id, "Under the mat.")
+    assert main(["export", str(out), "--format", "dpo", "--format", "alpaca", "--as", "csv"]) == 0
+    assert sorted(file.name for file in out.iterdir()) == ["alpaca.csv", "dpo.csv"]
+    assert main(["export", str(out), "--format", "markdown", "--as", "csv"]) == 2
+    assert "markdown is not written as 'csv'" in capsys.readouterr().err

@@ -192,9 +192,33 @@ def test_a_configuration_with_shares_can_be_a_key() -> None:
         {"mix.shares": {"a": -0.1}},
         {"mix.temperature": 0.5},
         {"mix.most_repeats": 0},
+        {"mix.repeats": {"a": -1}},
+        {"mix.repeats": {"a": 2}, "mix.shares": {"a": 0.5}},
         {"mix.most": 3},
     ],
 )
 def test_a_mix_that_cannot_be_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="mix"):
         load_config(overrides=wrong)
+
+
+def test_a_source_can_be_repeated_besides_the_shares_of_the_others(home: Path) -> None:
+    page = {"name": "page"}
+    counts = learned([*said(12), *said(3, OTHER), *said(4, page)], Mix(repeats={"handbook.md": 3, "page": 0}))
+    assert [of_source(counts, name) for name in (CHATS, "handbook.md", "page")] == [12, 9, 0]
+    both = learned([*said(12), *said(3, OTHER), *said(6, page)], Mix(repeats={"handbook.md": 2}, shares={"page": 0.5}))
+    assert [of_source(both, name) for name in (CHATS, "handbook.md", "page")] == [9, 6, 9]
+
+
+def test_the_card_tells_of_the_dataset_without_its_texts(home: Path) -> None:
+    conversations = [*said(30), *said(10, OTHER, "bridge"), *said(5, {"name": "a|b.csv"}, "market")]
+    dataset = build_dataset(conversations, ALL_LEARNED, {"too_short": 2})
+    card = (dataset.path / "README.md").read_text(encoding="utf-8")
+    assert "| handbook.md | 10 | 10 | own |" in card and r"| a\|b.csv | 5 | 5 |  |" in card
+    assert "| train split | 45 conversations, 45 turns |" in card and "2 too short" in card
+    words = sorted(
+        len(f"{turn.user_message} {turn.bot_response}".split()) for each in conversations for turn in each.turns
+    )
+    assert f"median {words[22]}, 90th percentile {words[39]}, most {words[-1]}" in card
+    assert dataset.manifest["hash"] in card and "What is in" not in card
+    assert sum(dataset.manifest["topics"]["largest"]) == dataset.manifest["topics"]["conversations"] == 45

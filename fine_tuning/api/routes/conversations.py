@@ -18,7 +18,9 @@ from fine_tuning.integration.service import Service
 
 router = APIRouter(prefix="/api", tags=["conversations"])
 
-Format = Literal["jsonl", "json", "csv", "parquet", "markdown", "chatml", "sharegpt", "alpaca", "instruction"]
+LogFormat = Literal["jsonl", "json", "csv", "parquet", "markdown"]
+TrainingFormat = Literal["chatml", "sharegpt", "alpaca", "instruction", "dpo", "dpo-text"]
+Format = Literal[LogFormat, TrainingFormat]
 _MEDIA = {
     ".jsonl": "application/jsonl",
     ".json": "application/json",
@@ -107,11 +109,15 @@ _EXPORTED: dict[int | str, dict[str, object]] = {
 def export_conversations(
     service: Serving,
     format: Format = "jsonl",
+    kind: Annotated[
+        Literal["jsonl", "csv", "parquet"] | None, Query(alias="as", description="kind of file, of training data")
+    ] = None,
     conversation: Annotated[str | None, Query(pattern=TEXT_ID, description="export only this one")] = None,
 ) -> StreamingResponse:
     """Export all conversations or one, without excluded turns.
 
-    chatml, sharegpt, alpaca and instruction are formats for training.
+    chatml, sharegpt, alpaca and instruction are formats for training; dpo and dpo-text hold pairs of a
+    chosen and a rejected answer.
     """
     log = service.log()
     turns = (
@@ -121,9 +127,11 @@ def export_conversations(
     )
     if not turns:
         raise NoConversations("there is nothing to export: there is no turn, or all turns are excluded")
-    name = data_export.file_of(format)
+    conversations, wanted = conversations_of(turns), data_export.in_file(format, kind or "")
+    data_export.check_pairs(conversations, wanted)
+    name = data_export.file_of(wanted)
     headers = {"content-disposition": f'attachment; filename="{name}"'}
-    pieces = _together(data_export.render(conversations_of(turns), format))
+    pieces = _together(data_export.render(conversations, wanted))
     return StreamingResponse(
         pieces, media_type=next(_MEDIA[end] for end in _MEDIA if name.endswith(end)), headers=headers
     )

@@ -1,11 +1,16 @@
-"""Read the rows of a dataset of the Hugging Face Hub (`hf:owner/name`), or of a local copy of one.
+"""Read the rows of a dataset of the Hugging Face Hub, or of a local copy of one, and its licence.
 
-The local copy is a folder that `Dataset.save_to_disk` of the `datasets` library wrote.
+A dataset of the Hub is named `hf:owner/name`, or `hf:owner/name:CONFIG:SPLIT` if one of its
+configurations or splits is wanted; either may be left empty. The local copy is a folder that
+`Dataset.save_to_disk` of the `datasets` library wrote.
 """
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -32,39 +37,72 @@ def is_saved(folder: Path) -> bool:
 def rows(name: str, read: Read = unwatched) -> Iterator[Record | Fault]:
     """Yield the rows of all splits of a dataset.
 
-    `name` is "hf:owner/name", or the folder of a local copy. `read` is called before each row, and can
-    stop the reading. Raises DataError if the Hub cannot be reached or has no such dataset, or if the
-    copy is damaged.
+    `name` is "hf:owner/name:CONFIG:SPLIT" (see above), or the folder of a local copy. `read` is called
+    before each row, and can stop the reading. Raises DataError if the Hub cannot be reached or has no
+    such dataset, or if the copy is damaged.
     """
-    import pyarrow
-
-    try:
+    with _clear_errors(name):
         for split, dataset in _splits(name).items():
             for number, row in enumerate(dataset, 1):
                 read(0)
                 yield Record(f"{split}, row {number}", row)
+
+
+def licence_of(name: str) -> str:
+    """Return the licence that a dataset's card states, such as "cc-by-4.0"; "" if it states none.
+
+    `name` is as for `rows`, and so are the errors.
+    """
+    with _clear_errors(name):
+        if name.startswith(PREFIX):
+            stated = _read_settings(_parts(name)[0])[1].get("license")
+            return ", ".join(map(str, stated)) if isinstance(stated, list) else str(stated or "")
+        info = next(Path(name).rglob("dataset_info.json"), None)
+        return str(json.loads(info.read_text(encoding="utf-8")).get("license") or "") if info else ""
+
+
+@contextmanager
+def _clear_errors(name: str) -> Iterator[None]:
+    """Raise DataError, with what to do, for an error of the libraries within the block."""
+    import pyarrow
+
+    try:
+        yield
     except (OSError, ValueError, KeyError, pyarrow.ArrowException, RuntimeError, yaml.YAMLError) as error:
         where = "the Hugging Face Hub" if name.startswith(PREFIX) else "the local copy"
-        cure = "Check the name and the network, or download it on another machine, and import the files"
+        cure = (
+            "Check the name and the network, name a configuration (hf:owner/name:CONFIG), or download it on another "
+            "machine, and import the files"
+        )
         raise DataError(f"cannot read the dataset {name} from {where}: {str(error)[:300]}. {cure}") from error
 
 
-def _checked(name: str) -> str:
-    """Return the newest revision of a dataset, after checking that it names no files outside of itself.
+def _parts(name: str) -> tuple[str, str, str]:
+    """Return (owner/name, configuration, split) of "hf:owner/name:CONFIG:SPLIT"; "" for each that is not named."""
+    hub_name, config, split, *more = (*name.removeprefix(PREFIX).split(":"), "", "")
+    if any(more):
+        raise ValueError("there are too many colons: it is named hf:owner/name:CONFIG:SPLIT")
+    return hub_name, config, split
+
+
+def _read_settings(name: str) -> tuple[str, dict[str, Any]]:
+    """Return the newest revision of a dataset and its settings, after checking that they name no files outside of it.
 
     The library `datasets` opens all paths and addresses that a dataset's settings name, even paths
     of this machine. Raises DataError if the settings name a file that is not within the dataset.
     """
     from huggingface_hub import HfApi, hf_hub_download
 
-    info = HfApi().dataset_info(name)
+    info, settings = HfApi().dataset_info(name), dict[str, Any]()
     for file in _SETTINGS.keys() & {each.rfilename for each in info.siblings or ()}:
         path = hf_hub_download(name, file, repo_type="dataset", revision=info.sha)
         found = _SETTINGS[file].match(Path(path).read_text(encoding="utf-8"))
-        for place in _places(yaml.safe_load(found[1]) if found else None):
+        stated = yaml.safe_load(found[1]) if found else None
+        settings |= stated if isinstance(stated, dict) else {}
+        for place in _places(stated):
             if ":" in place or place.startswith(("/", "\\", "~")) or ".." in place:
                 raise DataError(f"the dataset {name} reads files outside of itself ({place[:100]}): do not import it")
-    return str(info.sha)
+    return str(info.sha), settings
 
 
 def _places(settings: object, inside: bool = False) -> Iterator[str]:
@@ -83,9 +121,12 @@ def _splits(name: str) -> Mapping[str, Iterable[object]]:
     from datasets import DatasetDict, load_dataset, load_from_disk
 
     if name.startswith(PREFIX):
-        hub_name = name.removeprefix(PREFIX)
-        found = load_dataset(hub_name, revision=_checked(hub_name), streaming=True)
+        hub_name, config, split = _parts(name)
+        revision, _ = _read_settings(hub_name)
+        found = load_dataset(hub_name, config or None, revision=revision, streaming=True)
+        if split and split not in found:
+            raise ValueError(f"there is no split {split!r}: its splits are {', '.join(map(str, found))}")
         # Decoding would open the files and addresses that a column of images or sounds names.
-        return {split: dataset.decode(False) for split, dataset in found.items()}
+        return {each: dataset.decode(False) for each, dataset in found.items() if split in ("", each)}
     found = load_from_disk(name)
     return dict(found) if isinstance(found, DatasetDict) else {"rows": found}

@@ -14,7 +14,7 @@ from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.documents.entailment import Judge
 from fine_tuning.data_collection.importers.chats import BadRecord, Entry, Fault, entries_of, open_questions
 from fine_tuning.data_collection.importers.files import Member, members_of
-from fine_tuning.data_collection.importers.huggingface import PREFIX, is_saved
+from fine_tuning.data_collection.importers.huggingface import PREFIX, is_saved, licence_of
 from fine_tuning.data_collection.importers.records import Look
 from fine_tuning.data_collection.importers.shape import Branches, Importer, Source
 from fine_tuning.data_collection.importers.table import dataset_look, forced, importer_named, looked_at, recognised
@@ -35,7 +35,7 @@ class Wanted:
     Args:
         format: A name of `IMPORTERS`, or "module:function"; if it is empty, the format is recognised.
         me: In chats among people, the person whose messages are the answers.
-        licence: The licence of the source.
+        licence: The licence of the source; if it is empty, the one that a dataset's card states.
         source: The name of the source in the log; if it is empty, the file's name.
         branches: Whether to read only the best path, or all paths, of a tree of answers.
         judge: Checks each answer that is made from a document, in addition to the rules.
@@ -95,7 +95,7 @@ def import_files(
 
     Args:
         log: The log.
-        places: Files, folders and ZIP archives, or "hf:owner/name".
+        places: Files, folders and ZIP archives, or "hf:owner/name:CONFIG:SPLIT".
         wanted: The options of the import.
         watch: Gets the percentage of all bytes that have been read, and can stop the import.
         id: The id of the import, by default a new one (`new_id`).
@@ -213,7 +213,9 @@ def _read(places: Sequence[str | Path], wanted: Wanted, report: Report, progress
     unknown: list[DataError] = []  # files in no known format
     refused: list[DataError] = []  # files that cannot be read, or need further options
     for place in places:
-        facts = {"name": wanted.source or _name(place), "licence": wanted.licence}
+        is_dataset = str(place).startswith(PREFIX) or is_saved(Path(place))
+        licence = wanted.licence or (licence_of(str(place)) if is_dataset else "")
+        facts = {"name": wanted.source or _name(place), "licence": licence}
         for format, importer, source in _readings(place, wanted, report, progress, unknown):
             report.readings += 1
             told: JsonObject = {key: fact for key, fact in {**facts, "format": format}.items() if fact}

@@ -4,15 +4,19 @@ The formats are Alpaca, prompt and completion, Dolly, byoai's own export, and ta
 columns.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 
 from fine_tuning.data_collection.importers.chats import (
     BadRecord,
     Chat,
+    Rating,
     Role,
     Said,
     dicts,
+    first,
     has,
     kind,
     moment,
@@ -113,15 +117,36 @@ def _dolly(record: JsonObject, source: Source) -> Iterable[Chat]:
 
 
 def _own(record: JsonObject, source: Source) -> Iterable[Chat]:
-    """Yield the chat of a turn in byoai's own export."""
-    facts = record.get("metadata")
-    model = text_of(record.get("model") or (facts.get("model") if isinstance(facts, dict) else None), "a model")
-    time = moment(record.get("timestamp"))
-    said = Said("user", text_of(record["user_message"], "user_message"), time)
-    yield Chat(
-        [said, Said("assistant", text_of(record["bot_response"], "bot_response"), time, model=model)],
-        text_of(record["session_id"], "an id"),
+    """Yield the chat of each turn in byoai's own export: the record is a turn, or a conversation with its turns."""
+    return map(_own_turn, dicts(record["turns"], "turns") if "turns" in record else [record])
+
+
+def _own_turn(record: JsonObject) -> Chat:
+    """Return the chat of one turn, with the system prompt, edit and rating that the log had (a CSV has the rating)."""
+    facts = _facts_of(record)
+    system, time = text_of(facts.get("system"), "a system prompt"), moment(record.get("timestamp"))
+    original, given = facts.get("original_response"), facts.get("rating")
+    rating: Rating | None = "up" if given == "up" else "down" if given == "down" else None
+    answer = Said(
+        "assistant",
+        text_of(record["bot_response"], "bot_response"),
+        time,
+        thoughts=text_of(facts.get("thoughts"), "thoughts"),
+        model=text_of(facts.get("model"), "a model"),
+        rejected=original if isinstance(original, str) else None,
+        rating=rating,
     )
+    said = [Said("user", text_of(record["user_message"], "user_message"), time), answer]
+    return Chat([Said("system", system), *said] if system else said, text_of(record["session_id"], "an id"))
+
+
+def _facts_of(record: JsonObject) -> JsonObject:
+    """Return the metadata of a turn: an object, or in Parquet its JSON, and the columns of a table."""
+    facts = record.get("metadata")
+    if isinstance(facts, str):
+        with suppress(ValueError, RecursionError):
+            facts = json.loads(facts)
+    return {"model": record.get("model"), "rating": record.get("rating"), **(facts if isinstance(facts, dict) else {})}
 
 
 def _columns(record: JsonObject, source: Source) -> Iterable[Chat]:
@@ -177,7 +202,10 @@ def _fits_columns(record: object) -> bool:
 ALPACA = Importer("Alpaca", _is_text("instruction", "output"), each(_alpaca, "instruction, input and output"))
 COMPLETION = Importer("prompt and completion", _fits_completion, each(_completion, "prompt and completion"))
 DOLLY = Importer("Dolly", _is_text("instruction", "response"), each(_dolly, "instruction, context and response"))
+_is_own_turn = _is_text("session_id", "user_message", "bot_response")
 OWN = Importer(
-    "byoai's own turns", _is_text("session_id", "user_message", "bot_response"), each(_own, "turns of byoai")
+    "byoai's own turns",
+    lambda record: _is_own_turn(record) or _is_own_turn(first(record, "turns")),
+    each(_own, "turns of byoai"),
 )
 COLUMNS = Importer("columns of questions and answers", _fits_columns, each(_columns, "a question and an answer"))

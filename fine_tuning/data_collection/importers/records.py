@@ -20,6 +20,8 @@ from fine_tuning.errors import DataError
 SAMPLE = 20  # records that are examined to recognise the format
 _LINES = 2_000  # lines of a text that are examined
 _BATCH = 500  # rows of a Parquet file in memory at once
+_SPOKEN = {"role", "content", "from", "value", "user", "human", "input"}  # keys of a message in a cell of a table
+_GUARDED = re.compile(r"' *[=+\-@\t\r\n]")  # as record_files.py writes it
 DELIMITERS = {".csv": ",;\t|", ".tsv": "\t"}
 
 Layout = Literal["array", "lines", "object", "table", "parquet", "database", "text"]
@@ -73,7 +75,10 @@ def look_at_table(member: Member, delimiters: str = DELIMITERS[".csv"]) -> Look 
     """
     looks = [Look("table", _values(table(member, delimiter)), delimiter=delimiter) for delimiter in delimiters]
     best = max(looks, key=lambda look: len(look.sample[0]) if look.sample else 0)
-    return best if best.sample and len(best.sample[0]) > 1 else None
+    if not best.sample:
+        return None
+    cells = list(best.sample[0].values())
+    return best if len(cells) > 1 or isinstance(cells[0], list) else None  # a single column may hold conversations
 
 
 def _look_at_object(member: Member, start: str) -> Look:
@@ -218,11 +223,16 @@ def table(member: Member, delimiter: str, read: Read = unwatched) -> Iterator[Re
 
 
 def _cell(cell: str) -> object:
-    """Return the text of a cell, or the list of objects or of lists that is written in it as JSON."""
+    """Return the text of a cell, or the list of messages or of exchanges that is written in it as JSON.
+
+    An export puts a "'" before a text that a spreadsheet would execute as a formula; it is left out.
+    """
     if cell.startswith(("[{", "[[")):
         with suppress(ValueError, RecursionError):
-            return json.loads(cell)
-    return cell
+            found = json.loads(cell)
+            if all(isinstance(each, list) or (isinstance(each, dict) and _SPOKEN & each.keys()) for each in found):
+                return found
+    return cell[1:] if _GUARDED.match(cell) else cell
 
 
 def parquet(member: Member, read: Read = unwatched) -> Iterator[Record | Fault]:

@@ -20,6 +20,7 @@ from fine_tuning.data_collection.importers.lm_studio import LM_STUDIO
 from fine_tuning.data_collection.importers.messages import MESSAGE_LIST, MESSAGES
 from fine_tuning.data_collection.importers.messenger import MESSENGER
 from fine_tuning.data_collection.importers.oasst import OASST, OASST_MESSAGES
+from fine_tuning.data_collection.importers.ollama_history import NO_ANSWERS, is_history
 from fine_tuning.data_collection.importers.open_webui import OPEN_WEBUI
 from fine_tuning.data_collection.importers.pairs import ALPACA, COLUMNS, COMPLETION, DOLLY, OWN
 from fine_tuning.data_collection.importers.preference import PREFERENCE
@@ -116,6 +117,8 @@ def recognised(found: Look, name: str) -> Found:
     for inside, values in found.lists.items():
         if best := _best(formats, found, values):
             return best, IMPORTERS[best], inside
+    if found.layout == "text" and is_history(found.lines, name.rpartition("/")[2]):
+        raise DataError(f"{name} {NO_ANSWERS}")
     wanted = ", ".join(importer.title for importer in formats.values()) or "none, because no format has this layout"
     told = f"{name} is in no format that byoai knows. It contains {_told(found)}. Formats that were tried: {wanted}"
     raise DataError(f"{told}. {NAME_IT}")

@@ -34,6 +34,7 @@ _BUDDHIST = 543  # years from the beginning of the Buddhist era to that of the c
 _MARKS = (
     "\u200e\u200f\u202a\u202b\u202c\u2068\u2069\ufeff"  # invisible characters; iOS puts one before what is not text
 )
+_NO_MARKS = dict.fromkeys(map(ord, _MARKS))
 _MEDIA = re.compile(
     r"<[^<>\n]{3,80}>|\S.*\.\w{2,5} \((?:file attached|Datei angehängt|archivo adjunto|fichier joint|file "
     r"allegato|bestand bijgevoegd|"
@@ -90,7 +91,7 @@ def _head(line: str) -> _Head | None:
 
 def _when(found: re.Match[str]) -> _Head | None:
     parts = found.groupdict()
-    written = (parts.get("ios") or parts["android"]).translate(dict.fromkeys(map(ord, _MARKS)))
+    written = (parts.get("ios") or parts["android"]).translate(_NO_MARKS)
     time = _DATE_FIRST.fullmatch(written.strip()) or _TIME_FIRST.fullmatch(written.strip())
     if not time:
         return None

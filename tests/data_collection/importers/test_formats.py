@@ -12,8 +12,8 @@ import pytest
 from fine_tuning.data_collection.importers.html_text import text_of_html
 from fine_tuning.data_collection.importers.importing import Wanted, import_files
 from fine_tuning.data_collection.importers.table import IMPORTERS
+from fine_tuning.data_collection.preferences import preferences_of
 from fine_tuning.data_collection.turn_decisions import CleanSettings, CleanTurn, clean_turn
-from fine_tuning.data_preparation.preference_builder import preferences_of
 from fine_tuning.errors import ConfigError, DataError
 
 
@@ -242,7 +242,7 @@ EXPECTED = {
                 "Who waters the plants?",
                 "Whoever comes in first on Monday.",
                 "2026-01-01T10:00:00",
-                {"model": "smollm2:135m"},
+                {"model": "smollm2:135m", "rating": "up"},
             ),
             ("And on holidays?", "Nobody does.", "2026-01-01T10:01:00", {}),
         ],
@@ -745,6 +745,14 @@ def test_what_is_no_known_format_is_refused_and_says_what_was_looked_for(log, tm
     with pytest.raises(DataError, match=r"in no format that byoai knows.*Formats that were tried: .*--format"):
         import_files(log, [file])
     assert not log.path.exists()
+
+
+@pytest.mark.parametrize(("name", "text"), [("history", "why is the sky blue\n"), ("typed.txt", "hello\n/bye\n")])
+def test_the_history_of_ollama_is_refused_because_it_has_no_answers(log, tmp_path, name, text):
+    file = tmp_path / name
+    file.write_text(text)
+    with pytest.raises(DataError, match="is the history of `ollama run`: it holds what was typed, and no answers"):
+        import_files(log, [file])
 
 
 @pytest.mark.parametrize(

@@ -9,18 +9,20 @@ from pathlib import Path
 import pytest
 from hub_stand_in import TOKEN, Hub, Repository, serving
 
+from fine_tuning.data_collection.conversation_logger import ConversationLogger
+
 ROWS = [{"question": f"Which shelf holds tool {number}?", "answer": f"Shelf {number}."} for number in range(3)]
 CONTENT = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
 CARD = "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: {}\n---\n# Shelves\n"
 
 
-def imported(home: Path, files: dict[str, bytes]) -> subprocess.CompletedProcess[str]:
+def imported(home: Path, files: dict[str, bytes], which: str = "", *options: str) -> subprocess.CompletedProcess[str]:
     """Import the dataset me/shelves with these files into an empty data folder, by the command."""
     hub = Hub()
     hub.repositories["me/shelves"] = Repository(True, "dataset", files)
     with serving(hub) as url:
         told = {"HF_ENDPOINT": url, "HF_TOKEN": TOKEN, "HF_HOME": str(home / "hf"), "HF_HUB_DISABLE_XET": "1"}
-        command = [sys.executable, "-m", "fine_tuning", "import", "hf:me/shelves", "--yes"]
+        command = [sys.executable, "-m", "fine_tuning", "import", f"hf:me/shelves{which}", "--yes", *options]
         environment = {**os.environ, **told, "BYOAI_HOME": str(home)}
         return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
@@ -40,3 +42,37 @@ def test_the_rows_of_a_dataset_are_imported(home: Path) -> None:
     done = imported(home, {"data/train.jsonl": CONTENT, "README.md": CARD.format("data/train.jsonl").encode()})
     assert done.returncode == 0, done.stderr
     assert "3" in done.stdout
+
+
+TWO = """---
+license: cc-by-4.0
+configs:
+- config_name: tools
+  data_files:
+  - {split: train, path: tools/train.jsonl}
+  - {split: test, path: tools/test.jsonl}
+- config_name: books
+  data_files: books.jsonl
+---
+"""
+
+
+@pytest.mark.parametrize(
+    ("which", "options", "turns", "licence", "said"),
+    [
+        (":tools:test", [], 1, "cc-by-4.0", ""),
+        (":tools", ["--licence", "own"], 3, "own", ""),
+        ("", [], 0, "", "name a configuration (hf:owner/name:CONFIG)"),
+        (":tools:dev", [], 0, "", "there is no split 'dev': its splits are train, test"),
+    ],
+)
+def test_a_configuration_and_a_split_can_be_named(
+    home: Path, which: str, options: list[str], turns: int, licence: str, said: str
+) -> None:
+    first, *rest = CONTENT.splitlines(keepends=True)
+    files = {"tools/test.jsonl": first, "tools/train.jsonl": b"".join(rest), "books.jsonl": CONTENT}
+    done = imported(home, {**files, "README.md": TWO.encode()}, which, *options)
+    found = ConversationLogger().turns()
+    assert (len(found), {turn.metadata["source"].get("licence") for turn in found}) == (turns, {licence} - {""})
+    assert said in done.stderr and bool(said) == (done.returncode == 3)
+    assert all(turn.metadata["source"]["name"] == f"hf:me/shelves{which}" for turn in found)

@@ -1,16 +1,11 @@
-"""An import is one step: previewed, written in batches, listed, taken back to the byte; and
-whatever it reads, it does not fall over.
-"""
+"""An import is one step: previewed, written in batches, listed, taken back to the byte."""
 
 import json
-import random
 import shutil
 import sqlite3
 import zipfile
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from test_formats import EXPECTED
 
 from fine_tuning import paths
@@ -18,7 +13,6 @@ from fine_tuning.cli.main import main
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.importers import files
 from fine_tuning.data_collection.importers.importing import Wanted, import_files, imports, preview, undo
-from fine_tuning.data_collection.importers.table import IMPORTERS
 from fine_tuning.errors import Cancelled, DataError
 from fine_tuning.events import Count, Event, Stage, Watch
 from fine_tuning.jobs import store
@@ -193,126 +187,6 @@ def test_a_place_that_is_not_there_is_a_clear_error(log, tmp_path):
         import_files(log, [tmp_path / "nothing.json"])
     with pytest.raises(DataError, match="is empty"):
         import_files(log, [tmp_path / "empty"])
-
-
-# Whatever is in a file
-
-
-def reads(log, file, **asked):
-    """Import a file, or say why not: any other exception fails the test."""
-    try:
-        return import_files(log, [file], Wanted(**asked))
-    except DataError as error:
-        return str(error)
-
-
-@given(
-    data=st.one_of(
-        st.binary(max_size=400), st.text(max_size=300).map(lambda text: text.encode("utf-8", "surrogatepass"))
-    ),
-    format=st.sampled_from(["", *IMPORTERS]),
-    suffix=st.sampled_from(["", ".json", ".jsonl", ".csv", ".txt", ".zip", ".db", ".parquet", ".gz"]),
-)
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_bytes_give_turns_or_a_data_error(log, tmp_path, data, format, suffix):
-    file = tmp_path / f"any{suffix}"
-    file.write_bytes(data)
-    reads(log, file, format=format, me="Kim")
-
-
-JSON = st.recursive(
-    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8)),
-    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=8), inner, max_size=3)),
-    max_leaves=8,
-)
-
-
-@given(data=st.data())
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_known_keys_with_any_values_give_turns_or_a_data_error(log, tmp_path, data):
-    keys = data.draw(st.sampled_from(KEYS))
-    records = data.draw(st.lists(st.fixed_dictionaries(dict.fromkeys(keys, JSON)), min_size=1, max_size=3))
-    value = data.draw(
-        st.sampled_from(
-            [records, records[0], {"messages": records}, {"conversations": records}, [{"messages": records}]]
-        )
-    )
-    file = tmp_path / "known.json"
-    file.write_text(json.dumps(value))
-    for format in ("", data.draw(st.sampled_from(list(IMPORTERS)))):
-        reads(log, file, format=format, me="Kim")
-
-
-KEYS = [
-    ("messages",),
-    ("role", "content", "tool_calls", "timestamp", "reasoning"),
-    ("conversations", "system"),
-    ("from", "value"),
-    ("instruction", "input", "output", "history"),
-    ("prompt", "completion", "label"),
-    ("prompt", "chosen", "rejected"),
-    ("message_id", "parent_id", "message_tree_id", "text", "role", "rank"),
-    ("message_tree_id", "prompt"),
-    ("mapping", "current_node", "id", "conversation_id"),
-    ("uuid", "chat_messages", "model"),
-    ("header", "title", "time", "products", "safeHtmlItem", "attachedFiles"),
-    ("id", "chat"),
-    ("thread_id", "id", "role", "content", "created_at", "metadata"),
-    ("user_name", "character_name", "mes", "is_user", "send_date", "extra"),
-    ("internal", "metadata"),
-    ("type", "ts", "user", "text", "thread_ts", "files", "user_profile"),
-    ("id", "type", "date", "date_unixtime", "from", "from_id", "text", "photo"),
-    ("guild", "channel", "messages"),
-    ("session_id", "user_message", "bot_response", "timestamp", "metadata"),
-    ("question", "answer", "context"),
-]
-
-
-def mutated(data: bytes, chance: random.Random) -> bytes:
-    """Return `data` with one thing changed: bytes, a piece left out, doubled or moved, a word of it put elsewhere."""
-    at, other = sorted(chance.randrange(len(data) + 1) for _ in range(2))
-    match chance.randrange(7):
-        case 0:
-            return data[:at] + bytes([chance.randrange(256)]) + data[at + 1 :]
-        case 1:
-            return data[:at] + data[other:]
-        case 2:
-            return data[:other] + data[at:]
-        case 3:
-            return data[:at]
-        case 4:
-            return (
-                data[:at]
-                + chance.choice(
-                    [b"null", b"[]", b"{}", b'""', b"1e999", b"NaN", b"\\ud800", b'"', b"\n", b"\0", b"\xff\xfe"]
-                )
-                + data[at:]
-            )
-        case 5:
-            return data.replace(
-                chance.choice([b'"', b":", b"text", b"id", b"2", b"user"]),
-                chance.choice([b"", b"9" * 20, b'"', b"x"]),
-                3,
-            )
-        case _:
-            words = data.split(b" ")
-            chance.shuffle(words)
-            return b" ".join(words)
-
-
-@pytest.mark.parametrize("name", [name for name in EXPECTED if name != "slack"])
-def test_200_mutations_of_each_sample_give_turns_or_a_data_error(home, sample, tmp_path, name):
-    chance = random.Random(name)
-    place = sample(name)
-    files = sorted(each for each in place.rglob("*.json*")) if place.is_dir() else [place]
-    log = ConversationLogger()
-    for number in range(200):
-        file = files[number % len(files)]
-        target = tmp_path / "mutated" / file.name
-        target.parent.mkdir(exist_ok=True)
-        target.write_bytes(mutated(file.read_bytes(), chance))
-        reads(log, target, me=EXPECTED[name][1].get("me", ""), format=EXPECTED[name][0] if number % 2 else "")
-    assert log.health().ok
 
 
 # The command

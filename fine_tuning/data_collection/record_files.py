@@ -1,0 +1,101 @@
+"""Write records as the bytes of a file, piece by piece: JSON Lines, a JSON array, CSV, Parquet.
+
+In CSV, lists are cells with JSON. In Parquet, they are columns of their own type, as the `datasets`
+library and TRL read them.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, Literal
+
+Kind = Literal["text", "messages", "sharegpt", "exchanges"]
+"""What a column holds: a text; a list of {"role", "content"}, of {"from", "value"}, or of pairs of texts."""
+
+Record = Mapping[str, object]
+
+_AT_ONCE = 10_000  # records of a Parquet file written at once
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+
+
+def json_lines(records: Iterable[Record]) -> Iterator[bytes]:
+    return ((json.dumps(record, ensure_ascii=False) + "\n").encode() for record in records)
+
+
+def json_array(records: Iterable[Record]) -> Iterator[bytes]:
+    """Yield the text of `json.dumps(list(records), indent=2)` and a line end, one record at a time."""
+    before = "["
+    for record in records:
+        # JSON escapes line ends within texts
+        text = json.dumps(record, ensure_ascii=False, indent=2).replace("\n", "\n  ")
+        yield f"{before}\n  {text}".encode()
+        before = ","
+    yield b"[]\n" if before == "[" else b"\n]\n"
+
+
+def csv_rows(records: Iterable[Record], columns: Sequence[str]) -> Iterator[bytes]:
+    yield "\ufeff".encode()  # Excel reads UTF-8 only with this mark
+    yield _row(columns)
+    for record in records:
+        yield _row([_cell(record.get(column)) for column in columns])
+
+
+def parquet(records: Iterable[Record], columns: Mapping[str, Kind]) -> Iterator[bytes]:
+    """Yield the bytes of a Parquet file in pieces of some thousands of records."""
+    import pyarrow
+    import pyarrow.parquet
+
+    text = pyarrow.string()
+    types = {
+        "text": text,
+        "messages": pyarrow.list_(pyarrow.struct([("role", text), ("content", text)])),
+        "sharegpt": pyarrow.list_(pyarrow.struct([("from", text), ("value", text)])),
+        "exchanges": pyarrow.list_(pyarrow.list_(text)),
+    }
+    schema = pyarrow.schema([(column, types[kind]) for column, kind in columns.items()])
+    rest, sink = iter(records), _Sink()
+    with pyarrow.parquet.ParquetWriter(sink, schema) as writer:
+        while batch := list(islice(rest, _AT_ONCE)):
+            writer.write_table(pyarrow.Table.from_pylist(batch, schema))
+            yield sink.taken()
+    yield sink.taken()
+
+
+def _row(cells: Sequence[str]) -> bytes:
+    line = io.StringIO()
+    csv.writer(line).writerow(cells)
+    return line.getvalue().encode()
+
+
+def _cell(value: object) -> str:
+    """Return the text of a cell that a spreadsheet shows and does not execute as a formula (OWASP, CSV injection)."""
+    if isinstance(value, list):
+        return json.dumps(value, ensure_ascii=False)
+    text = "" if value is None else str(value)
+    return "'" + text if text.lstrip(" ").startswith(_FORMULA) else text
+
+
+class _Sink(io.RawIOBase):
+    """A write-only file in memory. `taken` returns what was written since the last call, and frees it."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._written = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, piece: Any) -> int:
+        self._pieces.append(bytes(piece))
+        self._written += len(self._pieces[-1])
+        return len(self._pieces[-1])
+
+    def tell(self) -> int:
+        return self._written
+
+    def taken(self) -> bytes:
+        """Return what was written since the last call."""
+        found, self._pieces = b"".join(self._pieces), []
+        return found

@@ -1,0 +1,118 @@
+"""Convert conversations to training records for other programs.
+
+chatml       one conversation per record
+sharegpt     one conversation per record, with `from` and `value`, as many data sets have it
+alpaca       one turn per record, with the turns before it as its history
+instruction  one turn per record, with the turns before it as its history
+dpo          one preference per record: `prompt`, `chosen` and `rejected` as lists of messages
+dpo-text     the same as texts; an earlier exchange is part of the prompt, as in Anthropic's HH-RLHF
+
+The first four have one answer to each question; pair_formats.py shows the keys of chatml, alpaca and
+instruction. The last two are TRL's conversational and standard preference format. Their pairs are
+those that byoai itself learns from (preferences.py): an edited answer and the model's own, or an
+answer with a thumb up and one without.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from fine_tuning.branches import stretches, system_of
+from fine_tuning.config import DatasetFormat
+from fine_tuning.conversation import Conversation, Message
+from fine_tuning.data_collection.pair_formats import FORMATS, Example
+from fine_tuning.data_collection.preferences import Preference, preferences_of
+from fine_tuning.data_collection.record_files import Kind, Record
+from fine_tuning.data_collection.turn_decisions import CleanTurn
+
+
+class TrainingFormat(NamedTuple):
+    columns: dict[str, Kind]  # keys of its records
+    records: Callable[[Iterable[Conversation]], Iterator[Record]]
+    of_pairs: bool = False  # whether its records are preferences, of which a log may have none
+
+
+def _chatml(conversations: Iterable[Conversation]) -> Iterator[Record]:
+    return (FORMATS[DatasetFormat.CHATML].of(example) for each in conversations for example in _examples(each))
+
+
+def _sharegpt(conversations: Iterable[Conversation]) -> Iterator[Record]:
+    """Yield each conversation as importers/sharegpt.py reads it."""
+    for example in (example for conversation in conversations for example in _examples(conversation)):
+        said = [("system", example.system)] if example.system else []
+        for question, answer in example.exchanges:
+            said += [("human", question), ("gpt", answer)]
+        yield {"conversations": [{"from": who, "value": text} for who, text in said]}
+
+
+def _alpaca(conversations: Iterable[Conversation]) -> Iterator[Record]:
+    return (FORMATS[DatasetFormat.ALPACA].of(example) for example in _by_turn(conversations))
+
+
+def _instruction(conversations: Iterable[Conversation]) -> Iterator[Record]:
+    return (FORMATS[DatasetFormat.INSTRUCTION].of(example) for example in _by_turn(conversations))
+
+
+def _dpo(conversations: Iterable[Conversation]) -> Iterator[Record]:
+    for pair in _pairs(conversations):
+        yield {
+            "prompt": _plain(pair.said),
+            "chosen": _plain([Message(role="assistant", content=pair.chosen)]),
+            "rejected": _plain([Message(role="assistant", content=pair.rejected or "")]),
+        }
+
+
+def _dpo_text(conversations: Iterable[Conversation]) -> Iterator[Record]:
+    for pair in _pairs(conversations):
+        system = "".join(message.content for message in pair.said if message.role == "system")
+        said = [message for message in pair.said if message.role != "system"]
+        prompt = said[0].content if len(said) == 1 else "\n\n".join(map(_dialogue_line, said))
+        texts = {"prompt": prompt, "chosen": pair.chosen, "rejected": pair.rejected or ""}
+        yield texts | ({"system": system} if system else {})
+
+
+def _plain(messages: Sequence[Message]) -> list[dict[str, str]]:
+    return [{"role": message.role, "content": message.content} for message in messages]
+
+
+def _dialogue_line(message: Message) -> str:
+    return f"{'Human' if message.role == 'user' else 'Assistant'}: {message.content}"
+
+
+def _pairs(conversations: Iterable[Conversation]) -> Iterator[Preference]:
+    """Yield the pairs of answers, as they were recorded."""
+    for conversation in conversations:
+        turns = [
+            turn.model_copy(update={"metadata": {**turn.metadata, "system": system_of(turn, conversation.system)}})
+            for turn in conversation.turns
+        ]
+        as_recorded = {turn.id: CleanTurn(turn, {}, turn.metadata.get("original_response")) for turn in turns}
+        yield from (each for each in preferences_of(turns, as_recorded) if each.rejected)
+
+
+def _examples(conversation: Conversation) -> Iterator[Example]:
+    """Yield the chosen path of a conversation as one example, or as several if the system prompt changes."""
+    for stretch in stretches(conversation):
+        yield Example([(turn.user_message, turn.bot_response) for turn in stretch.turns], stretch.system)
+
+
+def _by_turn(conversations: Iterable[Conversation]) -> Iterator[Example]:
+    """Yield one example for each question: the question with its answer, after the exchanges before it."""
+    for whole in (example for conversation in conversations for example in _examples(conversation)):
+        yield from (Example(whole.exchanges[:end], whole.system) for end in range(1, len(whole.exchanges) + 1))
+
+
+_PAIR = ("prompt", "chosen", "rejected")
+_BEFORE: dict[str, Kind] = {"system": "text", "history": "exchanges"}
+
+TRAINING: dict[str, TrainingFormat] = {
+    DatasetFormat.CHATML.value: TrainingFormat({"messages": "messages"}, _chatml),
+    "sharegpt": TrainingFormat({"conversations": "sharegpt"}, _sharegpt),
+    DatasetFormat.ALPACA.value: TrainingFormat(
+        {"instruction": "text", "input": "text", "output": "text", **_BEFORE}, _alpaca
+    ),
+    DatasetFormat.INSTRUCTION.value: TrainingFormat({"prompt": "text", "completion": "text", **_BEFORE}, _instruction),
+    "dpo": TrainingFormat(dict.fromkeys(("prompt", "chosen", "rejected"), "messages"), _dpo, of_pairs=True),
+    "dpo-text": TrainingFormat(
+        dict.fromkeys(("prompt", "chosen", "rejected", "system"), "text"), _dpo_text, of_pairs=True
+    ),
+}

@@ -1,0 +1,152 @@
+"""Whatever is in a file, each importer gives turns or a DataError, never another exception.
+
+The samples of documents are mutated in documents/test_reading_documents.py.
+"""
+
+import json
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_formats import EXPECTED
+
+from fine_tuning.data_collection.conversation_logger import ConversationLogger
+from fine_tuning.data_collection.importers.importing import Wanted, import_files
+from fine_tuning.data_collection.importers.table import IMPORTERS
+from fine_tuning.errors import DataError
+
+
+def reads(log, file, **asked):
+    """Import a file, or say why not: any other exception fails the test."""
+    try:
+        return import_files(log, [file], Wanted(**asked))
+    except DataError as error:
+        return str(error)
+
+
+BEGINNINGS = [b"", b"[", b"{", b'[{"', b"SQLite format 3\0", b"PAR1", b"PK\3\4", b"\x1f\x8b", b"%PDF-1.7\n", b"<html>"]
+
+
+@pytest.mark.parametrize("format", ["", *IMPORTERS])
+@given(
+    start=st.sampled_from(BEGINNINGS),
+    rest=st.one_of(
+        st.binary(max_size=400), st.text(max_size=300).map(lambda text: text.encode("utf-8", "surrogatepass"))
+    ),
+    suffix=st.sampled_from(["", ".json", ".jsonl", ".csv", ".txt", ".zip", ".db", ".parquet", ".gz", ".pdf", ".docx"]),
+)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_bytes_give_turns_or_a_data_error(log, tmp_path, format, start, rest, suffix):
+    file = tmp_path / f"any{suffix}"
+    file.write_bytes(start + rest)
+    reads(log, file, format=format, me="Kim")
+
+
+JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8)),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=8), inner, max_size=3)),
+    max_leaves=8,
+)
+
+
+@given(data=st.data())
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_known_keys_with_any_values_give_turns_or_a_data_error(log, tmp_path, data):
+    keys = data.draw(st.sampled_from(KEYS))
+    records = data.draw(st.lists(st.fixed_dictionaries(dict.fromkeys(keys, JSON)), min_size=1, max_size=3))
+    value = data.draw(
+        st.sampled_from(
+            [records, records[0], {"messages": records}, {"conversations": records}, [{"messages": records}]]
+        )
+    )
+    file = tmp_path / "known.json"
+    file.write_text(json.dumps(value))
+    for format in ("", data.draw(st.sampled_from(list(IMPORTERS)))):
+        reads(log, file, format=format, me="Kim")
+
+
+KEYS = [
+    ("messages",),
+    ("role", "content", "tool_calls", "timestamp", "reasoning"),
+    ("conversations", "system"),
+    ("from", "value"),
+    ("instruction", "input", "output", "history"),
+    ("prompt", "completion", "label"),
+    ("prompt", "chosen", "rejected"),
+    ("message_id", "parent_id", "message_tree_id", "text", "role", "rank"),
+    ("message_tree_id", "prompt"),
+    ("mapping", "current_node", "id", "conversation_id"),
+    ("uuid", "chat_messages", "model"),
+    ("header", "title", "time", "products", "safeHtmlItem", "attachedFiles"),
+    ("id", "chat"),
+    ("thread_id", "id", "role", "content", "created_at", "metadata"),
+    ("user_name", "character_name", "mes", "is_user", "send_date", "extra"),
+    ("internal", "metadata"),
+    ("type", "ts", "user", "text", "thread_ts", "files", "user_profile"),
+    ("id", "type", "date", "date_unixtime", "from", "from_id", "text", "photo"),
+    ("guild", "channel", "messages"),
+    ("session_id", "user_message", "bot_response", "timestamp", "metadata"),
+    ("question", "answer", "context"),
+]
+
+
+def mutated(data: bytes, chance: random.Random) -> bytes:
+    """Return `data` with one thing changed: bytes, a piece left out, doubled or moved, a word of it put elsewhere."""
+    at, other = sorted(chance.randrange(len(data) + 1) for _ in range(2))
+    match chance.randrange(7):
+        case 0:
+            return data[:at] + bytes([chance.randrange(256)]) + data[at + 1 :]
+        case 1:
+            return data[:at] + data[other:]
+        case 2:
+            return data[:other] + data[at:]
+        case 3:
+            return data[:at]
+        case 4:
+            return (
+                data[:at]
+                + chance.choice(
+                    [b"null", b"[]", b"{}", b'""', b"1e999", b"NaN", b"\\ud800", b'"', b"\n", b"\0", b"\xff\xfe"]
+                )
+                + data[at:]
+            )
+        case 5:
+            return data.replace(
+                chance.choice([b'"', b":", b"text", b"id", b"2", b"user"]),
+                chance.choice([b"", b"9" * 20, b'"', b"x"]),
+                3,
+            )
+        case _:
+            words = data.split(b" ")
+            chance.shuffle(words)
+            return b" ".join(words)
+
+
+def files_in(place: Path) -> list[Path]:
+    return sorted(each for each in place.rglob("*") if each.is_file()) if place.is_dir() else [place]
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_200_mutations_of_each_sample_give_turns_or_a_data_error(home, sample, tmp_path, name):
+    """Of a folder, one file at a time is changed, and the folder is imported as a whole."""
+    chance = random.Random(name)
+    place = tmp_path / "mutated" / name
+    place.parent.mkdir()
+    shutil.copytree(sample(name), place) if sample(name).is_dir() else shutil.copy(sample(name), place)
+    format, asked = EXPECTED[name][:2]
+    log, files = ConversationLogger(), files_in(place)
+    for number in range(200):
+        file = files[number % len(files)]
+        whole = file.read_bytes()
+        file.write_bytes(mutated(whole, chance))
+        reads(log, place, format=format if number % 2 else "", me=asked.get("me", ""))
+        file.write_bytes(whole)
+    assert log.health().ok
+
+
+def test_every_sample_file_is_mutated(sample):
+    expected = {file for name in EXPECTED for file in files_in(sample(name))}
+    assert set(files_in(sample("dolly.jsonl").parent)) <= expected
