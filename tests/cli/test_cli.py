@@ -213,7 +213,7 @@ def test_a_second_retrain_is_refused_while_one_runs(home, capsys, monkeypatch):
     with only_one():
         done = byoai("retrain", BYOAI_HOME=str(home), BYOAI_ENGINE="embedded")
     assert done.returncode == 8
-    assert "another retrain" in done.stderr
+    assert "another training" in done.stderr
 
 
 @pytest.mark.parametrize("how", ["--set", "--config"])
