@@ -5,10 +5,10 @@
     python benchmarks/pages.py token --ollama-url http://127.0.0.1:11434  # compared with Ollama's client
     python benchmarks/pages.py typing                                     # in Chromium, without and with a training; some minutes
 
-pages   For a log of --turns turns, all of which a version was trained on: the time to the first element of each page, to
-        its last element, and for running the page again, as a click does. Measured through the server's WebSocket, each
-        time in a new session, without the time that a browser takes to draw. The engine is the embedded one, without a
-        model. Medians.
+pages   For a log of --turns turns, all of which a version was trained on and a survey examined, 30 trainings, and the
+        embedded engine with the default base: the time to the first element of each page and section, to its last
+        element, and for running the page again, as a click does. Measured through the server's WebSocket, each time in a
+        new session, without the time that a browser takes to draw. Medians.
 start   From the start of the process `byoai chat` to the first successful health check, and to the chat's input in a
         browser that is already open.
 token   The time to the first token of the same question through the page's code (chatbot/session.py, with the log) and
@@ -46,25 +46,47 @@ QUESTION = "Name three colours."
 
 
 def measure_pages(turns: int) -> None:
-    from chatbot.server import APP
-
     with tempfile.TemporaryDirectory() as home:
+        make_base(home)
         alike = fill(Path(home), turns)
+        pages = filled_pages()
         with serving(home) as (address, _):
-            print(f"{turns:,} turns, milliseconds    first content    whole page    one more run")
-            for page in sorted(page.stem for page in (APP.parent / "pages").glob("*.py")):
-                ask_page(address, page, 1)  # not measured: the first run in a process also imports modules
-                found = [ask_page(address, page, 3) for _ in range(ROUNDS)]
+            print(f"| {turns:,} turns, milliseconds | first content | whole page | one more run |")
+            print("| --- | --- | --- | --- |")
+            for name, page, query in pages:
+                ask_page(address, page, 1, query)  # not measured: the first run in a process also imports modules
+                found = [ask_page(address, page, 3, query) for _ in range(ROUNDS)]
                 first, whole = median(each[0][0] for each in found), median(each[0][1] for each in found)
                 again = median(run[1] for each in found for run in each[1:])
                 print(
-                    f"  {page:24}{judged(first, 'first content'):>17}{whole:>14.0f}{judged(again, 'one more run'):>16}"
+                    f"| {name} | {judged(first, 'first content')} | {whole:.0f} | {judged(again, 'one more run')} |",
+                    flush=True,
                 )
-        print(f"  where an answer was learned: {alike:.0f} ms")
+        print(f"\nwhere an answer was learned: {alike:.0f} ms")
+
+
+def filled_pages() -> list[tuple[str, str, str]]:
+    """Return the name, the page and the query string of each page and section that is measured."""
+    from fine_tuning.jobs import store
+
+    job = store.find()[0].id
+    sections = ("Turns", "Nearly the same", "Different answers", "Review", "Import")
+    return [
+        ("Chat, new", "chat", ""),
+        ("Chat of 5 turns", "chat", "chat=session-7"),
+        ("Data, overview", "data", ""),
+        *((f"Data, {each.lower()}", "data", f"show={each.replace(' ', '%20')}") for each in sections),
+        ("Train", "train", ""),
+        ("Runs", "runs", ""),
+        ("Runs, one in detail", "runs", f"job={job}"),
+        ("Models", "models", ""),
+        ("Models, compare", "models", "view=compare"),
+        ("Settings", "settings", ""),
+    ]
 
 
 def fill(home: Path, turns: int) -> float:
-    """Write a log of `turns` turns, and register a version that was trained on all of them.
+    """Write a log of `turns` turns with a survey, a version that was trained on all of them, and 30 trainings.
 
     Return the median milliseconds of the search for the trained turns that are most similar to an
     answer.
@@ -74,8 +96,10 @@ def fill(home: Path, turns: int) -> float:
     from fine_tuning.config import load_config
     from fine_tuning.data_collection.conversation_logger import ConversationLogger
     from fine_tuning.data_collection.log_likeness import most_alike
+    from fine_tuning.events import Watch
     from fine_tuning.model_management.model_registry import Registry
     from fine_tuning.runs import Run
+    from fine_tuning.survey import look_through
 
     name = load_config().tuned_name()
     ids = write_log(load_config().log_path, turns)
@@ -84,12 +108,27 @@ def fill(home: Path, turns: int) -> float:
     run.mkdir(parents=True)
     paths.write_json(Run(run).inputs, {"seen": dict(log.index.changed_since(None)), "mark": asdict(mark)})
     Registry().add(name, 1, base_tag="smollm2:135m", run=str(run.relative_to(home)), turns=ids)
+    look_through(load_config(), None, Watch())
+    for _ in range(30):
+        add_training()
     (turn,) = log.index.turns([ids[turns // 2]])
     return milliseconds(lambda: most_alike(log, turn, (name, 1)), ROUNDS)
 
 
-def ask_page(address: str, page: str, runs: int) -> list[tuple[float, float]]:
-    """Open a page in a new session, as a browser does, and run it `runs` times.
+def add_training() -> None:
+    """Add a training of 300 steps that is over to the list of jobs."""
+    from fine_tuning.events import Finished, Step
+    from fine_tuning.jobs.doing import listed
+    from fine_tuning.jobs.kinds import RetrainRequest
+
+    with listed("retrain", RetrainRequest()) as told:
+        for step in range(1, 301):
+            told.tell(Step("chats", step, 300, step / 100, 3 / step, 0.3, 1e-4, 1.0, 100, 50.0, 0.5, 42.0, 10**9))
+        told.tell(Finished("registered", "better"))
+
+
+def ask_page(address: str, page: str, runs: int, query: str = "") -> list[tuple[float, float]]:
+    """Open a page in a new session, as a browser does, with this query string, and run it `runs` times.
 
     Return for each run the milliseconds to the page's first element, and to the end of the run.
     """
@@ -102,6 +141,7 @@ def ask_page(address: str, page: str, runs: int) -> list[tuple[float, float]]:
     with connect(url, origin=address, subprotocols=["streamlit"], max_size=None) as socket:  # type: ignore[list-item]
         asked = BackMsg()
         asked.rerun_script.page_name = "" if page == "chat" else page
+        asked.rerun_script.query_string = query
         for _ in range(runs):
             started, first = time.perf_counter(), 0.0
             socket.send(asked.SerializeToString())

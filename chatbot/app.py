@@ -7,7 +7,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from chatbot.parts import compare, job_bar
+from chatbot.parts import compare, job_bar, window
 from fine_tuning.integration import watched
 
 HERE = Path(__file__).parent
@@ -31,7 +31,11 @@ if page is not MODELS:
     compare.drop()
 bar = st.container()
 watched.begin()
-page.run()
-if page is not CHAT:  # Chat shows the retrain in its side bar
+if page is CHAT:  # it is drawn as long as an answer comes in
     with bar:
         job_bar.draw()
+page.run()
+if page is not CHAT:  # what a page shows itself is known once it is drawn
+    with bar:
+        job_bar.draw()
+window.draw(page.title, ["/", *(f"/{each.url_path}" for each in PAGES if each.url_path)])

@@ -78,6 +78,7 @@ class Chat(_Section):
 
     # limit of an answer if neither the chat's settings nor the model set one; without a limit it may never end
     max_tokens: Positive = 1024
+    theme: Literal["system", "light", "dark"] = "system"  # of the pages; system: as the browser is set
     titles: bool = False  # after the first answer, let the model write a title; else the first question is the title
 
 

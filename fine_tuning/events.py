@@ -150,7 +150,7 @@ class Watch:
     def stop_if_asked(self) -> None:
         """Raise Cancelled if the user asked to stop."""
         if self.stopping():
-            raise Cancelled("stopped; what was done is kept, and the next retrain goes on from there")
+            raise Cancelled("stopped; what was done is kept, and the next training goes on from there")
 
     def telling(self, also: Tell) -> "Watch":
         """Return a watch that passes each event to `also` first, and is otherwise the same."""

@@ -55,8 +55,8 @@ def retrain(
 
     The live model changes only in the last step, and only if the gate accepts the new version.
     `runner` (training/runner.py) does the training; None: in a child process. Raises Busy if
-    another retrain runs, Cancelled if `watch` asks to stop, and whatever a stage raises. Finished
-    work is kept, and the next retrain resumes it.
+    another training runs, Cancelled if `watch` asks to stop, and whatever a stage raises. Finished
+    work is kept, and the next training resumes it.
     """
     watch = watch or Watch()
     with only_one():
@@ -321,7 +321,7 @@ def promote(shop: Workshop, run: Run, number: int, verdict: "Verdict") -> bool:
 def hold_back(shop: Workshop, run: Run, number: int, verdict: "Verdict", error: ParityError) -> None:
     """Record in the registry that a version failed the parity check, so that it is not made live later.
 
-    The run stays unfinished. Once the cause is fixed, the next retrain resumes it and makes another
+    The run stays unfinished. Once the cause is fixed, the next training resumes it and makes another
     version.
     """
     from fine_tuning.evaluation.gate import Result, Verdict

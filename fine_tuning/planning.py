@@ -282,8 +282,9 @@ def preference_method(config: FineTuningConfig, found: PreferenceData) -> str | 
 def new_turns(config: FineTuningConfig, log: ConversationLogger, registry: Registry) -> list[str]:
     """Return the ids of the turns that no version of the configured model has seen in their current state.
 
-    These turns were recorded, rated or edited after the model's newest version was planned. Only the
-    changes since then are read, so the time hardly depends on the size of the log.
+    These turns were recorded, rated or edited after the model's newest version was planned. An answer
+    that was stopped or cut counts once it is rated up or edited. Only the changes since then are read,
+    so the time hardly depends on the size of the log.
     """
     seen, mark = _seen(config, registry)
     return _unseen(log.index.changed_since(mark), seen)
@@ -292,7 +293,7 @@ def new_turns(config: FineTuningConfig, log: ConversationLogger, registry: Regis
 def count_new(config: FineTuningConfig, log: ConversationLogger, registry: Registry) -> int:
     """Return the number of `new_turns`. Before the first version all turns are new, and only counted, not read."""
     seen, _ = _seen(config, registry)
-    return len(new_turns(config, log, registry)) if seen else log.index.count()
+    return len(new_turns(config, log, registry)) if seen else log.index.count_whole()
 
 
 def learned(config: FineTuningConfig, log: ConversationLogger, registry: Registry) -> Learned:

@@ -130,7 +130,7 @@ def _resumable(shop: Workshop, plan: Plan, run: Run, resolved: dict[str, Any]) -
         return None
     found = _data_of(plan, before)
     later = len(set(plan.seen) - set(before["seen"]))
-    more = f" ({later} newer turns come with the next retrain)" if later else ""
+    more = f" ({later} newer turns come with the next training)" if later else ""
     shop.watch.note(f"{run.name} was interrupted: it continues from its last complete checkpoint{more}")
     return found
 

@@ -144,7 +144,7 @@ def only_one(command: str = "") -> Iterator[None]:
     except filelock.Timeout:
         found = holder()
         raise Busy(
-            f"another retrain is running ({found or lock.lock_file}): wait for it, or end it; it can be resumed"
+            f"another training is running ({found or lock.lock_file}): wait for it, or end it; it can be resumed"
         ) from None
     except OSError as error:
         raise ByoaiError(

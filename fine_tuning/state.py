@@ -183,6 +183,12 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE chat_labels ADD COLUMN made TEXT NOT NULL DEFAULT ''",
         "ALTER TABLE chat_labels ADD COLUMN made_of TEXT NOT NULL DEFAULT ''",
     ),
+    # 9: data_collection/log_index.py: whether an answer was stopped or cut and not approved since, so that it is
+    # not learned
+    (
+        "ALTER TABLE log_turns ADD COLUMN partial INTEGER NOT NULL DEFAULT 0",
+        "CREATE INDEX log_turns_partial ON log_turns (log) WHERE partial",
+    ),
 )
 
 JOB_TEXTS = {"jobs": ("request", "reason", "origin")}  # columns that may contain text of chats

@@ -1,4 +1,4 @@
-"""Count the data that the next retrain would be trained on, from the turns alone.
+"""Count the data that the next training would be trained on, from the turns alone.
 
 `survey` returns the counts; it uses no engine, and tokenizes and writes nothing. `look_through`
 also stores for each turn whether it is kept or dropped (data_collection/outcomes.py).
@@ -19,6 +19,7 @@ from fine_tuning.data_collection.data_cleaner import Cleaned
 from fine_tuning.data_collection.dedupe import near_duplicates
 from fine_tuning.data_collection.outcomes import Differing, Look
 from fine_tuning.data_collection.preferences import preferences_of
+from fine_tuning.data_collection.turn_decisions import Reason
 from fine_tuning.data_preparation.spool import text_of
 from fine_tuning.engines.base import Engine
 from fine_tuning.engines.vocabulary import Vocabulary
@@ -43,7 +44,7 @@ BINS = (0, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)  # lower bounds of a his
 
 @dataclass(frozen=True)
 class Survey:
-    """Counts of the data that the next retrain would be trained on."""
+    """Counts of the data that the next training would be trained on."""
 
     source: str  # the log's file, or the dataset used instead
     turns: int  # turns in it, without those the user excluded
@@ -138,7 +139,8 @@ def look_through(config: FineTuningConfig, engine: Engine | None, watch: Watch) 
         }
         facts["tokens"] = _tokens(config, engine, cleaned, watch) if engine else None
         differing = [Differing(tuple(turn.id for turn in each.turns), each.stands.id) for each in cleaned.conflicts]
-        facts |= {"conflicts": len(differing), "bins": list(BINS)}
+        alike = _nearly_equal(said, cleaned)
+        facts |= {"conflicts": len(differing), "alike": len(alike), "bins": list(BINS)}
     if said.mark is None:
         raise DataError("the log has no index yet: try again")
     look = Look(str(log.path), said.mark, time.time(), facts)
@@ -147,12 +149,28 @@ def look_through(config: FineTuningConfig, engine: Engine | None, watch: Watch) 
         look,
         dict.fromkeys((turn.id for turn in _kept(cleaned)), outcomes.KEPT) | dict(cleaned.drops),
         differing,
+        alike,
     )
     return look
 
 
 def _kept(cleaned: Cleaned) -> Iterable[Turn]:
     return (turn for conversation in cleaned.conversations for turn in conversation.turns)
+
+
+def _nearly_equal(said: Said, cleaned: Cleaned) -> list[list[str]]:
+    """Return groups of the ids of turns that are nearly the same, the largest first; in each, oldest first.
+
+    These are turns that are learned, and turns that are dropped because they were said before.
+    """
+    repeated = {id for id, reason in cleaned.drops if reason == Reason.DUPLICATE}
+    kept = {turn.id for turn in _kept(cleaned)}
+    turns = [turn for turn in said.turns if turn.id in kept or turn.id in repeated]
+    groups: dict[int, list[str]] = {}
+    labels = near_duplicates([f"{turn.user_message}\n{turn.bot_response}" for turn in turns]).tolist()
+    for turn, label in zip(turns, labels, strict=True):
+        groups.setdefault(label, []).append(turn.id)
+    return sorted((group for group in groups.values() if len(group) > 1), key=len, reverse=True)
 
 
 def _examples(said: Said, cleaned: Cleaned) -> dict[str, object]:

@@ -47,6 +47,18 @@ def test_what_was_rated_or_edited_since_the_last_version_is_new_again(log: Conve
     assert new(log) == ["Question 0?"]
 
 
+def test_a_stopped_answer_is_new_once_it_is_approved(log: ConversationLogger) -> None:
+    stopped = [log.log_conversation(f"Stopped {name}?", "Half an ans", {"incomplete": "stopped"}) for name in "abc"]
+    assert count_new(CONFIG, log, Registry()) == 4  # before the first version
+    learned(log, 1, {turn.id: turn.state_hash for turn in log.turns()})
+    log.edit(stopped[0].id, "A whole answer.")
+    log.rate(stopped[1].id, "up")
+    log.rate(stopped[2].id, "down")
+    assert new(log) == ["Stopped a?", "Stopped b?"]
+    log.rate(stopped[1].id, None)
+    assert new(log) == ["Stopped a?"]
+
+
 def test_a_version_that_only_knows_which_turns_it_saw_has_seen_them(log: ConversationLogger) -> None:
     learned(log, 1, [turn.id for turn in log.turns()[:2]])
     assert new(log) == ["Question 2?", "Question 3?"]

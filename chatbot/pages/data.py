@@ -3,14 +3,23 @@
 import streamlit as st
 
 from chatbot.markdown import presentable
-from chatbot.parts import data_conflicts, data_import, data_overview, data_review, data_turns, turn_dialogs, upload
+from chatbot.parts import (
+    data_alike,
+    data_conflicts,
+    data_import,
+    data_overview,
+    data_review,
+    data_turns,
+    turn_dialogs,
+    upload,
+)
 from chatbot.parts.data_overview import ask
 from chatbot.server import config, service
 from fine_tuning import paths
 from fine_tuning.errors import ByoaiError
 from fine_tuning.integration import data_view
 
-SECTIONS = ("Overview", "Turns", "Different answers", "Review", "Import")
+SECTIONS = ("Overview", "Turns", "Nearly the same", "Different answers", "Review", "Import")
 SAMPLE = str(paths.SAMPLES / "conversations.jsonl")
 
 
@@ -37,6 +46,8 @@ def draw() -> None:
     match _section():
         case "Turns":
             data_turns.draw(log)
+        case "Nearly the same":
+            data_alike.draw(log)
         case "Different answers":
             data_conflicts.draw(log)
         case "Review":

@@ -9,7 +9,7 @@ import streamlit as st
 from chatbot.markdown import presentable
 from chatbot.parts import compare, first_model, version_more
 from chatbot.parts.doing import attempt
-from chatbot.parts.words import meaning
+from chatbot.parts.words import meaning, meanings_in
 from chatbot.resources import connect_again, engine, models
 from chatbot.server import config, service
 from fine_tuning.engines.base import ModelSummary
@@ -234,7 +234,7 @@ def card(version: Version, seen: Seen) -> None:
                 st.badge(mark, color=BADGES[mark])
             for label in version.labels:
                 st.badge(presentable(label), color="gray")
-        st.text(verdict(version))
+        st.text(told := verdict(version), help=meanings_in(told))
         learned, served = seen.learned.get((version.name, version.number), 0), seen.served.get(version.tag)
         when, dataset = version.created[:16].replace("T", " "), version.dataset and f"dataset {version.dataset[:8]}"
         made = [
@@ -305,9 +305,11 @@ def details(version: Version) -> None:
     rules = judged(version)
     with st.expander("Rules, note and labels"):
         for rule in rules:
-            st.markdown(presentable(f"{ICONS[rule.outcome]} **{rule.rule}** ({rule.outcome}): {rule.reason}"))
+            told = f"{ICONS[rule.outcome]} **{rule.rule}** ({rule.outcome}): {rule.reason}"
+            st.markdown(presentable(told), help=meanings_in(told))
             if rule.measured and rule.measured != "none":
-                st.caption(presentable(f"Measured {rule.measured}; required: {rule.limit}"))
+                told = f"Measured {rule.measured}; required: {rule.limit}"
+                st.caption(presentable(told), help=meanings_in(told))
         if not rules:
             st.caption("The gate has not judged it.")
         notes, labels = f"note-{version.tag}", f"labels-{version.tag}"

@@ -7,12 +7,18 @@ import streamlit as st
 from chatbot.markdown import presentable
 from chatbot.parts.doing import attempt
 from chatbot.parts.settings_form import CRON, GROUPS, SHORTCUTS, as_typed, as_value
+from chatbot.parts.words import meanings_in
 from chatbot.resources import connect_again, models
 from chatbot.server import config, service
 from fine_tuning import paths
+from fine_tuning.engines.ollama_url import without_password
 from fine_tuning.errors import ByoaiError, ConfigError
 from fine_tuning.integration import first_model, settings
+from fine_tuning.integration.setting_fields import choices
+from fine_tuning.integration.setting_words import words_of
 from fine_tuning.integration.settings import Setting
+
+ADDRESS = "engine-address"  # key of the typed address
 
 state = st.session_state
 
@@ -47,12 +53,14 @@ def field(setting: Setting, fixed: bool) -> None:
     state.setdefault(key, now)
     common: dict[str, Any] = {
         "key": key,
-        "help": setting.help,
+        "help": meanings_in(setting.label, setting.help),
         "disabled": fixed or not setting.changeable,
         "on_change": save,
     }
     common["args"] = (setting.key, setting.default)
-    if isinstance(now, bool):
+    if allowed := choices(setting.key):
+        st.selectbox(setting.label, allowed, **common)
+    elif isinstance(now, bool):
         st.toggle(setting.label, **common)
     elif isinstance(now, str):
         st.text_area(setting.label, height="content", **common)
@@ -96,13 +104,39 @@ CURES = {
 }
 
 
+def address() -> None:
+    """Draw the field for the address of Ollama, with a button that saves it if an Ollama answers there."""
+    why = settings.FIXED if service().fixed else settings.engine_set_by(service())
+    state.setdefault(ADDRESS, without_password(config().deployment.ollama_base_url))
+    told = words_of("deployment.ollama_base_url")
+    st.text_input(told.label, key=ADDRESS, help=told.help, disabled=bool(why), max_chars=300)
+    if why:
+        st.caption(f"It cannot be changed here: {why} decides." if not service().fixed else f"{why.capitalize()}.")
+        return
+    with st.container(horizontal=True):
+        st.button("Test and save", icon=":material/link:", on_click=save_address)
+        st.button("Back to default", key="back-address", type="tertiary", on_click=save_address, args=(True,))
+    if fault := state.get("address_fault"):
+        st.error(presentable(f"{fault}. The address was not changed."), icon=":material/error:")
+
+
+def save_address(default: bool = False) -> None:
+    state.address_fault = ""
+    try:
+        settings.change_engine(service(), "" if default else state[ADDRESS])
+    except (ByoaiError, OSError) as error:
+        state.address_fault = str(error).rstrip(".")
+        return
+    del state[ADDRESS]  # the field then shows the current value
+    connect_again()
+    st.toast("Saved: Ollama answers there" if not default else "The default address is in use again")
+
+
 def engine_part() -> None:
     st.subheader("Engine", anchor=False)
     now = models()
     st.text(now.trouble or now.engine)
-    st.caption(
-        f"Where Ollama answers is set by OLLAMA_HOST, or in {paths.DEFAULT_CONFIG.name} (deployment.ollama_base_url)"
-    )
+    address()
     st.button(
         "Examine",
         icon=":material/stethoscope:",
@@ -140,8 +174,7 @@ def draw() -> None:
                 language="sh",
                 wrap_lines=True,
             )
-    st.subheader("Look and keys", anchor=False)
-    st.markdown("Light or dark: as your system or browser is set.")
+    st.subheader("Keys", anchor=False)
     for shortcut, what in SHORTCUTS.items():
         st.markdown(f"`{shortcut}`: {what}")
 

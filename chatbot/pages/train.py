@@ -300,8 +300,7 @@ def what_next(tag: str) -> None:
             "pages/models.py", label="Compare side by side", icon=":material/compare:", query_params=_compared(tag)
         )
         st.link_button("Report", f"/api/versions/{name}/{version}/report", icon=":material/description:")
-        told = "The file that Ollama and llama.cpp read."
-        st.link_button("GGUF", f"{address}gguf", icon=":material/download:", help=told)
+        st.link_button("GGUF", f"{address}gguf", icon=":material/download:", help=meaning("GGUF"))
         st.link_button("Adapter", f"{address}adapter", icon=":material/download:", help=meaning("adapter"))
 
 

@@ -16,10 +16,7 @@ ANSWERS = 4  # answers shown of each question
 def draw(log: ConversationLogger) -> None:
     look = outcomes.last(log.path)
     if look is None:
-        st.info(
-            "Questions with different answers are found when the turns are looked through.", icon=":material/search:"
-        )
-        st.button("Look through them", type="primary", icon=":material/refresh:", on_click=ask, args=("survey",))
+        not_surveyed("Questions with different answers are found when the turns are looked through.")
         return
     offset = st.session_state.setdefault("conflicts-from", 0)
     choices = data_view.choices(log, SHOWN, offset)
@@ -36,15 +33,27 @@ def draw(log: ConversationLogger) -> None:
         _choice(log, choice, newest)
     if not choices:
         st.caption("All of these are settled. Look again in the overview to find new ones.")
-    if total > SHOWN:
-        with st.container(horizontal=True, vertical_alignment="center"):
-            st.button("Earlier ones", disabled=offset == 0, on_click=_go, args=(max(offset - SHOWN, 0),))
-            st.caption(f"{offset + 1:,} to {min(offset + SHOWN, total):,} of {total:,}")
-            st.button("Later ones", disabled=offset + SHOWN >= total, on_click=_go, args=(offset + SHOWN,))
+    paging("conflicts-from", offset, total)
 
 
-def _go(offset: int) -> None:
-    st.session_state["conflicts-from"] = offset
+def not_surveyed(text: str) -> None:
+    """Say that something is found by a survey of the log, with a button that begins one."""
+    st.info(text, icon=":material/search:")
+    st.button("Look through them", type="primary", icon=":material/refresh:", on_click=ask, args=("survey",))
+
+
+def paging(key: str, offset: int, total: int) -> None:
+    """Draw the buttons that show other groups; the number of the first shown group is kept under `key`."""
+    if total <= SHOWN:
+        return
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.button("Earlier ones", disabled=offset == 0, on_click=_go, args=(key, max(offset - SHOWN, 0)))
+        st.caption(f"{offset + 1:,} to {min(offset + SHOWN, total):,} of {total:,}")
+        st.button("Later ones", disabled=offset + SHOWN >= total, on_click=_go, args=(key, offset + SHOWN))
+
+
+def _go(key: str, offset: int) -> None:
+    st.session_state[key] = offset
 
 
 def _choice(log: ConversationLogger, choice: data_view.Choice, newest: bool) -> None:
@@ -77,6 +86,6 @@ def _choice(log: ConversationLogger, choice: data_view.Choice, newest: bool) -> 
 
 def _keep(log: ConversationLogger, choice: data_view.Choice, turn_id: str = "") -> None:
     if turn_id:
-        turn_dialogs.record(lambda: data_view.keep_one(log, choice, turn_id))
+        turn_dialogs.record(lambda: data_view.keep_one(log, choice.turns, turn_id))
     else:
         turn_dialogs.record(lambda: data_view.keep_all(log, choice))

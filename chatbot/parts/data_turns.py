@@ -4,7 +4,7 @@ The log's index filters, sorts and pages the list, so a page takes the same time
 list is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import streamlit as st
 
@@ -16,11 +16,12 @@ from chatbot.server import config, service
 from fine_tuning.conversation import conversations_of
 from fine_tuning.data_collection import data_export, turn_list
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
-from fine_tuning.data_collection.turn_list import MOST_MATCHES, Learned, Listed, Wanted
+from fine_tuning.data_collection.turn_list import MOST_MATCHES, Learned, Listed, Page, Wanted
 from fine_tuning.integration.data_view import REASONS
 from fine_tuning.planning import learned
 
 ROWS = 20
+ALL = "turns-all"  # key of the filters for which all turns that match are selected, not only those of the page
 STATES = {
     "": "All turns",
     "new": "New",
@@ -64,7 +65,7 @@ def draw(log: ConversationLogger) -> None:
     if not page.turns:
         st.info("No turn matches. Show all turns, or search for other words.", icon=":material/search_off:")
         return
-    _actions(log, [each.turn.id for each in page.turns])
+    _actions(log, known, wanted, page)
     for place, each in enumerate(page.turns, number * ROWS + 1):
         _row(each, place)
     _paging(number, page.total)
@@ -111,42 +112,78 @@ def _first_page() -> None:
     state["turns-page"] = 0
 
 
-def _actions(log: ConversationLogger, ids: Sequence[str]) -> None:
-    chosen = [id for id in ids if state.get(f"pick-{id}")]
+def _actions(log: ConversationLogger, known: Learned, wanted: Wanted, page: Page) -> None:
+    """Draw what can be done with the selected turns: those that are ticked on the page, or all that match."""
+    ids = [each.turn.id for each in page.turns]
+    everything = state.get(ALL) == wanted
+    for id in ids if everything else ():
+        state[f"pick-{id}"] = True
+    ticked = [id for id in ids if state.get(f"pick-{id}")]
+    count = page.total if everything else len(ticked)
+
+    def chosen() -> Sequence[str]:
+        return turn_list.ids(log.index, known, wanted) if everything else ticked
+
     with st.container(horizontal=True, vertical_alignment="center"):
-        state["pick-all"] = len(chosen) == len(ids)
-        st.checkbox("Select this page", key="pick-all", on_change=_pick_all, args=(ids,))
-        none = not chosen
-        st.button(
-            "Exclude",
-            icon=":material/block:",
-            disabled=none,
-            on_click=_exclude,
-            args=(log, chosen, True),
-            help=meaning("excluded"),
-        )
-        st.button("Include", icon=":material/check:", disabled=none, on_click=_exclude, args=(log, chosen, False))
-        if st.button("Forget", icon=":material/delete_forever:", disabled=none, help=meaning("forget")):
-            turn_dialogs.forget(chosen)
-        if chosen:
-            st.caption(f"{len(chosen)} selected")
+        state["pick-all"] = len(ticked) == len(ids)
+        st.checkbox("Select this page", key="pick-all", on_change=_pick_page, args=(ids,))
+        if page.total > len(ids) and not everything:
+            st.button(f"Select all {page.total:,} that match", type="tertiary", on_click=_pick_all, args=(wanted,))
+        _exclude_button("Exclude", ":material/block:", log, chosen, True, not count)
+        _exclude_button("Include", ":material/check:", log, chosen, False, not count)
+        if st.button("Forget", icon=":material/delete_forever:", disabled=not count, help=meaning("forget")):
+            turn_dialogs.forget(chosen())
+        if count:
+            st.caption(f"{count:,} selected")
 
 
-def _pick_all(ids: Sequence[str]) -> None:
+def _exclude_button(
+    label: str, icon: str, log: ConversationLogger, chosen: Callable[[], Sequence[str]], excluded: bool, disabled: bool
+) -> None:
+    st.button(
+        label,
+        icon=icon,
+        disabled=disabled,
+        on_click=_exclude,
+        args=(log, chosen, excluded),
+        help=meaning("excluded") if excluded else None,
+    )
+
+
+def _pick_all(wanted: Wanted) -> None:
+    state[ALL] = wanted
+
+
+def _pick_page(ids: Sequence[str]) -> None:
+    state[ALL] = None
     for id in ids:
         state[f"pick-{id}"] = state["pick-all"]
 
 
-def _exclude(log: ConversationLogger, ids: Sequence[str], excluded: bool) -> None:
+def _pick_less() -> None:
+    """Select only what is ticked on the page, since a turn of it was unticked."""
+    state[ALL] = None
+
+
+def _exclude(log: ConversationLogger, chosen: Callable[[], Sequence[str]], excluded: bool) -> None:
+    ids = chosen()
     if turn_dialogs.record(lambda: log.exclude_all(ids, excluded)):
+        state[ALL] = None
         for id in ids:
-            state[f"pick-{id}"] = False
+            if f"pick-{id}" in state:
+                state[f"pick-{id}"] = False
 
 
 def _row(each: Listed, place: int) -> None:
     turn = each.turn
     with st.container(border=True, horizontal=True, gap="small"):
-        st.checkbox(f"Select turn {place}", key=f"pick-{turn.id}", label_visibility="collapsed", width="content")
+        st.checkbox(
+            f"Select turn {place}",
+            key=f"pick-{turn.id}",
+            label_visibility="collapsed",
+            width="content",
+            on_change=_pick_less,
+        )
         with st.container(gap="xxsmall"):
             st.text(short(turn.user_message))
             st.text(short(turn.bot_response))

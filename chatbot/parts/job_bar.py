@@ -4,7 +4,7 @@ import streamlit as st
 
 from chatbot.markdown import presentable
 from chatbot.server import service
-from fine_tuning.integration import watched
+from fine_tuning.integration import job_runs, watched
 from fine_tuning.jobs.progress import Progress, progress_of_job
 from fine_tuning.jobs.store import ACTIVE, Job
 from fine_tuning.units import about
@@ -30,6 +30,6 @@ def at_work() -> list[Job]:
 
 
 def line(job: Job, told: Progress) -> str:
-    """Return a line to display about a running job, such as `Retrain: Training, 2 min left`."""
+    """Return a line to display about a running job, such as `Training on your chats: Evaluating, about 2 min left`."""
     stage = "stopping" if job.state == "cancelling" else told.stage or "beginning"
-    return f"{job.kind.capitalize()}: {stage}" + (f", about {about(told.left)} left" if told.left else "")
+    return f"{job_runs.title(job)}: {stage}" + (f", about {about(told.left)} left" if told.left else "")

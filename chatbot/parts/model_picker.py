@@ -8,7 +8,7 @@ import streamlit as st
 from chatbot.markdown import literal, presentable
 from chatbot.parts import first_model
 from chatbot.parts.doing import attempt
-from chatbot.parts.words import meaning
+from chatbot.parts.words import meaning, meanings_in
 from chatbot.resources import models
 from chatbot.server import config, service
 from fine_tuning.engines.base import full_tag
@@ -88,7 +88,7 @@ def _card(facts: ModelFacts, now: Models, answers: bool, pick: Callable[[], None
     )
     st.caption(literal(" · ".join(measures(facts))), help=meaning("quantisation") if facts.quantization else None)
     if facts.learned:
-        st.caption(presentable(learned(facts)))
+        st.caption(presentable(told := learned(facts)), help=meanings_in(told))
     if facts.choice.refused:
         st.caption(presentable(facts.choice.refused))
     if state.get("removing") == tag:

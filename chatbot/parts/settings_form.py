@@ -27,6 +27,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "gate.broken",
         "deployment.auto_deploy",
     ),
+    "Look": ("chat.theme",),
 }
 
 SHORTCUTS = {"Enter": "send the question", "Shift + Enter": "a new line in the question", "Esc": "stop the answer"}

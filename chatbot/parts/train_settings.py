@@ -7,7 +7,7 @@ from typing import Any
 
 import streamlit as st
 
-from chatbot.parts.words import meaning
+from chatbot.parts.words import meaning, meanings_in
 from fine_tuning.api.train_form import METHODS
 from fine_tuning.config import FineTuningConfig
 from fine_tuning.config_training import FineTuningMethod
@@ -82,6 +82,7 @@ def draw(
             key=_key("method"),
             on_change=_set,
             args=("training.method", _key("method"), start),
+            help=meanings_in(" ".join(titles.values()), words_of("training.method").help),
         )
     _size(settings, start, forecast)
     _advanced(settings, start)
@@ -104,7 +105,7 @@ def _size(settings: FineTuningConfig, start: FineTuningConfig, forecast: Forecas
             key=_key("size"),
             on_change=_set_size,
             args=(_key("size"), settings, start),
-            help=f"{words_of('training.lora_r').help} It is {training.lora_r} now.",
+            help=meanings_in("rank", f"{words_of('training.lora_r').help} It is {training.lora_r} now."),
         )
     elif forecast and (found := forecast.trained(settings)):
         st.caption(f"{_millions(found[0])} parameters are trained.")
@@ -133,7 +134,8 @@ def _advanced(settings: FineTuningConfig, start: FineTuningConfig) -> None:
 
 def _field(each: Field, settings: FineTuningConfig, start: FineTuningConfig) -> None:
     key, value = _key(each.key), tuning.value_of(settings, each.key)
-    changed: dict[str, Any] = {"key": key, "on_change": _set, "args": (each.key, key, start), "help": each.help}
+    changed: dict[str, Any] = {"key": key, "on_change": _set, "args": (each.key, key, start)}
+    changed["help"] = meanings_in(each.label, each.help)
     match each.kind:
         case "switch":
             st.toggle(each.label, value, **changed)
@@ -166,7 +168,7 @@ def _number(each: Field, settings: FineTuningConfig, start: FineTuningConfig) ->
         key=_key(each.key),
         on_change=_set,
         args=(each.key, _key(each.key), start),
-        help=each.help,
+        help=meanings_in(each.label, each.help),
     )
 
 

@@ -214,9 +214,8 @@ def footnote(turn: Turn) -> str:
     if seconds and tokens:
         facts.append(f"{tokens / seconds:.0f} tokens/s")
     if reason := turn.metadata.get("incomplete"):
-        facts.append(
-            {"stopped": "stopped", "length": "cut: too long"}.get(reason, reason) + ", nothing is learned from it"
-        )
+        how = {"stopped": "stopped", "length": "cut: too long"}.get(reason, reason)
+        facts.append(how if approved(turn) else f"{how}, learned only if you give it a thumbs-up or edit it")
     if "original_response" in turn.metadata:
         facts.append("edited")
     if reason := turn.metadata.get("rating_reason"):

@@ -117,4 +117,5 @@ def forget(turn_ids: Sequence[str]) -> None:
 
 def _forget(turn_ids: Sequence[str]) -> None:
     attempt(lambda: chats.forget(service(), turn_ids, origin="the data page"), "Not begun")
+    state["turns-all"] = None
     state["turns-text"] = ""  # the searched text may be what is to be forgotten

@@ -1,4 +1,10 @@
-"""Explain terms in plain words, for tooltips: pages pass `meaning("epoch")` as `help`."""
+"""Explain terms in plain words, for tooltips.
+
+Pages pass `meaning("epoch")` as `help`, and `meanings_in(text)` for a text that may contain
+technical words.
+"""
+
+import re
 
 _MEANINGS = {
     "base": "The model as it was downloaded. A fine-tuned version is made from it and never changes it.",
@@ -33,6 +39,11 @@ _MEANINGS = {
     "perplexity). Up to 1 % is hardly noticed.",
     "combined": "One version that knows what each of them learned. Their changes to the base become one change.",
     "weight": "How much of what this version learned goes into the new one: 1 is all of it, 0.5 half.",
+    "perplexity": "How many words a model wavers between, on average, before each word of a text. Lower is better.",
+    "nats": "The unit of surprise: 0.7 nats less for a word means that the model finds it twice as likely.",
+    "LoRA": "A training that leaves the model as it is and adds a small file of changes to it, the adapter.",
+    "QLoRA": "As LoRA, while the model itself stays compressed in memory. It takes the least memory.",
+    "GGUF": "The file format of models that Ollama and llama.cpp read.",
     "token": "A piece of a word: the unit in which models read and write. A hundred tokens are about 75 English words.",
     "context": "How much text a model can take into account at once, in tokens: the chat so far, and the answer.",
     "temperature": (
@@ -57,3 +68,13 @@ _MEANINGS = {
 def meaning(term: str) -> str:
     """Return the meaning of a term in one or two sentences. Raises KeyError for an unknown term."""
     return _MEANINGS[term]
+
+
+_TECHNICAL = ("nats", "QLoRA", "LoRA", "rank", "GGUF", "quantisation", "perplexity", "token")
+_WORDS = {term: re.compile(rf"\b{term}s?\b", re.IGNORECASE) for term in _TECHNICAL}
+
+
+def meanings_in(text: str, help: str = "") -> str | None:
+    """Return `help`, followed by the meaning of each technical word in `text` or `help`; None if both are nothing."""
+    found = [f"{term}: {meaning(term)}" for term, word in _WORDS.items() if word.search(f"{text} {help}")]
+    return "\n\n".join(filter(None, [help, *found])) or None

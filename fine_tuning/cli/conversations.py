@@ -61,7 +61,7 @@ def add_commands(commands: Commands) -> None:
     data = commands.add(
         "data",
         _data,
-        "show what the next retrain would learn, and what it would leave out",
+        "show what the next training would learn, and what it would leave out",
         "No model is loaded, and nothing is trained. `byoai retrain --dry-run` also counts tokens and estimates memory "
         "and time.",
     )

@@ -272,7 +272,7 @@ def _prune(options: argparse.Namespace) -> None:
 
     config = read_config(options)
     engine, name = connect_engine(options, config), model_name(options, config)
-    with only_one():  # the run of a running retrain would look unfinished
+    with only_one():  # the run of a running training would look unfinished
         found = prune(engine, Registry(), name, config.runs_dir, options.dry_run)
     if options.json:
         print_json(options, *of_pruned(found, options.dry_run))

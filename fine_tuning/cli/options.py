@@ -28,10 +28,10 @@ exit codes:
     5  the training failed: memory, model, checkpoint
     6  the export failed: disk space, unsupported weights
     7  the new version does not answer as it was trained: not live
-    8  another retrain is running
+    8  another training is running
     9  (scripts/retrain.sh) the set-up failed
    10  the gate refused the new version: kept as a candidate, not live
-  130  stopped; the next retrain continues from there
+  130  stopped; the next training continues from there
 """
 
 

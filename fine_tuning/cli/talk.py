@@ -180,7 +180,7 @@ class Talk:
                 print_json(self._options, _facts(turns[-1]))
             if answer.incomplete:
                 how = "stopped" if answer.incomplete == "stopped" else "cut off, because it was too long"
-                _note(f"({how}; nothing is learned from it)")
+                _note(f"({how}; learned only if you rate it up or edit it)")
 
     # The model
 

@@ -246,11 +246,11 @@ class DataCleaner:
     def _unwanted(self, turn: Turn) -> Reason | None:
         """Return why an answer is not learned, whatever its text is; None if it may be learned.
 
-        Such an answer is incomplete, was rated down, or is by a fine-tuned model and not approved by the
+        Such an answer was rated down, or is incomplete or by a fine-tuned model and not approved by the
         owner.
         """
         facts = turn.metadata
-        if facts.get("incomplete"):
+        if facts.get("incomplete") and not approved(turn):
             return Reason.INCOMPLETE
         if facts.get("rating") == "down":
             return Reason.REJECTED

@@ -13,7 +13,7 @@ from sqlite3 import Connection, Row
 from typing import Any, BinaryIO, TypeVar
 
 from fine_tuning import state
-from fine_tuning.conversation import Turn
+from fine_tuning.conversation import Turn, approved
 from fine_tuning.data_collection import chat_labels
 from fine_tuning.data_collection.log_file import LogFile, Stamp
 from fine_tuning.data_collection.log_lines import EVENTS, apply, decode, texts_of
@@ -229,7 +229,8 @@ class _Entry:
         model = str(facts["model"]) if "model" in facts else None
         place = (key, self.log, turn.id, turn.session_id, start, length)
         imported = str(facts["import"]) if "import" in facts else None
-        row = (*place, turn.timestamp, model, len(turn.user_message), self.batch, *_state(turn), imported)
+        *now, partial = _state(turn)
+        row = (*place, turn.timestamp, model, len(turn.user_message), self.batch, *now, imported, partial)
         entered = self.database.execute(f"INSERT OR IGNORE INTO log_turns VALUES ({', '.join('?' * len(row))})", row)
         if entered.rowcount:
             self.next["log_turns"] += 1
@@ -282,10 +283,11 @@ class _Entry:
         self.database.execute("INSERT INTO log_events VALUES (?, ?, ?, ?, ?, ?)", values)
 
 
-_STATE = ("answered", "rating", "excluded", "edited", "state_hash")  # columns of log_turns that later events change
+# columns of log_turns that later events change
+_STATE = ("answered", "rating", "excluded", "edited", "state_hash", "partial")
 
 
-def _state(turn: Turn) -> tuple[int, str | None, bool, bool, str]:
+def _state(turn: Turn) -> tuple[int, str | None, bool, bool, str, bool]:
     facts = turn.metadata
     rating = facts.get("rating")
     return (
@@ -294,6 +296,7 @@ def _state(turn: Turn) -> tuple[int, str | None, bool, bool, str]:
         bool(facts.get("excluded")),
         "original_response" in facts,
         turn.state_hash,
+        bool(facts.get("incomplete")) and not approved(turn),
     )
 
 

@@ -81,6 +81,14 @@ class LogIndex:
             lambda database, log: (int(log["turns"]) - number(database, excluded, log["id"]), int(log["turns"]))
         )
 
+    def count_whole(self) -> int:
+        """Return the number of turns that are neither excluded nor partial.
+
+        A partial turn has an answer that was stopped or cut, and that the user has not approved.
+        """
+        left_out = "SELECT count(*) FROM log_turns WHERE log = ? AND partial AND NOT excluded"
+        return self.count() - self.ask(lambda database, log: number(database, left_out, log["id"]))
+
     def is_sound(self) -> bool:
         """Return whether every line of the log is a record."""
         return self.ask(_is_sound)
@@ -264,15 +272,15 @@ class LogIndex:
     def changed_since(self, mark: Mark | None) -> list[tuple[str, str]]:
         """Return (id, state hash) of the turns that were logged, rated, edited or included since `mark`.
 
-        Excluded turns are left out. Without a mark, or if the index was rebuilt since then, all turns are
-        returned.
+        Turns that are excluded or partial (`count_whole`) are left out. Without a mark, or if the index was
+        rebuilt since then, all others are returned.
         """
 
         def changed(database: Connection, log: Row) -> list[tuple[str, str]]:
             since = mark.changes if mark and mark.epoch == log["epoch"] else -1
             return [
                 (row["id"], row["state_hash"])
-                for row in rows_of(database, "log_turns", log, "changed > ? AND NOT excluded", since)
+                for row in rows_of(database, "log_turns", log, "changed > ? AND NOT excluded AND NOT partial", since)
             ]
 
         return self.ask(changed)

@@ -20,13 +20,15 @@ from fine_tuning.data_collection.log_index import LogIndex, Mark
 
 KEPT = ""  # the reason of a turn that is learned
 
-_VERSION = 1  # of the tables and facts: a file of another version is ignored
+_VERSION = 2  # of the tables and facts: a file of another version is ignored
 _SCHEMA = f"""
 PRAGMA user_version = {_VERSION};
 CREATE TABLE look (log TEXT, epoch TEXT, changes INTEGER, made REAL, facts TEXT);
 CREATE TABLE outcomes (key INTEGER PRIMARY KEY, reason TEXT NOT NULL);
 CREATE TABLE conflicts (number INTEGER, id TEXT, stands INTEGER);
 CREATE INDEX conflicts_by_number ON conflicts (number);
+CREATE TABLE alike (number INTEGER, id TEXT);
+CREATE INDEX alike_by_number ON alike (number);
 """
 
 
@@ -53,11 +55,18 @@ def place() -> Path:
     return paths.home() / "survey.db"
 
 
-def keep(index: LogIndex, look: Look, reasons: Mapping[str, str], conflicts: Sequence[Differing]) -> None:
+def keep(
+    index: LogIndex,
+    look: Look,
+    reasons: Mapping[str, str],
+    conflicts: Sequence[Differing],
+    alike: Sequence[Sequence[str]] = (),
+) -> None:
     """Replace the stored result of the last survey by the result of a new one.
 
     `look` is the new survey. `reasons` says for each turn, by its id, why it is not learned; KEPT
-    if it is learned. `conflicts` are the questions with different answers.
+    if it is learned. `conflicts` are the questions with different answers. `alike` are groups of the
+    ids of turns that are nearly the same.
     """
     keys = index.keys()
     rows = ((keys[id], reason) for id, reason in reasons.items() if id in keys)
@@ -72,6 +81,7 @@ def keep(index: LogIndex, look: Look, reasons: Mapping[str, str], conflicts: Seq
             database.execute("INSERT INTO look VALUES (?, ?, ?, ?, ?)", told)
             _fill(database, "outcomes", rows)
             _fill(database, "conflicts", differing)
+            _fill(database, "alike", ((number, id) for number, group in enumerate(alike) for id in group))
         new.replace(place())
     finally:
         new.unlink(missing_ok=True)
@@ -103,13 +113,25 @@ def conflicts(limit: int, offset: int = 0) -> list[Differing]:
 
     Return [] if there was no survey, or its file is damaged.
     """
+    return [
+        Differing(tuple(id for id, _ in group), next(id for id, stands in group if stands))
+        for group in _groups("SELECT number, id, stands FROM conflicts", limit, offset)
+    ]
+
+
+def alike(limit: int, offset: int = 0) -> list[tuple[str, ...]]:
+    """Return at most `limit` groups of the ids of nearly equal turns, without the first `offset`, the largest first.
+
+    Return [] if there was no survey, or its file is damaged.
+    """
+    return [tuple(id for (id,) in group) for group in _groups("SELECT number, id FROM alike", limit, offset)]
+
+
+def _groups(query: str, limit: int, offset: int) -> list[list[tuple[Any, ...]]]:
+    """Return the rows of a query without their first column, the number of a group, one list for each group."""
+    groups: dict[int, list[tuple[Any, ...]]] = {}
     with contextlib.suppress(sqlite3.Error), closing(sqlite3.connect(place())) as database:
-        query = "SELECT number, id, stands FROM conflicts WHERE number >= ? AND number < ? ORDER BY number, rowid"
-        groups: dict[int, list[tuple[str, bool]]] = {}
-        for number, id, stands in database.execute(query, (offset, offset + limit)):
-            groups.setdefault(number, []).append((id, bool(stands)))
-        return [
-            Differing(tuple(id for id, _ in group), next(id for id, stands in group if stands))
-            for group in groups.values()
-        ]
-    return []
+        wanted = f"{query} WHERE number >= ? AND number < ? ORDER BY number, rowid"
+        for number, *row in database.execute(wanted, (offset, offset + limit)):
+            groups.setdefault(number, []).append(tuple(row))
+    return list(groups.values())

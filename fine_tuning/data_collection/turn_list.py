@@ -24,7 +24,10 @@ _LEARNED = (
     "EXISTS (SELECT 1 FROM version_turns JOIN versions ON versions.id = version_turns.version_id"
     " WHERE version_turns.turn_id = turn.id AND versions.name = :name AND versions.state <> 'retired')"
 )
-_NEW = "turn.changed > :since AND NOT turn.excluded AND (:all_new OR is_new(turn.id, turn.state_hash))"
+_NEW = (
+    "turn.changed > :since AND NOT turn.excluded AND NOT turn.partial"
+    " AND (:all_new OR is_new(turn.id, turn.state_hash))"
+)
 _STATES: dict[State, str] = {
     "": "1",
     "new": _NEW,

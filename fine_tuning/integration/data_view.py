@@ -42,7 +42,8 @@ REASONS: dict[str, Words] = {
     Reason.EMPTY: Words("Empty", "The question or the answer is empty."),
     Reason.INCOMPLETE: Words(
         "Stopped",
-        "The answer was stopped, or cut off because it was too long: it would teach the model to stop halfway.",
+        "The answer was stopped, or cut off because it was too long: it would teach the model to stop halfway. It is "
+        "learned once you give it a thumbs-up or edit it.",
     ),
     Reason.REJECTED: Words("Thumbs down", "You gave the answer a thumbs-down and wrote no better one."),
     Reason.OWN_ANSWER: Words(
@@ -183,9 +184,22 @@ def choices(log: ConversationLogger, limit: int, offset: int = 0) -> list[Choice
     ]
 
 
-def keep_one(log: ConversationLogger, choice: Choice, turn_id: str) -> None:
-    """Resolve a conflict: exclude all of its turns except `turn_id`."""
-    log.exclude_all([turn.id for turn in choice.turns if turn.id != turn_id])
+def alike(log: ConversationLogger, limit: int, offset: int = 0) -> list[tuple[Turn, ...]]:
+    """Return groups of turns that the last survey found nearly the same, without turns that were excluded since.
+
+    At most `limit` are returned, without the first `offset`. In a group the turns are in the order in
+    which they were said.
+    """
+    found = outcomes.alike(limit, offset)
+    there = log.index.turns([id for group in found for id in group])
+    turns = {turn.id: turn for turn in there if not turn.metadata.get("excluded")}
+    groups = (tuple(turns[id] for id in group if id in turns) for group in found)
+    return [group for group in groups if len(group) > 1]
+
+
+def keep_one(log: ConversationLogger, turns: Collection[Turn], turn_id: str) -> None:
+    """Exclude all of the turns of a group except `turn_id`."""
+    log.exclude_all([turn.id for turn in turns if turn.id != turn_id])
 
 
 def keep_all(log: ConversationLogger, choice: Choice) -> None:

@@ -2,7 +2,7 @@
 
 upload     data/uploads/<id>/     sent over the API
 prepared   data/prepared/<id>     written by `prepare_dataset`: a filtered or changed dataset
-built      data/datasets/<id>/    made from the log by a retrain, and made again when it is needed
+built      data/datasets/<id>/    made from the log by a training, and made again when it is needed
 """
 
 import contextlib

@@ -36,8 +36,8 @@ STATES = {
     State.INTERRUPTED: "interrupted",
 }
 _TITLES = {
-    "retrain": "Learning from the chats",
-    "train": "Learning from a file",
+    "retrain": "Training on your chats",
+    "train": "Training on a file",
     "sweep": "Search for better settings",
     "evaluate": "Test of a version",
     "merge": "Merging of versions",
@@ -57,7 +57,7 @@ _TITLES = {
 def title(job: Job) -> str:
     """Return what a job does, in a few words for people."""
     if job.kind == "retrain" and job.request.get("sample"):
-        return "Learning from the sample"
+        return "Training on the sample"
     return _TITLES.get(job.kind, job.kind.capitalize())
 
 
@@ -176,7 +176,7 @@ def removal(queue: Queue, registry: Registry, id: str) -> Removal:
 def remove(queue: Queue, registry: Registry, engine: Engine | None, id: str) -> Removal:
     """Remove a job, its run, and the version that the run made; return what was removed.
 
-    `engine` is needed only if there is a version. Raises Busy if the job is not over or a retrain is
+    `engine` is needed only if there is a version. Raises Busy if the job is not over or a training is
     running, and ByoaiError if the version must be kept (`why_kept`).
     """
     found = removal(queue, registry, id)

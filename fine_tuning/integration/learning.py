@@ -1,6 +1,6 @@
-"""Begin, watch and stop a retrain from a page, independently of Streamlit.
+"""Begin, watch and stop a training from a page, independently of Streamlit.
 
-A retrain is a job, whatever started it (this page, another one, a terminal, cron), and its folder
+A training is a job, whatever started it (this page, another one, a terminal, cron), and its folder
 contains its events. So a page that was reloaded, or a server that was restarted, still shows it.
 """
 
@@ -15,44 +15,44 @@ from fine_tuning.jobs.store import Job, State
 from fine_tuning.profiles import FEW_SHOT, document_profile, laid_below
 from fine_tuning.runs import holder
 
-TITLES = {  # how a retrain ended, by the state of its `Finished`
-    "live": "Learned, and better: the new version answers",
-    "registered": "Learned: the new version waits for you",
-    "refused": "Learned, but not better: the old version stays",
+TITLES = {  # how a training ended, by the state of its `Finished`
+    "live": "Trained, and better: the new version answers",
+    "registered": "Trained: the new version waits for you",
+    "refused": "Trained, but not better: the old version stays",
     "no version": "No new version",
     "done": "Done",
     "stopped": "Stopped. The next time goes on from here",
-    "failed": "It could not be learned",
+    "failed": "The training failed",
 }
 _KINDS = ("retrain", "train")
-_PATIENCE = 20.0  # seconds for a retrain to emit its first event, or an error
+_PATIENCE = 20.0  # seconds for a training to emit its first event, or an error
 
 
 @dataclass(frozen=True)
 class Learning:
-    """The running retrain, or the last one."""
+    """The running training, or the last one."""
 
     job: Job | None = None
     told: Progress = field(default_factory=Progress)
 
     @property
     def known(self) -> bool:
-        """Whether there has been a retrain at all."""
+        """Whether there has been a training at all."""
         return self.job is not None
 
     @property
     def running(self) -> bool:
-        """Whether a retrain is running, or waiting in the queue."""
+        """Whether a training is running, or waiting in the queue."""
         return self.job is not None and not self.job.over
 
     @property
     def broke_off(self) -> bool:
-        """Whether the last retrain was interrupted: its process was killed, or the machine or its server went down."""
+        """Whether the last training was interrupted: its process was killed, or the machine or its server went down."""
         return self.job is not None and self.job.state == State.INTERRUPTED
 
 
 def look(queue: Queue | None = None) -> Learning:
-    """Return the state of the running retrain; if none is running, of the waiting or the last one."""
+    """Return the state of the running training; if none is running, of the waiting or the last one."""
     jobs = (queue or Queue()).jobs(kinds=_KINDS, limit=20)
     running, waiting = (
         [each for each in jobs if wanted(each)] for wanted in (lambda each: each.active, lambda each: not each.over)
@@ -82,10 +82,10 @@ def profile_of_log(config: FineTuningConfig, turns: int, documents: int = 0) -> 
 
 
 def start(config: FineTuningConfig, turns: int, ollama_url: str | None = None, documents: int = 0) -> Job:
-    """Submit a retrain on the log as a job, which continues when this process ends; return the job.
+    """Submit a training on the log as a job, which continues when this process ends; return the job.
 
     `turns` is the number of turns in the log, and `documents` how many of them were made from
-    documents; both decide which profile is used. Raises Busy if a retrain is running or waiting, and
+    documents; both decide which profile is used. Raises Busy if a training is running or waiting, and
     ByoaiError if the new one fails at once.
     """
     profile = profile_of_log(config, turns, documents)
@@ -100,9 +100,9 @@ def begin(kind: str, request: dict[str, object]) -> Job:
     """
     now = look()
     if now.running and now.job:
-        raise Busy(f"another retrain is {now.job.state} ({now.job.origin or now.job.id}): wait for it, or stop it")
+        raise Busy(f"another training is {now.job.state} ({now.job.origin or now.job.id}): wait for it, or stop it")
     if running := holder():
-        raise Busy(f"another retrain is running ({running}): wait for it, or stop it")
+        raise Busy(f"another training is running ({running}): wait for it, or stop it")
     queue = Queue()
     job = _begun(queue, queue.submit(kind, request, origin="the page"))
     if job.state == State.FAILED:
@@ -120,7 +120,7 @@ def _begun(queue: Queue, job: Job) -> Job:
 
 
 def stop() -> bool:
-    """Ask the running retrain to stop at its next safe point, from which the next one continues.
+    """Ask the running training to stop at its next safe point, from which the next one continues.
 
     Return False if none is running.
     """

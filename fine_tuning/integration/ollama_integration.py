@@ -137,7 +137,7 @@ def remove_base(engine: Engine, config: FineTuningConfig, tag: str, *, force: bo
 
     `force`: remove it from Ollama too, where other programs may use it. Raises ModelNotFound if the
     engine does not have the model, ModelNotOurs for a model in Ollama without `force` and for a
-    version of a fine-tuned model (model_pruner removes those), and Busy while a retrain is running.
+    version of a fine-tuned model (model_pruner removes those), and Busy while a training is running.
     """
     found = {choice.tag: choice for choice in choices(engine, config.deployment.model_name_prefix)}
     known = known_tag(tag, found)

@@ -83,6 +83,11 @@ def bounds(key: str) -> Bounds:
     return _bounds(_info(key))
 
 
+def choices(key: str) -> tuple[str, ...]:
+    """Return the allowed values of a setting with a fixed choice, by its dotted key; () for any other setting."""
+    return _choices(_without_none(_info(key).annotation)[0])
+
+
 def _info(key: str) -> FieldInfo:
     section, _, name = key.rpartition(".")
     return _model_of(section).model_fields[name]
@@ -110,8 +115,8 @@ def _field(key: str, info: FieldInfo) -> Field | None:
         return Field(key, "switch")
     if allowed in (int, float):
         return Field(key, "whole" if allowed is int else "number", _bounds(info), optional=optional)
-    if choices := _choices(allowed):
-        return Field(key, "choice", choices=choices, optional=optional)
+    if chosen := _choices(allowed):
+        return Field(key, "choice", choices=chosen, optional=optional)
     if allowed is str:
         return Field(key, "text", optional=optional)
     if get_origin(allowed) is tuple and _plain(get_args(allowed)[0]) is str:

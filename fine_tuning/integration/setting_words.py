@@ -23,6 +23,7 @@ _CHATS = {
         "Longest answer in a chat, in tokens",
         "Longer answers are cut off there. 100 tokens are about 75 English words; 1024 is usual.",
     ),
+    "chat.theme": ("Light or dark", "How the pages look. system: as your system or browser is set."),
     "chat.titles": (
         "Let the model name chats",
         "The title is made after the first answer, in the background. Off: a chat is named by its first question.",
@@ -321,7 +322,10 @@ _SERVED = {
         "Push checkpoints to Hugging Face",
         "A repository, as owner/name, that gets each checkpoint of a training. It can be set in the file only.",
     ),
-    "deployment.ollama_base_url": ("Address of Ollama", "Where it answers. It can be changed in the file only."),
+    "deployment.ollama_base_url": (
+        "Address of Ollama",
+        "Where it answers, such as http://127.0.0.1:11434. It is asked before the address is saved.",
+    ),
 }
 
 _SCHEDULE = {

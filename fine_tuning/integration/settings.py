@@ -1,9 +1,11 @@
 """Show and change the settings for pages and programs: their values, their origin, and which may be changed.
 
-Settings that name a file, a server or a program outside of the data folder cannot be changed here.
+Settings that name a file, a server or a program outside of the data folder cannot be changed by a
+request; the page Settings alone changes the address of the engine (`change_engine`).
 Changes are written to data/settings.yaml (config_overlay.py), all of them or none.
 """
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +18,7 @@ from fine_tuning import config_file, config_overlay, paths
 from fine_tuning.config import FineTuningConfig, load_config
 from fine_tuning.config_flat import dotted
 from fine_tuning.engines.base import known_tag
+from fine_tuning.engines.connect import connect
 from fine_tuning.errors import Busy, ConfigError
 from fine_tuning.integration.service import Service
 from fine_tuning.integration.setting_words import words_of
@@ -28,6 +31,7 @@ ALSO = frozenset(
     {
         "dataset.path",
         "dataset.format",
+        "chat.theme",
         "chat.titles",
         "data_collection.min_conversation_length",
         "data_collection.max_conversation_length",
@@ -57,6 +61,7 @@ REFUSED = {
     "training.output_dir": "it names a folder",
     "evaluation.metrics": "a metric is code",
 }
+_ENGINE = "deployment.ollama_base_url"
 FIXED = "this server was started with settings of its own: change them where it was started, and start it again"
 
 
@@ -112,7 +117,34 @@ def change(service: Service, settings: Mapping[str, object]) -> None:
     """
     if service.fixed:
         raise Busy(FIXED)
-    changes = allowed(service, settings)
+    _write(allowed(service, settings))
+
+
+def engine_set_by(service: Service) -> str:
+    """Return what else than the settings decides where the engine is; "" if the settings do."""
+    if service.ollama_url:
+        return "the option --ollama-url"
+    return next((f"the variable {name}" for name in ("OLLAMA_HOST", "BYOAI_ENGINE") if os.environ.get(name)), "")
+
+
+def change_engine(service: Service, url: str) -> None:
+    """Save where Ollama answers, and connect to it; "" restores the address in the default file.
+
+    Raises EngineError for an invalid address, or one where no Ollama that is new enough answers, and
+    Busy if something else than the settings decides where the engine is. Nothing is changed then.
+    """
+    if service.fixed:
+        raise Busy(FIXED)
+    if why := engine_set_by(service):
+        raise Busy(f"{why} says where the engine is: start byoai without it to choose the address here")
+    if url:
+        connect(url)
+    _write({_ENGINE: url.strip() or None})
+    service.connect_again()
+
+
+def _write(changes: Mapping[str, object]) -> None:
+    """Store changes in the file of changed settings, if the configuration is valid with them."""
     with config_overlay.locked():
         values = {key: value for key, value in {**config_overlay.read(), **changes}.items() if value is not None}
         clean_settings(load_config(paths.DEFAULT_CONFIG, overrides=config_overlay.as_read(values)))

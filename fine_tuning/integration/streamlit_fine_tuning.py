@@ -111,7 +111,7 @@ def _close(mark: str) -> None:
 
 
 def _mark(now: Learning) -> str:
-    """Return a text that identifies the state of this retrain."""
+    """Return a text that identifies the state of this training."""
     return f"{now.job.mark} {now.job.state}" if now.job else ""
 
 
@@ -121,7 +121,8 @@ def _mark(now: Learning) -> str:
 @st.fragment(run_every=_GLANCE)
 def watch(id: str, shown: Shown, small: bool = False) -> None:
     """Show the progress of a job, and redraw the whole page when it is over. `small`: draw it for the side bar."""
-    watched.note(id)
+    if not small:  # a narrow window hides the side bar: there the bar of running jobs shows it, too
+        watched.note(id)
     if told := st.session_state.pop("stop_told", None):
         st.toast(told, icon=":material/stop_circle:")
     job = Queue().get(id)
@@ -162,7 +163,7 @@ def _times(job: Job, left: float | None) -> str:
 
 
 def _stop_buttons(job: Job, small: bool) -> None:
-    label = "Stop learning" if small or job.kind in ("retrain", "train") else "Stop"
+    label = "Stop training" if small or job.kind in ("retrain", "train") else "Stop"
     with st.container(horizontal=True):
         width: Literal["stretch", "content"] = "stretch" if small else "content"
         st.button(

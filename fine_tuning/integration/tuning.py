@@ -229,7 +229,7 @@ class Forecast:
         return basis.at(settings.training, None if basis.machine.on_gpu else psutil.virtual_memory().available)
 
     def times(self, settings: FineTuningConfig) -> Times | None:
-        """Return how long each part of a retrain with these settings takes; None if the plan has no result."""
+        """Return how long each part of a training with these settings takes; None if the plan has no result."""
         found = self.at(settings)
         return Around(**self.found["around"]).times(settings, found.seconds) if found else None
 

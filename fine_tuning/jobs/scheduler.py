@@ -54,7 +54,7 @@ def why_not(config: FineTuningConfig, queue: Queue, now: datetime | None = None)
         return "the machine runs on its battery"
     jobs = queue.jobs(kinds=("retrain", "train"), limit=50)
     if busy := next((job for job in jobs if not job.over), None):
-        return f"another retrain is {busy.state} ({busy.id})"
+        return f"another training is {busy.state} ({busy.id})"
     if any(job.origin == ORIGIN and job.created >= hours[0].timestamp() for job in jobs):
         return "a retrain was started in these hours already"
     found = len(new_turns(config, ConversationLogger(config.log_path), Registry()))

@@ -206,8 +206,8 @@ class ModelFineTuner:
         """Retrain in a thread of this process, and return the outcome. The retrain is listed as a job.
 
         Cancelling the task stops the retrain at its next safe point (a training step, an answer of
-        an evaluation), from which the next retrain resumes. CancelledError is raised only after
-        everything has stopped, so another retrain may start at once.
+        an evaluation), from which the next training resumes. CancelledError is raised only after
+        everything has stopped, so another training may start at once.
 
         Args:
             request: The options of the retrain, such as `force`.

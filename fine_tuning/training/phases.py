@@ -122,7 +122,7 @@ class Phases:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if self.watch.stopping():
             raise Cancelled(
-                f"training stopped at step {trainer.state.global_step}; the next retrain goes on from there"
+                f"training stopped at step {trainer.state.global_step}; the next training goes on from there"
             )
         self.tokens += trainer.seen_tokens
         if reporter.last:

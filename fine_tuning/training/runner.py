@@ -161,7 +161,7 @@ class TrainingProcess:
         if _result_file(self.job.run).exists():
             return _read_result(self.job)
         if self._asked:
-            raise Cancelled("training stopped; the next retrain goes on from its last checkpoint")
+            raise Cancelled("training stopped; the next training goes on from its last checkpoint")
         if _failure_file(self.job.run).exists():
             failure = paths.read_json(_failure_file(self.job.run))
             raise getattr(errors, failure["error"])(failure["text"])
@@ -171,7 +171,7 @@ class TrainingProcess:
         code = self._child.exitcode or 0
         if code == _DISK_FULL:
             return (
-                f"the disk is full ({self.job.run}): make room, and the next retrain goes on from the last checkpoint"
+                f"the disk is full ({self.job.run}): make room, and the next training goes on from the last checkpoint"
             )
         if code == -signal.SIGKILL:
             return (

@@ -318,7 +318,7 @@ def test_a_lost_reply_starts_no_second_training(page: Page, serve: Serve, home: 
     page.route("**/api/jobs", lose)
     page.get_by_role("button", name="Train").click()
     expect(page.locator("#refused")).to_contain_text("did not answer")
-    expect(page.locator("#job-title")).to_have_text("Learning from the chats: waiting")
+    expect(page.locator("#job-title")).to_have_text("Training on your chats: waiting")
     assert lost[0] == lost[1]
     assert len(store.find(kinds=["retrain"])) == 1
 
@@ -341,7 +341,7 @@ def test_a_page_goes_on_when_its_server_was_gone(page: Page, serve: Serve, home:
         expect(page.locator("#notice")).to_be_hidden()
         tell(Finished("refused", "kept as a candidate"))
     store.finish(job, State.COMPLETED, "kept as a candidate", 0)
-    expect(page.locator("#verdict")).to_contain_text("Learned, but not better: the old version stays")
+    expect(page.locator("#verdict")).to_contain_text("Trained, but not better: the old version stays")
     expect(page.locator("#verdict")).to_contain_text("kept as a candidate")
 
 
@@ -380,14 +380,14 @@ def test_a_training_from_the_form_to_its_verdict(page: Page, serve: Serve, base:
     page.get_by_label("Passes over the data (epochs)").fill("2")
     expect(page.locator("#summary")).to_contain_text("Passes over the data (epochs): 2")
     page.get_by_role("button", name="Train").press("Enter")
-    expect(page.locator("#job-title")).to_have_text("Learning from the chats: running")
+    expect(page.locator("#job-title")).to_have_text("Training on your chats: running")
     expect(page.locator("#log")).to_contain_text("step 2 of", timeout=TRAINED)
     assert page.locator("#bar").evaluate("bar => bar.value") > 0
     page.reload()
     expect(page.locator("#log")).to_contain_text("step 2 of")  # told again from the beginning
     expect(page.locator("#curve svg")).to_be_visible(timeout=TRAINED)
     verdict = page.locator("#verdict")
-    expect(verdict).to_contain_text("Learned, and better: the new version answers", timeout=TRAINED)
+    expect(verdict).to_contain_text("Trained, and better: the new version answers", timeout=TRAINED)
     expect(verdict).to_contain_text("fine_tuned_smollm2-135m:v1 is live")
     expect(page.get_by_role("list")).to_contain_text("done")
     (job,) = store.find(kinds=["retrain"])
@@ -418,7 +418,7 @@ def test_a_dataset_of_hugging_face_is_fetched_by_its_name_and_learned(
         expect(page.locator("#hub-seen")).to_contain_text("Which shelf holds tool 0?")
     expect(page.locator("#summary")).to_contain_text("me/shelves of Hugging Face")
     page.get_by_role("button", name="Train").click()
-    expect(page.locator("#job-title")).to_have_text("Learning from a file: waiting")
+    expect(page.locator("#job-title")).to_have_text("Training on a file: waiting")
     (job,) = store.find(kinds=["train"])
     assert job.request["config"]["dataset"]["format"] == "jsonl"
     assert Path(home / job.request["config"]["dataset"]["path"]).read_text().count("Which shelf") == 12
@@ -464,7 +464,7 @@ def test_a_file_is_sent_in_pieces_over_lost_connections_and_is_learned(
     expect(page.locator("#file-told")).to_contain_text("It is there")
     assert len(list((home / "uploads").glob("*/content/*"))) == 1
     page.get_by_role("button", name="Train").click()
-    expect(page.locator("#job-title")).to_contain_text("Learning from a file: waiting")
+    expect(page.locator("#job-title")).to_contain_text("Training on a file: waiting")
     (job,) = store.find(kinds=["train"])
     assert Path(job.request["config"]["dataset"]["path"]) == sent
     assert job.request["config"]["dataset"]["format"] == "jsonl"

@@ -32,7 +32,9 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 TUNED = "fine_tuned_smollm2-135m"
 
 
-def test_a_person_chats_rates_comes_back_and_starts_anew(page: Page, site: str, requests: list[str]) -> None:
+def test_a_person_chats_rates_branches_attaches_comes_back_and_starts_anew(
+    page: Page, site: str, requests: list[str], tmp_path: Path
+) -> None:
     page.goto(site)
     expect(page).to_have_title("byoai")
     expect(page.get_by_text("Embedded engine in use")).to_be_visible()
@@ -59,11 +61,51 @@ def test_a_person_chats_rates_comes_back_and_starts_anew(page: Page, site: str, 
     ask(page, "Say hello.")
     answered(page, 2)
     assert len({each.session_id for each in ConversationLogger().turns()}) == 1
+    branch_and_come_back(page)
+    attach_a_file(page, tmp_path)
 
     page.get_by_role("button", name="New chat").click()
     expect(page.get_by_text("What is on your mind?")).to_be_visible()
     expect(page.get_by_test_id("stChatMessage")).to_have_count(0)  # the old ones fade until the new page is whole
     assert {urlsplit(address).netloc for address in requests} == {urlsplit(site).netloc}
+
+
+def branch_and_come_back(page: Page) -> None:
+    """Ask the second question in other words, twice; go back to the first of the three, and go on from there."""
+    for number, other in enumerate(("Say hello to Anna.", "Say hello to Berta."), 2):
+        page.get_by_role("button", name="Ask in other words").last.click()
+        page.get_by_label("What you would rather ask").fill(other)
+        page.get_by_role("button", name="Ask", exact=True).click()
+        expect(page.get_by_text(f"{number}/{number}")).to_be_visible(timeout=GENERATED)
+        answered(page, 2)
+        expect(page.get_by_test_id("stChatMessage").get_by_text(other)).to_be_visible()
+    for place in ("2/3", "1/3"):
+        page.get_by_role("button", name="Show the question before").click()
+        expect(page.get_by_text(place)).to_be_visible()
+    expect(page.get_by_test_id("stChatMessage").get_by_text("Say hello.", exact=True)).to_be_visible()
+    ask(page, "And goodbye?")
+    answered(page, 3)
+    first, hello, anna, berta, goodbye = ConversationLogger().turns()
+    assert [turn.metadata["parent"] for turn in (hello, anna, berta)] == [first.id] * 3
+    assert goodbye.metadata["parent"] == hello.id
+    page.get_by_role("button", name="Show the next question").click()
+    expect(page.get_by_text("2/3")).to_be_visible()
+    answered(page, 2)  # that branch has no third
+    page.get_by_role("button", name="Show the question before").click()
+    answered(page, 3)
+
+
+def attach_a_file(page: Page, folder: Path) -> None:
+    """Ask with a text file, which becomes a part of the question."""
+    (folder / "note.txt").write_text("The colour of the door is green.")
+    page.get_by_test_id("stChatInput").locator("input[type=file]").set_input_files(folder / "note.txt")
+    expect(page.get_by_test_id("stBottom").get_by_text("note.txt")).to_be_visible()
+    ask(page, "Which colour does the door have?")
+    answered(page, 4)
+    turn = ConversationLogger().turns()[-1]
+    assert "Which colour does the door have?" in turn.user_message
+    assert "The colour of the door is green." in turn.user_message
+    expect(page.get_by_test_id("stChatMessage").get_by_text("note.txt")).to_be_visible()
 
 
 @pytest.mark.parametrize("name", ["SIGILL", "SIGSEGV", "SIGKILL"])
@@ -321,14 +363,16 @@ def test_an_answer_goes_on_through_a_reload_and_can_be_stopped(page: Page, serve
     expect(page.get_by_test_id("stChatInputTextArea")).to_be_disabled()
     page.reload()
     expect(page.get_by_text("very long story about a lighthouse")).to_be_visible()
+    so_far = page.get_by_test_id("stChatMessage").last.get_by_text("▌").inner_text().removesuffix("▌").strip()
     page.get_by_role("button", name="Stop").click()
     answered(page, 1)
+    assert so_far in messages(page)[-1]
     expect(page.get_by_role("button", name="Stop")).to_have_count(0)
-    expect(page.get_by_text("stopped, nothing is learned from it")).to_be_visible()
+    expect(page.get_by_text("stopped, learned only if you give it a thumbs-up or edit it")).to_be_visible()
     expect(page.get_by_test_id("stChatInputTextArea")).to_be_enabled()
     (turn,) = ConversationLogger().turns()
     assert turn.metadata["incomplete"] == "stopped"
-    assert turn.bot_response
+    assert turn.bot_response.startswith(so_far)
 
 
 @pytest.mark.engine

@@ -265,7 +265,7 @@ def test_learning_begins_in_the_side_bar_and_is_stopped_there(home: Path, base_g
     with_doors(home, base_gguf, 8)
     app = run()
     next(button for button in app.button if button.label.startswith("Learn from")).click().run()
-    next(button for button in app.button if button.label == "Stop learning").click().run()
+    next(button for button in app.button if button.label == "Stop training").click().run()
     assert not app.exception
     (job,) = store.find(kinds=["retrain"])
     assert Queue().wait(job.id, 60).state == State.CANCELLED

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from browsing import Serve
+from browsing import GENERATED
 from playwright.sync_api import Page, expect
 
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
@@ -42,12 +42,12 @@ def chat(number: int) -> dict[str, object]:
     }
 
 
-def test_a_file_is_imported_sifted_edited_and_taken_back(page: Page, serve: Serve, tmp_path: Path) -> None:
+def test_a_file_is_imported_sifted_edited_reviewed_and_taken_back(page: Page, site: str, tmp_path: Path) -> None:
     broken = {**chat(9), "mapping": "nothing"}
     (tmp_path / "conversations.json").write_text(json.dumps([chat(1), chat(2), broken, chat(3), chat(4)]))
     log = ConversationLogger()
 
-    page.goto(f"{serve(BYOAI_ENGINE='embedded')}/data")
+    page.goto(f"{site}/data")
     expect(page.get_by_text("Nothing recorded yet")).to_be_visible()
     page.locator("input[type=file]").set_input_files(tmp_path / "conversations.json")
     expect(page.get_by_text("Read as: ")).to_contain_text("ChatGPT")
@@ -74,8 +74,22 @@ def test_a_file_is_imported_sifted_edited_and_taken_back(page: Page, serve: Serv
     turns = log.turns()
     assert [turn.bot_response for turn in turns] == ["Drawer 2 holds the spoons.", "It holds the ladles."]
 
+    judge_one(page, log)
     page.get_by_role("radio", name="Import").click()
     page.get_by_role("button", name="Take back").click()
     page.get_by_role("button", name="Take it back").click()
     expect(page.get_by_text("Nothing recorded yet")).to_be_visible()
     assert log.turns(include_excluded=True) == [] and log.path.read_bytes() == b""
+
+
+def judge_one(page: Page, log: ConversationLogger) -> None:
+    """Let the model choose what is worth a look, and judge the only answer left; the decision outlives a reload."""
+    page.get_by_role("radio", name="Review").click()
+    page.get_by_role("button", name="Find what is worth a look").click()
+    expect(page.get_by_text("1 left")).to_be_visible(timeout=GENERATED)
+    expect(page.get_by_text("Drawer 2 holds the spoons.")).to_be_visible()
+    page.get_by_role("button", name="Good").click()
+    expect(page.get_by_text("All of these are judged.")).to_be_visible()
+    assert log.turns()[0].metadata["rating"] == "up"
+    page.reload()
+    expect(page.get_by_text("All of these are judged.")).to_be_visible()

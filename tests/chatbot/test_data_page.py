@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from chatbot.parts.data_turns import ROWS
 from chatbot.server import APP, service
 from fine_tuning.config import load_config
 from fine_tuning.conversation import Turn
@@ -162,6 +163,40 @@ def test_one_answer_kept_excludes_the_other() -> None:
     assert [turn.id for turn in ConversationLogger().turns()] == [old.id]
 
 
+def test_turns_that_are_nearly_the_same_stand_together_and_one_can_be_kept() -> None:
+    answer = "The office closes at eight in the evening, except on Fridays, when it closes at five in the afternoon"
+    close = [said(f"When does the office close on {day}?", f"{answer}.") for day in ("Monday", "Tuesday", "Thursday")]
+    other = said("Where is lunch served today?", "It is served in the canteen.")
+    look()
+    app = open_page("Nearly the same")
+    assert "**3 turns**" in texts(app) and other.user_message not in texts(app)
+    app.button(key=f"only-{close[1].id}").click().run()
+    assert not app.exception and "All of these are settled" in " ".join(texts(app))
+    assert ConversationLogger().turns() == [close[1], other]
+    look()
+    assert "No turns are nearly the same." in [each.value for each in open_page("Nearly the same").info]
+
+
+def test_all_turns_that_match_are_selected_and_excluded_not_only_those_of_the_page() -> None:
+    tea = [said(f"What is number {number} about?", "It is about tea.") for number in range(ROWS + 3)]
+    coffee = said("What is the last one about?", "It is about coffee.")
+    app = open_page("Turns")
+    app.text_input(key="turns-text").set_value("tea").run()
+    press(app, f"Select all {len(tea)} that match")
+    assert f"{len(tea)} selected" in texts(app) and app.checkbox(key=f"pick-{tea[-1].id}").value
+    app.checkbox(key=f"pick-{tea[-1].id}").uncheck().run()
+    assert f"{ROWS - 1} selected" in texts(app)  # of the page: one of all was taken out
+    press(app, f"Select all {len(tea)} that match")
+    press(app, "Exclude")
+    assert ConversationLogger().turns() == [coffee]
+    press(app, f"Select all {len(tea)} that match")
+    press(app, "Forget")
+    assert f"**{len(tea)}** turns are removed" in " ".join(texts(app))
+    press(app, "Cancel")
+    press(app, "Include")
+    assert len(ConversationLogger().turns()) == len(tea) + 1
+
+
 def test_imports_are_listed(home: Path) -> None:
     file = home / "pairs.jsonl"
     file.write_text(json.dumps({"prompt": "Where is the key?", "completion": "Under the mat."}) + "\n")
@@ -234,5 +269,5 @@ def test_a_link_opens_one_turn() -> None:
 
 def test_every_section_is_drawn_for_a_log_of_one_turn() -> None:
     said("Where is the key to the office?", "Under the mat.")
-    for section in ("Overview", "Turns", "Different answers", "Review", "Import"):
+    for section in ("Overview", "Turns", "Nearly the same", "Different answers", "Review", "Import"):
         open_page(section)

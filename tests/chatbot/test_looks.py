@@ -5,21 +5,29 @@ BYOAI_SCREENSHOTS=FOLDER keeps a picture of each.
 
 import re
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from browsing import BASE, GENERATED, GREEDY, SOON, Serve, answered, ask, keep_picture
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
+from chatbot.parts.train_place import STEPS
 from chatbot.server import APP
 from fine_tuning import paths
+from fine_tuning.config import load_config
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.engines.base import Engine, ModelSpec
+from fine_tuning.events import Finished, Stage, Step, Watch
+from fine_tuning.jobs import store
+from fine_tuning.jobs.doing import listed
+from fine_tuning.jobs.kinds import RetrainRequest
 from fine_tuning.model_management.model_deployer import go_live
 from fine_tuning.model_management.model_registry import Registry
+from fine_tuning.survey import look_through
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
@@ -50,29 +58,123 @@ def full(home: Path, embedded: Engine) -> str:
     log.rate(
         log.log_conversation("And in the holidays?", "`Nobody` works then, see https://example.com.", facts).id, "up"
     )
+    look_through(load_config(), None, Watch())
     return log.session_id
 
 
 def test_every_page_is_easy_to_read_with_nothing_in_it(chromium: Browser, serve: Serve, embedded: Engine) -> None:
-    look_at_all(chromium, serve(BYOAI_ENGINE="embedded"), "empty")
+    look_at_all(chromium, serve(BYOAI_ENGINE="embedded"), "empty", [View(each or "chat", each) for each in PAGES])
 
 
-def test_every_page_is_easy_to_read(chromium: Browser, serve: Serve, full: str) -> None:
-    look_at_all(chromium, serve(BYOAI_ENGINE="embedded"), "full", f"?chat={full}")
+def test_every_page_section_and_dialog_is_easy_to_read(chromium: Browser, serve: Serve, full: str) -> None:
+    site, chat = serve(BYOAI_ENGINE="embedded"), f"?chat={full}"
+    with listed("retrain", RetrainRequest()) as told:
+        tell_a_training(told)
+        running = [View("chat", chat), View("data", "data"), View("train-watch", "train", in_section("4 Watch"))]
+        look_at_all(chromium, site, "running", running)
+        told.tell(
+            Finished("registered", "better: 0.52 nats a token less", f"{TUNED}:v2", (("One?", "Two.", "Three."),))
+        )
+    job = store.find()[0].id
+    look_at_all(chromium, site, "full", [*views_of_pages(chat, job), *views_of_dialogs(chat, job)])
 
 
-def look_at_all(chromium: Browser, site: str, name: str, chat: str = "") -> None:
-    """Look at every page in every look, and tell all faults at once. No request may leave the machine."""
+class View(NamedTuple):
+    """What is looked at: a page, and what is clicked on it before."""
+
+    name: str
+    address: str
+    click: Callable[[Page], None] = lambda page: None
+
+
+def tell_a_training(told: Watch) -> None:
+    told.tell(Stage("Training"))
+    for number in (1, 2, 3):
+        told.tell(Step("chats", number, 12, 0.5, 3 / number, 0.3, 1e-4, 1.0, 100, 50.0, 0.5, 42.0, 10**9, 3 / number))
+
+
+def views_of_pages(chat: str, job: str) -> list[View]:
+    """Return every page, and every section of the pages that have some."""
+    pages = [View(each or "chat", each or chat) for each in PAGES]
+    data = [
+        View(f"data-{each.lower().replace(' ', '-')}", "data", in_section(each))
+        for each in ("Turns", "Nearly the same", "Different answers", "Review", "Import")
+    ]
+    train = [View(f"train-{each[2:].lower()}", "train", in_section(each)) for each in STEPS[1:]]
+    return [*pages, *data, *train, View("models-compare", "models?view=compare"), View("run", f"runs?job={job}")]
+
+
+def views_of_dialogs(chat: str, job: str) -> list[View]:
+    def forget(page: Page) -> None:
+        page.get_by_role("button", name="Why?").first.click()
+        page.get_by_role("button", name="Forget").first.click()
+        expect(page.get_by_role("button", name="Forget for good")).to_be_visible()
+
+    def models(page: Page) -> None:
+        in_side_bar(page, page.locator(".st-key-models-open button").locator("visible=true"))
+
+    def of_chat(what: str) -> Callable[[Page], None]:
+        def choose(page: Page) -> None:
+            in_side_bar(page, page.locator("[class*=st-key-menu-] button").locator("visible=true").first)
+            page.get_by_role("menuitem", name=what).or_(page.get_by_role("option", name=what)).first.click()
+
+        return choose
+
+    def turn(page: Page) -> None:
+        in_section("Turns")(page)
+        page.get_by_role("button").filter(has_text=re.compile("Open$")).first.click()
+
+    return [
+        View("learned", chat, in_dialog(forget)),
+        View("models-dialog", chat, in_dialog(models)),
+        View("rename", chat, in_dialog(of_chat("Rename"))),
+        View("delete", chat, in_dialog(of_chat("Delete"))),
+        View("turn", "data", in_dialog(turn)),
+        View(
+            "delete-run", f"runs?job={job}", in_dialog(lambda page: page.get_by_role("button", name="Delete").click())
+        ),
+    ]
+
+
+def in_section(name: str) -> Callable[[Page], None]:
+    def choose(page: Page) -> None:
+        page.get_by_role("radio", name=name).click()
+        expect(page.get_by_role("radio", name=name)).to_be_checked()
+        if name == "3 Settings":
+            expect(page.get_by_role("heading", name="Summary")).to_be_visible(timeout=GENERATED)
+
+    return choose
+
+
+def in_dialog(open_it: Callable[[Page], None]) -> Callable[[Page], None]:
+    def choose(page: Page) -> None:
+        open_it(page)
+        expect(page.get_by_role("dialog")).to_be_visible()
+
+    return choose
+
+
+def in_side_bar(page: Page, target: Locator) -> None:
+    """Click on a target in the side bar, which may be folded away on a phone."""
+    if (fold := page.get_by_test_id("stExpandSidebarButton")).is_visible():
+        fold.click()
+    target.click()
+
+
+def look_at_all(chromium: Browser, site: str, name: str, views: Sequence[View]) -> None:
+    """Look at every view in every look, and tell all faults at once. No request may leave the machine."""
     requests: list[str] = []
     faults: list[str] = []
     for device in (DESK, PHONE):
         page = opened(chromium, device)
         page.on("request", lambda request: requests.append(request.url))
         page.on("websocket", lambda websocket: requests.append(websocket.url))
-        for address in PAGES:
-            page.goto(f"{site}/{address or chat}")
+        for view in views:
+            page.goto(f"{site}/{view.address}")
             settled(page)
-            faults += faults_in_looks(page, f"{address or 'chat'}-{name}")
+            view.click(page)
+            settled(page)
+            faults += faults_in_looks(page, f"{view.name}-{name}")
         page.context.close()
     assert not faults, "\n".join(faults)
     assert {urlsplit(url).netloc for url in requests if not url.startswith(("data:", "blob:"))} == {
@@ -94,7 +196,7 @@ def faults_in_looks(page: Page, name: str) -> list[str]:
         page.emulate_media(color_scheme="dark" if look == "dark" else "light")
         expect(page.get_by_test_id("stApp")).to_have_css("background-color", DARK if look == "dark" else LIGHT)
         keep_picture(page, f"{name}-{look}")
-        found += [f"{name}, {look}: {fault}" for fault in (*faults_of(page), *overflow(page))]
+        found += [f"{name}, {look}: {fault}" for fault in (*faults_of(page, look), *overflow(page))]
     page.emulate_media(color_scheme="light")
     return found
 
@@ -104,12 +206,14 @@ def settled(page: Page) -> None:
     expect(page.locator('[data-testid="stApp"][data-test-script-state="notRunning"]')).to_be_visible()
     expect(page.locator('[data-testid="stMain"] [data-testid="stElementContainer"]').first).to_be_attached()
     expect(page.locator('[data-stale="true"]')).to_have_count(0)
+    expect(page.get_by_test_id("stSkeleton")).to_have_count(0)
     page.evaluate("document.fonts.ready.then(() => true)")
 
 
-def faults_of(page: Page) -> list[str]:
-    """Return what axe-core finds serious or critical, one line an element."""
-    found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
+def faults_of(page: Page, look: str) -> list[str]:
+    """Return what axe-core finds serious or critical, one line an element. In the dark, only colours differ."""
+    rules = {"runOnly": ["color-contrast"]} if look == "dark" else {}
+    found = Axe().run(page, options={"resultTypes": ["violations"], **rules}).response["violations"]
     return [
         f"{fault['id']} ({fault['impact']}): {node['html'][:300]} {node['target']} "
         f"{node.get('failureSummary', '')[:300]}"
@@ -129,20 +233,16 @@ def overflow(page: Page) -> list[str]:
     return [f"wider than the window: {each}" for each in wide]
 
 
-def test_what_opens_on_top_of_a_page_is_as_easy_to_read(chromium: Browser, serve: Serve, full: str) -> None:
-    """With a primary button."""
-    site, faults = serve(BYOAI_ENGINE="embedded"), []
-    for device in (DESK, PHONE):
-        page = opened(chromium, device)
-        page.goto(f"{site}?chat={full}")
-        settled(page)
-        page.get_by_role("button", name="Why?").first.click()
-        page.get_by_role("button", name="Forget").first.click()
-        expect(page.get_by_role("button", name="Forget for good")).to_be_visible()
-        settled(page)
-        faults += faults_in_looks(page, "learned-full")
-        page.context.close()
-    assert not faults, "\n".join(faults)
+def test_the_menu_of_a_narrow_window_closes_when_a_page_is_chosen(chromium: Browser, site: str) -> None:
+    page = opened(chromium, PHONE)
+    page.goto(site)
+    settled(page)
+    page.get_by_test_id("stExpandSidebarButton").click()
+    expect(page.get_by_test_id("stSidebar")).to_have_attribute("data-collapsed", "false")
+    page.get_by_role("link", name="Settings", exact=True).click()
+    expect(page.get_by_role("heading", name="Settings", exact=True)).to_be_visible()
+    expect(page.get_by_test_id("stSidebar")).to_have_attribute("data-collapsed", "true")
+    page.context.close()
 
 
 def test_all_can_be_done_with_the_keyboard(page: Page, serve: Serve, embedded: Engine) -> None:
@@ -162,7 +262,7 @@ def test_all_can_be_done_with_the_keyboard(page: Page, serve: Serve, embedded: E
     tab_to(page, r"Stop\s+Esc$")
     page.keyboard.press("Enter")
     answered(page, 1)
-    expect(page.get_by_text("stopped, nothing is learned from it")).to_be_visible()
+    expect(page.get_by_text("stopped, learned only if you give it a thumbs-up or edit it")).to_be_visible()
     ask(page, "Write another very long story about the lighthouse, please.")  # not over before it is stopped
     expect(page.get_by_text("▌")).to_be_visible(timeout=GENERATED)
     page.keyboard.press("Escape")

@@ -151,11 +151,11 @@ def test_a_download_shows_how_far_it_is_and_can_be_cancelled(engine: EmbeddedEng
         tell(Stage("Pulling qwen2.5:0.5b"))
         tell(Count(100_000_000, 400_000_000))
         app = AppTest.from_file(str(APP), default_timeout=120).run()
-        (bar,) = app.get("progress")
+        (bar,) = app.sidebar.get("progress")
         assert bar.proto.text.replace("\\", "") == "qwen2.5:0.5b: 100.0 MB of 400.0 MB" and bar.proto.value == 25
         app.button(key=f"cancel-{job.id}-side bar").click().run()
         assert store.get(job.id).state == State.CANCELLING
-        (bar,) = app.get("progress")
+        (bar,) = app.sidebar.get("progress")
         assert "stopping" in bar.proto.text
     store.finish(store.get(job.id), State.CANCELLED, "cancelled")
     assert not app.run().get("progress")

@@ -46,6 +46,7 @@ def test_versions_are_used_and_compared_and_a_setting_stays(page: Page, serve: S
     expect(page.get_by_text("Your vote: both bad.")).to_have_count(0)  # it went when the page was left
 
     page.goto(f"{address}/settings")
+    choose_dark(page)
     page.get_by_role("spinbutton", name="New questions needed").fill("250")
     page.get_by_role("spinbutton", name="New questions needed").press("Enter")
     expect(page.get_by_text("Default: 100")).to_be_visible()
@@ -73,6 +74,21 @@ def test_what_can_be_made_of_a_version_is_reached_by_keyboard(
     expect(page.get_by_text("Weight of fine-tuned v1")).to_be_visible()
     tab_to(page, page.get_by_role("button", name="Combine", exact=True))
     expect(page.get_by_role("button", name="Combine", exact=True)).to_be_enabled()
+
+
+def choose_dark(page: Page) -> None:
+    """Choose the dark theme on the page Settings; it holds on other pages, too, and after a reload."""
+    page.get_by_role("combobox", name="Light or dark").click()
+    page.get_by_role("option", name="dark").click()
+    app = page.get_by_test_id("stApp")
+    expect(app).to_have_css("background-color", "rgb(22, 22, 26)")
+    assert load_config().chat.theme == "dark"
+    page.get_by_role("link", name="Data", exact=True).click()
+    expect(page.get_by_role("heading", name="Data", exact=True)).to_be_visible()
+    page.reload()
+    expect(page.get_by_role("heading", name="Data", exact=True)).to_be_visible()
+    expect(app).to_have_css("background-color", "rgb(22, 22, 26)")
+    page.get_by_role("link", name="Settings", exact=True).click()
 
 
 def tab_to(page: Page, target: Locator) -> None:

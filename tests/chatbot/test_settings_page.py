@@ -4,9 +4,11 @@ from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
+from ports import unused_port
 from streamlit.testing.v1 import AppTest
 
 from chatbot import server
+from chatbot.parts.words import _TECHNICAL, meaning, meanings_in
 from chatbot.server import APP
 from fine_tuning.config import load_config
 from fine_tuning.data_collection.private_details import names
@@ -30,6 +32,29 @@ def test_a_change_is_kept_and_can_be_taken_back() -> None:
     assert open_page().number_input(key="set-gate.forgetting").value == 0.25  # a reload keeps it
     app = checked(app.button(key="back-gate.forgetting").click().run())
     assert load_config().gate.forgetting == 0.05 and app.number_input(key="set-gate.forgetting").value == 0.05
+
+
+def test_an_address_is_saved_only_if_an_ollama_answers_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BYOAI_ENGINE")
+    before = load_config().deployment.ollama_base_url
+    app = open_page()
+    for typed, why in (("ftp://x", "is not a URL"), (f"127.0.0.1:{unused_port()}", "")):
+        app.text_input(key="engine-address").set_value(typed)
+        checked(next(button for button in app.button if button.label == "Test and save").click().run())
+        assert "The address was not changed" in app.error[0].value and why in app.error[0].value
+        assert load_config().deployment.ollama_base_url == before
+
+
+def test_where_the_environment_names_the_engine_the_address_is_fixed() -> None:
+    app = open_page()
+    assert app.text_input(key="engine-address").disabled
+    assert any("BYOAI_ENGINE" in caption.value for caption in app.caption)
+
+
+def test_technical_words_are_explained_beside_them() -> None:
+    assert meanings_in("No such word", "Help.") == "Help." and meanings_in("No such word") is None
+    assert str(meanings_in("0.5 nats a token")).count("\n\n") == 1
+    assert all(meaning(term) for term in _TECHNICAL)
 
 
 def test_own_words_are_one_on_each_line() -> None:

@@ -63,12 +63,12 @@ def test_from_the_sample_to_an_answer_and_back(
     keep_picture(page, "path-bar")
     page.get_by_role("link", name="Chat", exact=True).click()
     at = step_of_curve(page, at)
-    page.get_by_role("button", name="Stop learning").click()
+    page.get_by_role("button", name="Stop training").click()
     expect(page.get_by_text("Stopped. The next time goes on from here")).to_be_visible()
     page.get_by_role("link", name="Train", exact=True).click()
     page.get_by_text("5 Finish").click()
     page.get_by_role("button", name="Resume").click()
-    expect(page.get_by_role("button", name="Stop learning")).to_be_visible()
+    expect(page.get_by_role("button", name="Stop training")).to_be_visible()
     step_of_curve(page, at)
 
     crash(servers)
@@ -79,7 +79,7 @@ def test_from_the_sample_to_an_answer_and_back(
     expect(page.get_by_text("was killed")).to_be_visible()
     keep_picture(page, "path-interrupted")
     page.get_by_role("button", name="Resume").click()
-    expect(page.get_by_text("Learned: the new version waits for you")).to_be_visible(timeout=2 * GENERATED)
+    expect(page.get_by_text("Trained: the new version waits for you")).to_be_visible(timeout=2 * GENERATED)
     assert [turn.bot_response for turn in ConversationLogger().turns()] and len(list(home.glob("runs/*"))) == 1
     assert store.find(kinds=["retrain"])[0].attempt == 3
 
@@ -112,7 +112,7 @@ def start_a_training(page: Page, site: str) -> None:
     expect(page.get_by_text("Data: The shipped sample")).to_be_visible()
     keep_picture(page, "path-settings")
     page.get_by_role("button", name="Start training").click()
-    expect(page.get_by_role("button", name="Stop learning")).to_be_visible()
+    expect(page.get_by_role("button", name="Stop training")).to_be_visible()
 
 
 def step_of_curve(page: Page, after: int = 0) -> int:

@@ -99,7 +99,7 @@ def test_a_running_training_is_shown_at_once_and_nothing_else_can_begin() -> Non
         told.tell(Stage("Training"))
         told.tell(STEP)
         app = opened("train")
-        assert "Training" in said(app) and any(button.label == "Stop learning" for button in app.button)
+        assert "Training" in said(app) and any(button.label == "Stop training" for button in app.button)
         assert "Another training runs" in said(at(app, "3 Settings"))
         at(app, "4 Watch")
         told.tell(Finished("refused", "it is no better"))
@@ -123,7 +123,7 @@ def test_runs_say_why_they_are_empty_and_show_what_was_run() -> None:
         told.tell(STEP)
         told.tell(Finished("refused", "it is no better", "fine_tuned_x:v1"))
     app = opened("runs")
-    assert "Learning from the chats" in app.checkbox[0].label
+    assert "Training on your chats" in app.checkbox[0].label
 
 
 def test_a_sweeps_trials_are_shown_with_their_scores() -> None:

@@ -214,10 +214,10 @@ def test_a_second_retrain_is_refused_while_one_runs(home, capsys, monkeypatch):
     with only_one():
         done = byoai("retrain", BYOAI_HOME=str(home), BYOAI_ENGINE="embedded")
     assert done.returncode == 8
-    assert "another retrain" in done.stderr
+    assert "another training" in done.stderr
     (job,) = store.find()
     assert (job.kind, job.state, job.exit_code, job.here) == ("retrain", "failed", 8, True)
-    assert "another retrain is running" in job.reason
+    assert "another training is running" in job.reason
 
 
 @pytest.mark.parametrize("how", ["--set", "--config"])

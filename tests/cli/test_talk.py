@@ -211,7 +211,7 @@ def test_ctrl_c_stops_an_answer_and_ctrl_d_ends(terminal: Callable[..., Terminal
     screen.type("Write a long story about the sea.\n")
     screen.wait_for(r"sea\.\s+\S+ \S+ \S+ \S+")  # the first words
     screen.type("\x03")
-    assert "nothing is learned from it" in screen.wait_for(r"stopped[^>]*>>> ")
+    assert "learned only if you rate it up" in screen.wait_for(r"stopped[^>]*>>> ")
     (stopped,) = logged()
     assert stopped.metadata["incomplete"] == "stopped" and 10 < len(stopped.bot_response) < 6000
     screen.type("/bogus\n")  # an error ends nothing here

@@ -68,9 +68,16 @@ def test_what_is_not_worth_learning_is_dropped_with_its_reason(expected: str, si
 
 @pytest.mark.parametrize(
     ("metadata", "expected"),
-    [({"incomplete": "stopped"}, "incomplete"), ({"rating": "down"}, "rejected"), ({"rating": "up"}, None)],
+    [
+        ({"incomplete": "stopped"}, "incomplete"),
+        ({"incomplete": "stopped", "rating": "up"}, None),
+        ({"rating": "down"}, "rejected"),
+        ({"rating": "up"}, None),
+    ],
 )
-def test_what_was_cut_short_or_rejected_is_not_learned(metadata: dict[str, str], expected: str | None) -> None:
+def test_what_was_cut_short_or_rejected_is_learned_only_with_approval(
+    metadata: dict[str, str], expected: str | None
+) -> None:
     assert reason(**metadata) == expected
 
 

@@ -55,7 +55,7 @@ def found(log: ConversationLogger, wanted: Wanted, known: Learned | None = None)
         (Wanted(), ["liked", "edited", "excluded", "stopped", "long", "plain"]),
         (Wanted(order="oldest"), ["plain", "long", "stopped", "excluded", "edited", "liked"]),
         (Wanted(order="longest"), ["long", "stopped", "excluded", "edited", "liked", "plain"]),
-        (Wanted(state="new"), ["liked", "edited", "stopped", "long", "plain"]),
+        (Wanted(state="new"), ["liked", "edited", "long", "plain"]),
         (Wanted(state="excluded"), ["excluded"]),
         (Wanted(state="edited"), ["edited"]),
         (Wanted(state="up"), ["liked"]),

@@ -107,7 +107,7 @@ def test_a_choice_is_settled_by_keeping_one_or_all(home: Path) -> None:
     look_through(load_config(), None, Watch())
     lunch, dinner = data_view.choices(log, 10)
     assert lunch.stands == lunch.turns[-1].id and data_view.choices(log, 1, offset=1)[0] == dinner
-    data_view.keep_one(log, lunch, lunch.turns[0].id)
+    data_view.keep_one(log, lunch.turns, lunch.turns[0].id)
     data_view.keep_all(log, dinner)
     assert data_view.choices(log, 10) == []
     look = look_through(load_config(), None, Watch())

@@ -49,8 +49,8 @@ def folder(place: Path) -> Path:
 @pytest.mark.parametrize(
     ("kind", "request_", "said"),
     [
-        ("retrain", {}, "Learning from the chats"),
-        ("retrain", {"sample": True}, "Learning from the sample"),
+        ("retrain", {}, "Training on your chats"),
+        ("retrain", {"sample": True}, "Training on the sample"),
         ("sweep", {}, "Search for better settings"),
         ("forget", {"turns": ["x"]}, "Forgetting"),
         ("survey", {}, "Survey"),  # one without a title of its own

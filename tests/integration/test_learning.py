@@ -96,7 +96,7 @@ def test_other_work_is_no_learning(home: Path) -> None:
 def test_nothing_is_begun_while_one_runs_and_nothing_is_stopped_while_none_does(home: Path) -> None:
     with only_one("byoai retrain --sample"), pytest.raises(Busy, match="byoai retrain --sample"):
         learning.start(load_config(), 10)
-    with listed("retrain", RetrainRequest()), pytest.raises(Busy, match="another retrain is running"):
+    with listed("retrain", RetrainRequest()), pytest.raises(Busy, match="another training is running"):
         learning.start(load_config(), 10)
     assert learning.stop() is False
 

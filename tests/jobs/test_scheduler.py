@@ -107,7 +107,7 @@ def test_it_begins_once_in_a_night(config: Configured, full: Queue) -> None:
 
 def test_it_waits_for_another_retrain(config: Configured) -> None:
     other = store.add("retrain", {}, detached=True)
-    assert f"another retrain is queued ({other.id})" in scheduler.why_not(config(hours=(0, 0)), Queue(heavy=0))
+    assert f"another training is queued ({other.id})" in scheduler.why_not(config(hours=(0, 0)), Queue(heavy=0))
     assert store.get(other.id).state == State.QUEUED
 
 

@@ -208,7 +208,7 @@ def test_a_manifest_that_is_no_manifest_is_damage(tmp_path):
 
 
 def test_a_checkpoint_of_another_version_is_passed_over_and_named(tmp_path):
-    """An update between a kill and the next retrain may have laid out the optimiser's state anew."""
+    """An update between a kill and the next training may have laid out the optimiser's state anew."""
     checkpoint = tmp_path / "checkpoint-3"
     checkpoint.mkdir()
     checkpoints.seal(checkpoint)

@@ -186,7 +186,7 @@ def prune_versions(name: Name, asked: Pruning, service: Serving) -> RemovedList:
     """
     if not service.registry.list(name):
         raise ModelNotFound(f"there is no fine-tuned model {name!r}: GET /api/versions lists them")
-    with only_one():  # the run of a running retrain would look unfinished
+    with only_one():  # the run of a running training would look unfinished
         found = prune(service.engine(), service.registry, name, service.config.runs_dir, asked.dry_run)
     return RemovedList(items=[_removed(each) for each in found])
 

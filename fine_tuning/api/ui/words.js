@@ -1,8 +1,8 @@
 // What things are called for people.
 
 const KINDS = {
-  retrain: "Learning from the chats",
-  train: "Learning from a file",
+  retrain: "Training on your chats",
+  train: "Training on a file",
   sweep: "Search for better settings",
   evaluate: "Test of a version",
   merge: "Merging of versions",
