@@ -223,7 +223,7 @@ def test_what_is_not_served_as_it_was_trained_is_never_registered(small_engine, 
             )
             assert main(["retrain", *arguments]) == 5
         (run,) = home.glob("runs/*")
-        assert "compute different things with this base" in capsys.readouterr().err
+        assert "give different results" in capsys.readouterr().err
         assert not (run / "progress.jsonl").exists()
     with monkeypatch.context() as patch:  # an export with the rows of queries and keys in the wrong order
         patch.setattr(tensor_names, "rotary_order", lambda rows, heads: slice(None))

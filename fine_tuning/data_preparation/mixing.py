@@ -118,8 +118,9 @@ def draw(
 def _divided(weights: Mapping[str, float], whole: float, largest: float) -> dict[str, float]:
     """Return the share of `whole` that each source gets: in proportion to its weight, at most `largest`.
 
-    CHATS is not limited. What a limited source does not get is divided among the others. If all are
-    limited, the result adds up to less than `whole`; the caller scales it.
+    `largest` does not apply to CHATS, the user's own chats. What a source would get above `largest` is
+    divided among the others. If every source gets `largest`, the shares add up to less than `whole`,
+    and the caller scales them up.
     """
     limited: dict[str, float] = {}
     while True:

@@ -186,9 +186,9 @@ def check_base(before: Sequence[Logits], served: Reference, more: float, network
     apart, bound = distance(before, served.logits), served.rounding + more
     if apart > bound:
         raise TrainingError(
-            "Transformers, which trains, and llama.cpp, which answers, compute different things with this base, so a "
-            f"training would be lost: {_said(network, served, apart, bound)}. Choose a base of a family that "
-            "docs/families.md lists as compared"
+            "With this base, Transformers (which trains) and llama.cpp (which answers) give different results, so the "
+            f"training would be wasted: {_said(network, served, apart, bound)}. Choose a base of a family that "
+            "docs/families.md lists"
         )
     return apart
 

@@ -154,8 +154,8 @@ class OllamaEngine:
         answer = self._raw("POST", "/api/chat", asked, timeout=_SLOW)
         if "_debug_info" not in answer:
             raise EngineError(
-                f"Ollama at {self.where} does not show the text that it passes to {body['model']}. Update it: "
-                "https://ollama.com/download"
+                f"Ollama at {self.where} is too old: it cannot return the prompt that it renders for {body['model']}. "
+                "Update Ollama: https://ollama.com/download"
             )
         prompt: str = answer["_debug_info"]["rendered_template"]
         return prompt

@@ -142,9 +142,8 @@ def remove_base(engine: Engine, config: FineTuningConfig, tag: str, *, force: bo
     found = {choice.tag: choice for choice in choices(engine, config.deployment.model_name_prefix)}
     known = known_tag(tag, found)
     if known is None:
-        raise ModelNotFound(
-            f"{engine.name} has no model {tag[:200]!r}: name one of its models ({', '.join(found) or 'there are none'})"
-        )
+        cure = f"name one of its models ({', '.join(found)})" if found else "it has no models at all"
+        raise ModelNotFound(f"{engine.name} has no model {tag[:200]!r}: {cure}")
     if found[known].kind == "fine_tuned":
         raise ModelNotOurs(
             f"{known} is not a base, but a version of a fine-tuned model: remove it as one (byoai prune)"

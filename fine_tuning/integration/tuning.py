@@ -116,7 +116,15 @@ def levels(profile: str) -> dict[Level, str]:
 
 
 def settings_of(start: FineTuningConfig, draft: Draft, basis: Basis | None = None) -> FineTuningConfig:
-    """Return the settings of a draft. Raises ConfigError if its changes contradict each other."""
+    """Return the settings `start` with the preset and the changes that the user chose on the Train page.
+
+    Args:
+        start: The settings of the configuration file.
+        draft: What the user chose: how thorough the training is, and changes of single settings.
+        basis: The measurements on which the preset depends; None: they are not known yet.
+
+    Raises ConfigError if the changes contradict each other.
+    """
     changes = {**preset(start, draft.level, basis), **draft.changes}
     return start.changed(changes) if changes else start
 

@@ -56,7 +56,7 @@ class UiFile(StrEnum):
 
 @router.get("/")
 def first_page() -> RedirectResponse:
-    """Redirect to the light page. On a server that also has the chat pages, this address shows the chat instead."""
+    """Redirect `/` to the light page, a page in plain HTML that trains. In the web app, `/` is the chat."""
     return RedirectResponse(PAGE, 303)
 
 

@@ -38,7 +38,7 @@ class Section:
 
     @property
     def place(self) -> str:
-        """The headings as one text."""
+        """Where the section is in its document: the headings above it and its own, as one text."""
         return " > ".join(self.path)
 
     def text(self) -> str:

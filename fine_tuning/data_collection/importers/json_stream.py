@@ -147,10 +147,13 @@ def _recovered(reader: JsonReader, alike: set[str]) -> list[JsonValue]:
 def events(reader: JsonReader, path: Path = ()) -> Iterator[tuple[Path, JsonValue | Fault]]:
     """Yield (path, value) for the content of a large object: its values, and the elements of its lists one by one.
 
-    For {"id": 1, "messages": [{...}]} this yields (("{",), None), (("id",), 1) and (("messages", "*"),
-    {...}). A path that ends with "{" marks the beginning of an object that is read piece by piece. In
-    Telegram's exports, the messages of each chat are yielded one by one too. Raises BadJson if the
-    object is malformed outside of its lists.
+    A path consists of the keys that lead to a value. "*" in it stands for an element of a list, and "{"
+    at its end for the beginning of an object whose content follows. So {"id": 1, "messages": [{...}]}
+    yields (("{",), None), (("id",), 1) and (("messages", "*"), {...}). The messages of each chat in a
+    Telegram export, which are lists within a list, are yielded one by one too.
+
+    A malformed element of a list is yielded as a Fault. Raises BadJson if the object is malformed
+    elsewhere.
     """
     opening = reader.peek()
     if opening == "{" and _opens(path):
