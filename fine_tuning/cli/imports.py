@@ -24,7 +24,7 @@ formats (detected automatically):
     messages, ShareGPT, Alpaca, Dolly, OpenAssistant, prompt and completion,
     preference pairs, tables with a column of questions and one of answers (CSV,
     TSV, Parquet), dialogues in plain text and Markdown;
-    hf:owner/name, or hf:owner/name:CONFIG:SPLIT for one configuration and split;
+    hf:owner/name, or hf:owner/name:CONFIG:SPLIT for a part of the dataset;
     module:function of your own
 documents (--as document): Markdown, plain text, PDF, HTML and .docx, of which
     questions and answers are made, quoted from the text
