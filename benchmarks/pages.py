@@ -46,13 +46,11 @@ QUESTION = "Name three colours."
 
 
 def measure_pages(turns: int) -> None:
-    from chatbot.server import APP
-
     with tempfile.TemporaryDirectory() as home:
         alike = fill(Path(home), turns)
         with serving(home) as (address, _):
             print(f"{turns:,} turns, milliseconds    first content    whole page    one more run")
-            for page in sorted(page.stem for page in (APP.parent / "pages").glob("*.py")):
+            for page in page_names():
                 ask_page(address, page, 1)  # not measured: the first run in a process also imports modules
                 found = [ask_page(address, page, 3) for _ in range(ROUNDS)]
                 first, whole = median(each[0][0] for each in found), median(each[0][1] for each in found)
@@ -61,6 +59,12 @@ def measure_pages(turns: int) -> None:
                     f"  {page:24}{judged(first, 'first content'):>17}{whole:>14.0f}{judged(again, 'one more run'):>16}"
                 )
         print(f"  where an answer was learned: {alike:.0f} ms")
+
+
+def page_names() -> list[str]:
+    from chatbot.server import APP
+
+    return sorted(page.stem for page in (APP.parent / "pages").glob("*.py"))
 
 
 def fill(home: Path, turns: int) -> float:
