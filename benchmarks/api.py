@@ -2,9 +2,11 @@
 
     python benchmarks/api.py [--rounds 3]
 
-Needs the base model in the cache (`byoai prepare`). Trains the shipped sample with few steps on the
-embedded engine, in a temporary data folder, alternately without load and with it. Prints the median
-seconds of the trainings, the response times, and the processor time of server, training and client.
+Prints the time to the first answer and the idle memory of `byoai serve` and of `byoai chat`, and with
+`--rounds 0` nothing else. Needs the base model in the cache (`byoai prepare`). Trains the shipped
+sample with few steps on the embedded engine, in a temporary data folder, alternately without load and
+with it. Prints the median seconds of the trainings, the response times, and the processor time of
+server, training and client.
 
 With two cores or more, this program runs on the first core, and the server with its training on the
 second. Sending the load takes more processor time than answering it, so on the same core the client
@@ -21,13 +23,18 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import httpx
 import psutil
 import websockets
+from pages import ask_page, page_names
 
 WATCHERS, RATE = 200, 50.0
+READS_MADE, EVENTS_TOLD = 1000, 100
+SETTLED = 5.0  # seconds after which a server has loaded what it loads by itself
 SETTINGS = {
     "training.num_epochs": 1,
     "training.base_weights": "auto",
@@ -74,16 +81,16 @@ class Usage:
 
 
 class Server:
-    """A server of the API without the pages, on a free port, with the data folder `home`."""
+    """A server on a free port with the data folder `home`, started by the command `serve` (no pages) or `chat`."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, *command: str) -> None:
         from fine_tuning.api.background import free_port
 
         self.url = f"http://127.0.0.1:{(port := free_port(8900))}"
         environment = {**os.environ, "BYOAI_HOME": str(home), "BYOAI_ENGINE": "embedded"}
         begun = time.perf_counter()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "fine_tuning", "serve", "--port", str(port)], env=environment
+            [sys.executable, "-m", "fine_tuning", *command, "--port", str(port)], env=environment
         )
         keep_to_core(1, self.process.pid)
         while True:
@@ -97,7 +104,9 @@ class Server:
 
     @property
     def megabytes(self) -> float:
-        return float(psutil.Process(self.process.pid).memory_info().rss / 1e6)
+        """The resident memory of the server and its child processes."""
+        process = psutil.Process(self.process.pid)
+        return sum(each.memory_info().rss for each in (process, *process.children(recursive=True))) / 1e6
 
     def stop(self) -> None:
         self.process.terminate()
@@ -192,18 +201,68 @@ async def measure(server: Server, rounds: int) -> None:
     print(f"{len(taken)} reads: median {median:.1f} ms, 95 % within {late:.1f} ms, errors {len(faults)} {faults[:3]}")
 
 
+async def costs(server: Server) -> None:
+    """Print the server's processor time for each read and for each message to a watcher, without a training.
+
+    A job of this process tells the events. What the server uses without events and reads is subtracted.
+    """
+    from fine_tuning.events import Count
+    from fine_tuning.jobs.doing import listed
+    from fine_tuning.jobs.kinds import SweepRequest
+
+    async def used(act: Callable[[], Awaitable[object]]) -> tuple[float, float]:
+        before, begun = processor_seconds(server.process.pid), time.perf_counter()
+        await act()
+        return processor_seconds(server.process.pid) - before, time.perf_counter() - begun
+
+    async def reads() -> None:
+        for number in range(READS_MADE):
+            (await client.get(READS[number % len(READS)])).raise_for_status()
+            await asyncio.sleep(1 / RATE / 4)
+
+    async def events() -> None:
+        for number in range(EVENTS_TOLD):
+            job.tell(Count(number, EVENTS_TOLD))
+            await asyncio.sleep(0.05)
+
+    with listed("sweep", SweepRequest()) as job:
+        async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
+            id = (await client.get("/api/jobs")).json()["items"][0]["id"]
+            await reads()  # the first fill the caches
+            watchers = [asyncio.create_task(watch(server.url, id)) for _ in range(WATCHERS)]
+            await asyncio.sleep(2)
+            idle, took = await used(partial(asyncio.sleep, 8))
+            read, reading = await used(reads)
+            told, telling = await used(events)
+    messages = (await asyncio.gather(*watchers))[0]
+    share = idle / took
+    print(f"idle with {WATCHERS} watchers: {1000 * share:.1f} ms of processor time a second")
+    print(f"a read: {1e6 * (read - share * reading) / READS_MADE:.0f} microseconds of processor time")
+    print(f"a message: {1e6 * (told - share * telling) / WATCHERS / EVENTS_TOLD:.1f} microseconds ({messages} each)")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     rounds = parser.parse_args().rounds
     keep_to_core(0, os.getpid())
     with tempfile.TemporaryDirectory() as folder:
-        server = Server(Path(folder))
-        try:
-            print(f"first answer after {server.start:.2f} s, idle memory {server.megabytes:.0f} MB")
-            asyncio.run(measure(server, rounds))
-        finally:
-            server.stop()
+        for command in (("chat", "--no-browser"), ("serve",)):
+            server = Server(Path(folder), *command)
+            try:
+                time.sleep(SETTLED)
+                print(f"{command[0]}: first answer after {server.start:.2f} s, idle memory {server.megabytes:.0f} MB")
+                if command[0] == "chat":
+                    for page in page_names():
+                        ask_page(server.url, page, 1)
+                    print(f"chat: {server.megabytes:.0f} MB after each page was opened")
+                else:
+                    os.environ["BYOAI_HOME"] = folder
+                    asyncio.run(costs(server))
+                    if rounds:
+                        asyncio.run(measure(server, rounds))
+            finally:
+                server.stop()
 
 
 if __name__ == "__main__":

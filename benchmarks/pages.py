@@ -85,6 +85,12 @@ def filled_pages() -> list[tuple[str, str, str]]:
     ]
 
 
+def page_names() -> list[str]:
+    from chatbot.server import APP
+
+    return sorted(page.stem for page in (APP.parent / "pages").glob("*.py"))
+
+
 def fill(home: Path, turns: int) -> float:
     """Write a log of `turns` turns with a survey, a version that was trained on all of them, and 30 trainings.
 

@@ -51,6 +51,7 @@ class Feed:
         self._id = id
         self._events: list[tuple[int, Told]] = []
         self._job: Job | None = None
+        self._heartbeat: Told | None = None  # the last one
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -61,7 +62,7 @@ class Feed:
         every watcher.
         """
         self._task = self._task or asyncio.create_task(self._read())
-        at, shown = 0, None
+        at, shown, heartbeat = 0, None, self._heartbeat
         while True:
             job, changed = self._job, self._changed
             while at < len(self._events):
@@ -76,11 +77,10 @@ class Feed:
                 return
             if self._task.done() and job is self._job and at == len(self._events):
                 self._task.result()
-            try:
-                async with asyncio.timeout(HEARTBEAT):
-                    await changed.wait()
-            except TimeoutError:
-                yield Told.heartbeat()
+            if self._heartbeat is not None and self._heartbeat is not heartbeat:
+                heartbeat = self._heartbeat
+                yield heartbeat
+            await changed.wait()
 
     def stop(self) -> None:
         """Stop the task that reads events. Called when the last watcher has left."""
@@ -92,9 +92,13 @@ class Feed:
             with closing(Changes()) as changes:
                 seen = changes.version()
                 job = await asyncio.to_thread(store.get, self._id)
-                reader = EventReader(job.events)
+                reader, silent_since = EventReader(job.events), time.monotonic()
                 while True:
-                    self._take_over(job, reader.read())
+                    if self._take_over(job, reader.read()):
+                        silent_since = time.monotonic()
+                    elif time.monotonic() - silent_since > HEARTBEAT:
+                        self._heartbeat, silent_since = Told.heartbeat(), time.monotonic()
+                        self._wake()
                     if job.over:
                         return
                     await asyncio.sleep(_GLANCE)
@@ -104,11 +108,14 @@ class Feed:
         finally:
             self._wake()
 
-    def _take_over(self, job: Job, told: list[tuple[int, Event]]) -> None:
-        if told or self._job is None or job.state != self._job.state:
-            self._events += [(number, Told.event(number, to_record(event))) for number, event in told]
-            self._job = job
-            self._wake()
+    def _take_over(self, job: Job, told: list[tuple[int, Event]]) -> bool:
+        """Pass new events, and a new state of the job, on to the watchers; return whether there were any."""
+        if not told and self._job is not None and job.state == self._job.state:
+            return False
+        self._events += [(number, Told.event(number, to_record(event))) for number, event in told]
+        self._job = job
+        self._wake()
+        return True
 
     def _wake(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()

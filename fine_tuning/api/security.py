@@ -157,7 +157,9 @@ class Door:
             refusal = self._stranger(headers)
         if refusal is not None:
             return await self._refuse(refusal, scope, receive, send)
-        shown = _with_headers(send, headers.one("host") or "", self._access.tls)
+        shown = send
+        if scope["type"] == "http":
+            shown = _with_headers(send, headers.one("host") or "", self._access.tls)
         if scope["type"] == "http" and not _is_upload(scope):
             receive = _bounded(receive)
         if self._access.lan:

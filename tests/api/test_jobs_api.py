@@ -205,6 +205,7 @@ def test_a_watcher_of_a_silent_job_gets_heartbeats(
     client: TestClient, running: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feed, "HEARTBEAT", 0.05)
+    monkeypatch.setattr(feed, "_GLANCE", 0.01)
     address = f"/api/jobs/{running.id}/events?after=2"
     with client.websocket_connect(address, headers={"host": "127.0.0.1:8501"}) as socket:
         assert json.loads(socket.receive_text())["job"]["state"] == "running"
