@@ -24,7 +24,7 @@ formats (detected automatically):
     messages, ShareGPT, Alpaca, Dolly, OpenAssistant, prompt and completion,
     preference pairs, tables with a column of questions and one of answers (CSV,
     TSV, Parquet), dialogues in plain text and Markdown;
-    hf:owner/name, or one configuration and split of it: hf:owner/name:CONFIG:SPLIT;
+    hf:owner/name, or a part of it: hf:owner/name:CONFIG:SPLIT;
     module:function of your own
 documents (--as document): Markdown, plain text, PDF, HTML and .docx, of which
     questions and answers are made, quoted from the text

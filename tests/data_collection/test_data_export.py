@@ -146,6 +146,9 @@ def test_what_was_exported_can_be_imported(chat: Conversation, tmp_path: Path, f
     assert set(report.formats) == {own if format in LOG_FORMATS else IMPORTED_AS.get(format, format)}
     assert report.set_aside == 0
     turns = log.turns()
+    if format in ("jsonl", "json", "parquet"):
+        kept = [{key: turn.metadata.get(key) for key in ("system", "original_response")} for turn in turns]
+        assert kept == [{"original_response": None, **facts} for *_, facts in SAID]
     if format.startswith("dpo"):  # the conversation before each pair is imported, too
         found = {
             (turn.user_message, turn.bot_response, turn.metadata["original_response"])

@@ -18,10 +18,9 @@ from fine_tuning.integration.service import Service
 
 router = APIRouter(prefix="/api", tags=["conversations"])
 
-Format = Literal[
-    *("jsonl", "json", "csv", "parquet", "markdown"),
-    *("chatml", "sharegpt", "alpaca", "instruction", "dpo", "dpo-text"),
-]
+LogFormat = Literal["jsonl", "json", "csv", "parquet", "markdown"]
+TrainingFormat = Literal["chatml", "sharegpt", "alpaca", "instruction", "dpo", "dpo-text"]
+Format = Literal[LogFormat, TrainingFormat]
 _MEDIA = {
     ".jsonl": "application/jsonl",
     ".json": "application/json",

@@ -4,12 +4,15 @@ The formats are Alpaca, prompt and completion, Dolly, byoai's own export, and ta
 columns.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 
 from fine_tuning.data_collection.importers.chats import (
     BadRecord,
     Chat,
+    Rating,
     Role,
     Said,
     dicts,
@@ -119,12 +122,31 @@ def _own(record: JsonObject, source: Source) -> Iterable[Chat]:
 
 
 def _own_turn(record: JsonObject) -> Chat:
+    """Return the chat of one turn, with the system prompt, edit and rating that the log had (a CSV has the rating)."""
+    facts = _facts_of(record)
+    system, time = text_of(facts.get("system"), "a system prompt"), moment(record.get("timestamp"))
+    original, given = facts.get("original_response"), facts.get("rating")
+    rating: Rating | None = "up" if given == "up" else "down" if given == "down" else None
+    answer = Said(
+        "assistant",
+        text_of(record["bot_response"], "bot_response"),
+        time,
+        thoughts=text_of(facts.get("thoughts"), "thoughts"),
+        model=text_of(facts.get("model"), "a model"),
+        rejected=original if isinstance(original, str) else None,
+        rating=rating,
+    )
+    said = [Said("user", text_of(record["user_message"], "user_message"), time), answer]
+    return Chat([Said("system", system), *said] if system else said, text_of(record["session_id"], "an id"))
+
+
+def _facts_of(record: JsonObject) -> JsonObject:
+    """Return the metadata of a turn: an object, or in Parquet its JSON, and the columns of a table."""
     facts = record.get("metadata")
-    model = text_of(record.get("model") or (facts.get("model") if isinstance(facts, dict) else None), "a model")
-    time = moment(record.get("timestamp"))
-    said = Said("user", text_of(record["user_message"], "user_message"), time)
-    answer = Said("assistant", text_of(record["bot_response"], "bot_response"), time, model=model)
-    return Chat([said, answer], text_of(record["session_id"], "an id"))
+    if isinstance(facts, str):
+        with suppress(ValueError, RecursionError):
+            facts = json.loads(facts)
+    return {"model": record.get("model"), "rating": record.get("rating"), **(facts if isinstance(facts, dict) else {})}
 
 
 def _columns(record: JsonObject, source: Source) -> Iterable[Chat]:

@@ -242,7 +242,7 @@ EXPECTED = {
                 "Who waters the plants?",
                 "Whoever comes in first on Monday.",
                 "2026-01-01T10:00:00",
-                {"model": "smollm2:135m"},
+                {"model": "smollm2:135m", "rating": "up"},
             ),
             ("And on holidays?", "Nobody does.", "2026-01-01T10:01:00", {}),
         ],
