@@ -1,11 +1,12 @@
 """Measure how balancing topics (`mix.topic_temperature`) improves the answers about a rare topic.
 
-    python benchmarks/balance.py               # two short trainings of the default base
+    python benchmarks/balance.py               # two short trainings of the default base for each number of epochs
 
 The log is generated. Nine of ten conversations are about the common topic (teams and the rooms in
 which they meet), the others about the rare one (birds and what they are fed). Each fact is asked
-about in several wordings. The last wording is not trained on, but asked after the training. Both
-trainings take the same number of steps; only the second one balances topics. (With a very high
+about in several wordings. The last wording is not trained on, but asked after the training. For each
+number of epochs, both trainings take the same number of steps; only the second one balances topics.
+With many epochs both learn all, so that the difference is seen with few. (With a very high
 temperature, each rare conversation would occur `mix.most_repeats` times, and the epoch would be
 shorter.)
 """
@@ -151,19 +152,22 @@ def _recall(engine: Any, tag: str) -> dict[str, tuple[int, int]]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--temperature", type=float, default=2.0, help="mix.topic_temperature of the second training")
+    parser.add_argument("--epochs", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument(
+        "--temperatures", type=float, nargs="+", default=[1.0, 2.0], help="mix.topic_temperature; 1 does not balance"
+    )
     given = parser.parse_args(arguments)
     sizes = [sum(fact.topic == topic for _, fact in _said()) for topic in ("common", "rare")]
-    print(f"{sizes[0]} conversations of the common topic, {sizes[1]} of the rare one; {given.epochs} epochs")
-    print("topic_temperature  rare in an epoch  steps  recall: common  rare")
-    for temperature in (1.0, given.temperature):
-        settings = {"training.num_epochs": given.epochs, "mix.topic_temperature": temperature}
-        with tempfile.TemporaryDirectory() as home:
-            result = train(settings, Path(home))
-        common, rare = (f"{right}/{of}" for right, of in (result.recall["common"], result.recall["rare"]))
-        columns = f"{temperature:17g}  {result.share:16.0%}  {result.steps:5}  {common:>14}  {rare:>4}"
-        print(f"{columns}  ({result.seconds:.0f} s)", flush=True)
+    print(f"{sizes[0]} conversations of the common topic, {sizes[1]} of the rare one")
+    print("epochs  topic_temperature  rare in an epoch  steps  recall: common  rare")
+    for epochs in given.epochs:
+        for temperature in given.temperatures:
+            settings = {"training.num_epochs": epochs, "mix.topic_temperature": temperature}
+            with tempfile.TemporaryDirectory() as home:
+                result = train(settings, Path(home))
+            common, rare = (f"{right}/{of}" for right, of in (result.recall["common"], result.recall["rare"]))
+            columns = f"{epochs:6}  {temperature:17g}  {result.share:16.0%}  {result.steps:5}  {common:>14}  {rare:>4}"
+            print(f"{columns}  ({result.seconds:.0f} s)", flush=True)
 
 
 if __name__ == "__main__":

@@ -13,10 +13,13 @@ are considered.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from fine_tuning.branches import Tree, system_of
 from fine_tuning.conversation import Message, Turn, approved, conversations_of
-from fine_tuning.data_collection.turn_decisions import CleanTurn
+
+if TYPE_CHECKING:
+    from fine_tuning.data_collection.turn_decisions import CleanTurn
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Preference:
     turn_ids: tuple[str, ...] = ()  # ids of all turns whose text is used here, including earlier turns
 
 
-def preferences_of(turns: Iterable[Turn], fit: Mapping[str, CleanTurn]) -> list[Preference]:
+def preferences_of(turns: Iterable[Turn], fit: "Mapping[str, CleanTurn]") -> list[Preference]:
     """Return the pairs and ratings that the log contains, in its order.
 
     `turns` are the turns of the log, `fit` maps ids to the cleaned turns that may be used for
@@ -41,7 +44,7 @@ def preferences_of(turns: Iterable[Turn], fit: Mapping[str, CleanTurn]) -> list[
     ]
 
 
-def _of_session(turns: Sequence[Turn], fit: Mapping[str, CleanTurn]) -> Iterator[Preference]:
+def _of_session(turns: Sequence[Turn], fit: "Mapping[str, CleanTurn]") -> Iterator[Preference]:
     if not any("rating" in turn.metadata or "original_response" in turn.metadata for turn in turns):
         return  # most sessions have no rating and no edit
     tree, usable = Tree(turns), {id: clean for id, clean in fit.items() if "incomplete" not in clean.turn.metadata}
@@ -55,7 +58,7 @@ def _of_session(turns: Sequence[Turn], fit: Mapping[str, CleanTurn]) -> Iterator
                 yield from _of_question(system, before, comparable)
 
 
-def _of_question(system: str, before: Sequence[Turn], clean: Sequence[CleanTurn]) -> Iterator[Preference]:
+def _of_question(system: str, before: Sequence[Turn], clean: "Sequence[CleanTurn]") -> Iterator[Preference]:
     """Yield the preferences among answers to the same question under the same system prompt.
 
     `system` is the system prompt, `before` the turns before the question, `clean` the answers.
@@ -76,7 +79,7 @@ def _of_question(system: str, before: Sequence[Turn], clean: Sequence[CleanTurn]
             yield Preference(said, turn.bot_response, wanted=rating == "up", turn_ids=(*ids, turn.id))
 
 
-def _heard(tree: Tree, turn: Turn, usable: Mapping[str, CleanTurn]) -> list[Turn]:
+def _heard(tree: Tree, turn: Turn, usable: "Mapping[str, CleanTurn]") -> list[Turn]:
     """Return the cleaned turns before `turn`, back to the last question without a usable answer.
 
     If an answer is unusable, the best usable answer to the same question takes its place (`_best`).
@@ -99,7 +102,7 @@ def _best(answers: Sequence[Turn]) -> Turn:
     return next(filter(approved, reversed(answers)), answers[-1])
 
 
-def _edits(answers: Sequence[CleanTurn]) -> list[tuple[Turn, str, str]]:
+def _edits(answers: "Sequence[CleanTurn]") -> list[tuple[Turn, str, str]]:
     """Return (turn, the model's original text, id of the turn) for each edited answer."""
     return [
         (each.turn, each.original, each.turn.id)

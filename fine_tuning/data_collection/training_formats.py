@@ -22,7 +22,6 @@ from fine_tuning.conversation import Conversation, Message
 from fine_tuning.data_collection.pair_formats import FORMATS, Example
 from fine_tuning.data_collection.preferences import Preference, preferences_of
 from fine_tuning.data_collection.record_files import Kind, Record
-from fine_tuning.data_collection.turn_decisions import CleanTurn
 
 
 class TrainingFormat(NamedTuple):
@@ -80,6 +79,9 @@ def _dialogue_line(message: Message) -> str:
 
 def _pairs(conversations: Iterable[Conversation]) -> Iterator[Preference]:
     """Yield the pairs of answers, as they were recorded."""
+    # imported here, since it loads much, and every program that opens the log loads this module
+    from fine_tuning.data_collection.turn_decisions import CleanTurn
+
     for conversation in conversations:
         turns = [
             turn.model_copy(update={"metadata": {**turn.metadata, "system": system_of(turn, conversation.system)}})
