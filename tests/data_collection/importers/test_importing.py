@@ -274,7 +274,7 @@ def test_an_import_is_listed_as_a_job_with_what_came_of_it(home, sample, capsys)
         (["--undo", "x", "--yes"], 3, "no import 'x'"),
         (["nowhere.json", "--yes"], 3, "is neither a file nor a folder"),
         (["whatsapp_ios.txt", "--yes"], 3, "--me NAME"),
-        (["dolly.jsonl"], 2, "this is not a terminal, so nobody can confirm it: add --yes"),
+        (["dolly.jsonl"], 2, "nobody can confirm this, because the input is not a terminal: add --yes"),
         (["dolly.jsonl", "--yes", "--format", "wrong"], 2, "is not known"),
     ],
 )
