@@ -59,7 +59,7 @@ def field(setting: Setting, fixed: bool) -> None:
     }
     common["args"] = (setting.key, setting.default)
     if allowed := choices(setting.key):
-        st.selectbox(setting.label, allowed, **common)
+        st.radio(setting.label, allowed, horizontal=True, **common)
     elif isinstance(now, bool):
         st.toggle(setting.label, **common)
     elif isinstance(now, str):

@@ -26,6 +26,7 @@ from fine_tuning.model_management import elo
 from fine_tuning.model_management.compare import side_by_side
 
 KEY = "comparison"  # key of the question and its answers, which are dropped when the page is left
+QUESTION = "compare-question"  # key of the typed question
 VOTES = {"Left": 1.0, "Right": 0.0, "Same": 0.5, "Both bad": 0.5}
 state = st.session_state
 
@@ -45,7 +46,7 @@ class Comparison:
 
 def drop() -> None:
     """Delete the question and its answers from memory."""
-    for key in (KEY, "asked"):
+    for key in (KEY, QUESTION):
         state.pop(key, None)
 
 
@@ -78,8 +79,8 @@ def _form(tags: list[str], question: str, pair: tuple[str, str]) -> None:
     columns = st.columns(2)
     one = columns[0].selectbox("One model", tags, index=left, format_func=models().title, key="one")
     other = columns[1].selectbox("The other", tags, index=right, format_func=models().title, key="other")
-    state.setdefault("asked", question)
-    st.text_area("Question", key="asked", max_chars=20_000, placeholder="What both are asked")
+    state.setdefault(QUESTION, question)
+    st.text_area("Question", key=QUESTION, max_chars=20_000, placeholder="What both are asked")
     st.button(
         "Ask both",
         type="primary",
@@ -107,7 +108,7 @@ def _places(tags: list[str], pair: tuple[str, str]) -> tuple[int, int]:
 
 
 def _ask(one: str, other: str, blind: bool) -> None:
-    if not (question := state.asked.strip()):
+    if not (question := state[QUESTION].strip()):
         return
     pair = (one, other)
     state[KEY] = Comparison(question, pair if not blind or random.random() < 0.5 else pair[::-1], blind)

@@ -78,8 +78,7 @@ def test_what_can_be_made_of_a_version_is_reached_by_keyboard(
 
 def choose_dark(page: Page) -> None:
     """Choose the dark theme on the page Settings; it holds on other pages, too, and after a reload."""
-    page.get_by_role("combobox", name="Light or dark").click()
-    page.get_by_role("option", name="dark").click()
+    page.get_by_role("radiogroup", name="Light or dark").get_by_text("dark", exact=True).click()
     app = page.get_by_test_id("stApp")
     expect(app).to_have_css("background-color", "rgb(22, 22, 26)")
     assert load_config().chat.theme == "dark"

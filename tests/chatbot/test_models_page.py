@@ -155,7 +155,7 @@ def test_the_chats_that_taught_a_version_are_listed_and_one_is_forgotten_as_a_jo
 
 def test_a_blind_vote_shows_the_names_and_counts(engine: EmbeddedEngine) -> None:
     app = open_page(view="compare", chat=chat_about("What is a mat?"))
-    assert app.text_area(key="asked").value == "What is a mat?"
+    assert app.text_area(key="compare-question").value == "What is a mat?"
     app = press(app, "Ask both")
     assert [head.value for head in app.subheader][:2] == ["Left", "Right"]
     app = press(app, "Left")
