@@ -8,7 +8,7 @@ import numpy as np
 from fine_tuning.data_preparation.spool import Spool
 from fine_tuning.data_preparation.topics import topics_of
 
-_SAMPLE = 2_000  # conversations whose topics are counted
+_SAMPLE = 500  # conversations whose topics are counted
 _MOST_TOPICS = 10  # topics that are listed, the largest first
 
 
