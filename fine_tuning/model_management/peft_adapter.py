@@ -78,9 +78,8 @@ class LoraPair:
         a, b = self._a.load(), self._b.load()
         if not (np.isfinite(a).all() and np.isfinite(b).all()):
             raise ExportError(
-                f"the adapter's weights for {self.module} in {self._a.path} are not finite numbers: its training "
-                "diverged. "
-                f"Train again with a lower learning_rate."
+                f"the adapter's weights for {self.module} in {self._a.path} are not finite numbers: the training "
+                "diverged. Train again with a lower learning_rate."
             )
         return (b.T, a.T) if self._embedding else (a, b)
 

@@ -109,7 +109,7 @@ def test_a_folder_with_a_pickle_is_refused_and_the_pickle_never_read(tmp_path: P
 
 
 def test_a_folder_without_weights_is_named(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"it contains no \*\.safetensors"):
+    with pytest.raises(TrainingError, match=r"its folder contains no \*\.safetensors"):
         load_base(str(tmp_path), torch.float32, str(tmp_path / "run"))
 
 
