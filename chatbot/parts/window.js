@@ -1,5 +1,9 @@
 function settle(page, theme, addresses) {
-  if (window.innerWidth <= 768) {
+  const before = window.byoaiPage;
+  window.byoaiPage = page;
+  // on the first page, a person may have opened the side bar before this runs
+  const close = before === undefined ? !navigator.userActivation?.hasBeenActive : before !== page;
+  if (close && window.innerWidth <= 768) {
     document
       .querySelector('[data-testid="stSidebar"][data-collapsed="false"] [data-testid="stSidebarCollapseButton"] button')
       ?.click();
