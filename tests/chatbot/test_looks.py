@@ -100,7 +100,8 @@ def views_of_pages(chat: str, job: str) -> list[View]:
         View(f"data-{each.lower().replace(' ', '-')}", "data", in_section(each))
         for each in ("Turns", "Nearly the same", "Different answers", "Review", "Import")
     ]
-    train = [View(f"train-{each[2:].lower()}", "train", in_section(each)) for each in STEPS[1:]]
+    steps = [each for each in STEPS[1:] if each != "4 Watch"]  # which shows Finish once the training is over
+    train = [View(f"train-{each[2:].lower()}", "train", in_section(each)) for each in steps]
     return [*pages, *data, *train, View("models-compare", "models?view=compare"), View("run", f"runs?job={job}")]
 
 
