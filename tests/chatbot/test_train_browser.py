@@ -86,6 +86,7 @@ def test_from_the_sample_to_an_answer_and_back(
     keep_picture(page, "path-finish")
     page.get_by_role("button", name="Use it").click()
     expect(page.get_by_text(f"{TUNED} v1 answers from now on")).to_be_visible()
+    expect(page.get_by_role("button", name="Use it")).to_have_count(0)  # what follows it has moved to its place
     ask_what_was_learned(page)
     roll_back(page)
     forget(page, home)
