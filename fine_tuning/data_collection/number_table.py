@@ -16,7 +16,7 @@ class NumberTable:
     """
 
     def __init__(self) -> None:
-        self._found: tuple[int | None, int]  # the key that `get` looked for last, and its place
+        self._found: tuple[int | None, int] = (None, 0)  # the key that `get` looked for since the last `put`; its place
         self._clear(1 << 10)
         self._count = 0
 
@@ -33,6 +33,7 @@ class NumberTable:
         if self._values[place] == _NONE:
             self._count += 1
         self._keys[place], self._values[place] = key & _MASK, value
+        self._found = None, 0  # a free place that was found may be taken now
         if 3 * self._count > 2 * len(self._keys):
             self._grow()
 
@@ -54,4 +55,3 @@ class NumberTable:
 
     def _clear(self, size: int) -> None:
         self._keys, self._values = array("Q", bytes(8 * size)), array("q", [_NONE]) * size
-        self._found = None, 0

@@ -26,6 +26,14 @@ def test_it_answers_as_a_dict_does(entries: list[tuple[int, int]]) -> None:
     assert all(table.get(key) == value for key, value in known.items())
 
 
+def test_a_place_that_was_found_free_is_not_used_once_another_key_has_it() -> None:
+    table = NumberTable()
+    assert table.get(0) == -1
+    table.put(1024, 1)  # the same place in a table of 1024
+    table.put(0, 2)
+    assert (table.get(1024), table.get(0)) == (1, 2)
+
+
 @pytest.mark.parametrize("stride", [1, 1024, 2**32, 0x9E3779B97F4A7C15])
 def test_it_grows(stride: int) -> None:
     table = NumberTable()
