@@ -9,7 +9,6 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 from fine_tuning import paths
 from fine_tuning.data_collection.wording import fold
@@ -92,12 +91,7 @@ def shared_pieces(holders: Sequence[int], pieces: Sequence[frozenset[Piece]]) ->
 
 def keys_of(text: str) -> Piece:
     """Return the words of `text`, changed so that words that differ only in case or punctuation are equal."""
-    return tuple(map(_key_of, text.split()))
-
-
-@lru_cache(maxsize=1 << 15)  # most words of a text are frequent ones
-def _key_of(word: str) -> str:
-    return fold(word) or word
+    return tuple(fold(word) or word for word in text.split())
 
 
 def start_of(phrase: Piece, words: Piece) -> int:
