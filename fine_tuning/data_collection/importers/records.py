@@ -15,13 +15,13 @@ from typing import Any, Literal, TextIO
 from fine_tuning.data_collection.importers.chats import Fault
 from fine_tuning.data_collection.importers.files import UNDECODED, Member, Read, encoding_of, unwatched
 from fine_tuning.data_collection.importers.json_stream import LONGEST, BadJson, JsonReader, elements, events
+from fine_tuning.data_collection.record_files import unguarded
 from fine_tuning.errors import DataError
 
 SAMPLE = 20  # records that are examined to recognise the format
 _LINES = 2_000  # lines of a text that are examined
 _BATCH = 500  # rows of a Parquet file in memory at once
 _SPOKEN = {"role", "content", "from", "value", "user", "human", "input"}  # keys of a message in a cell of a table
-_GUARDED = re.compile(r"' *[=+\-@\t\r\n]")  # as record_files.py writes it
 DELIMITERS = {".csv": ",;\t|", ".tsv": "\t"}
 
 Layout = Literal["array", "lines", "object", "table", "parquet", "database", "text"]
@@ -225,14 +225,14 @@ def table(member: Member, delimiter: str, read: Read = unwatched) -> Iterator[Re
 def _cell(cell: str) -> object:
     """Return the text of a cell, or the list of messages or of exchanges that is written in it as JSON.
 
-    An export puts a "'" before a text that a spreadsheet would execute as a formula; it is left out.
+    The "'" with which an export guards a text against spreadsheets is left out.
     """
     if cell.startswith(("[{", "[[")):
         with suppress(ValueError, RecursionError):
             found = json.loads(cell)
             if all(isinstance(each, list) or (isinstance(each, dict) and _SPOKEN & each.keys()) for each in found):
                 return found
-    return cell[1:] if _GUARDED.match(cell) else cell
+    return unguarded(cell)
 
 
 def parquet(member: Member, read: Read = unwatched) -> Iterator[Record | Fault]:
