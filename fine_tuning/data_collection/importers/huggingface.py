@@ -27,7 +27,12 @@ _SETTINGS = {
 }
 
 
-def is_saved(folder: Path) -> bool:
+def is_dataset(place: str | Path) -> bool:
+    """Return whether `place` is a dataset of the Hub ("hf:owner/name"), or the folder of a local copy of one."""
+    return str(place).startswith(PREFIX) or _is_saved(Path(place))
+
+
+def _is_saved(folder: Path) -> bool:
     """Return whether a folder was written by `save_to_disk` of the `datasets` library."""
     return (folder / "dataset_dict.json").is_file() or (
         (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()

@@ -14,7 +14,7 @@ from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.documents.entailment import Judge
 from fine_tuning.data_collection.importers.chats import BadRecord, Entry, Fault, entries_of, open_questions
 from fine_tuning.data_collection.importers.files import Member, members_of
-from fine_tuning.data_collection.importers.huggingface import PREFIX, is_saved, licence_of
+from fine_tuning.data_collection.importers.huggingface import PREFIX, is_dataset, licence_of
 from fine_tuning.data_collection.importers.records import Look
 from fine_tuning.data_collection.importers.shape import Branches, Importer, Source
 from fine_tuning.data_collection.importers.table import dataset_look, forced, importer_named, looked_at, recognised
@@ -213,8 +213,7 @@ def _read(places: Sequence[str | Path], wanted: Wanted, report: Report, progress
     unknown: list[DataError] = []  # files in no known format
     refused: list[DataError] = []  # files that cannot be read, or need further options
     for place in places:
-        is_dataset = str(place).startswith(PREFIX) or is_saved(Path(place))
-        licence = wanted.licence or (licence_of(str(place)) if is_dataset else "")
+        licence = wanted.licence or (licence_of(str(place)) if is_dataset(place) else "")
         facts = {"name": wanted.source or _name(place), "licence": licence}
         for format, importer, source in _readings(place, wanted, report, progress, unknown):
             report.readings += 1
@@ -268,7 +267,7 @@ def _readings(
     A source is a file, a group of files that belong together, or a dataset of the Hugging Face Hub.
     Errors about files in no known format are added to `unknown`.
     """
-    if str(place).startswith(PREFIX) or is_saved(Path(place)):
+    if is_dataset(place):
         found = dataset_look(str(place))
         format, importer, _ = (
             forced(wanted.format, found, str(place)) if wanted.format else recognised(found, str(place))
