@@ -18,13 +18,13 @@ def facts_of(spool: Spool, splits: Sequence[str], often: Sequence[int], seed: in
     Args:
         spool: All conversations.
         splits: The name of each conversation's split.
-        often: How often each conversation is in its split.
+        often: How often each conversation is in its split; not all are 0.
         seed: The seed of the clustering by topic.
     """
     here = [number for number, count in enumerate(often) if count]
-    sampled = here[:: -(-len(here) // _SAMPLE)] if here else []
-    sizes = np.bincount(topics_of([spool.text(number) for number in sampled], seed) if sampled else [0])
-    words = np.array(spool.words())[here] if here else np.zeros(1)
+    sampled = here[:: -(-len(here) // _SAMPLE)]
+    sizes = np.bincount(topics_of([spool.text(number) for number in sampled], seed))
+    words = np.array(spool.words())[here]
     return {
         "sources": _sources(spool, splits, often),
         "licences": {source: sorted(licences) for source, licences in sorted(spool.licences().items())},
