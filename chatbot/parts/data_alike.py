@@ -3,7 +3,7 @@
 import streamlit as st
 
 from chatbot.parts import turn_dialogs
-from chatbot.parts.data_conflicts import SHOWN, not_surveyed, paging
+from chatbot.parts.data_conflicts import SHOWN, end_of_list, not_surveyed
 from chatbot.parts.data_overview import short
 from fine_tuning.conversation import Turn
 from fine_tuning.data_collection import outcomes
@@ -30,9 +30,7 @@ def draw(log: ConversationLogger) -> None:
     )
     for group in groups:
         _group(log, group)
-    if not groups:
-        st.caption("All of these are settled. Look again in the overview to find new ones.")
-    paging("alike-from", offset, total)
+    end_of_list(bool(groups), "alike-from", offset, total)
 
 
 def _group(log: ConversationLogger, group: tuple[Turn, ...]) -> None:

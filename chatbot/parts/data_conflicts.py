@@ -31,9 +31,7 @@ def draw(log: ConversationLogger) -> None:
     )
     for choice in choices:
         _choice(log, choice, newest)
-    if not choices:
-        st.caption("All of these are settled. Look again in the overview to find new ones.")
-    paging("conflicts-from", offset, total)
+    end_of_list(bool(choices), "conflicts-from", offset, total)
 
 
 def not_surveyed(text: str) -> None:
@@ -42,8 +40,13 @@ def not_surveyed(text: str) -> None:
     st.button("Look through them", type="primary", icon=":material/refresh:", on_click=ask, args=("survey",))
 
 
-def paging(key: str, offset: int, total: int) -> None:
-    """Draw the buttons that show other groups; the number of the first shown group is kept under `key`."""
+def end_of_list(shown: bool, key: str, offset: int, total: int) -> None:
+    """Draw what follows a list of groups: a line if none is left to be shown, and the buttons that show other groups.
+
+    The number of the first shown group is kept under `key`.
+    """
+    if not shown:
+        st.caption("All of these are settled. Look again in the overview to find new ones.")
     if total <= SHOWN:
         return
     with st.container(horizontal=True, vertical_alignment="center"):
