@@ -1,9 +1,9 @@
 function settle(page, theme, addresses) {
   const before = window.byoaiPage;
   window.byoaiPage = page;
-  // on the first page, a person may have opened the side bar before this runs
-  const close = before === undefined ? !navigator.userActivation?.hasBeenActive : before !== page;
-  if (close && window.innerWidth <= 768) {
+  if (before === undefined) {
+    addEventListener("pagehide", forgetOpenSideBar);
+  } else if (before !== page && window.innerWidth <= 768) {
     document
       .querySelector('[data-testid="stSidebar"][data-collapsed="false"] [data-testid="stSidebarCollapseButton"] button')
       ?.click();
@@ -15,4 +15,11 @@ function settle(page, theme, addresses) {
     other.forEach((key) => localStorage.setItem(key, JSON.stringify(theme)));
     location.reload();
   }
+}
+
+// Without such a key, Streamlit 1.67 opens the side bar of a wide window, and closes that of a narrow one.
+function forgetOpenSideBar() {
+  Object.keys(localStorage)
+    .filter((key) => key.startsWith("stSidebarCollapsed-") && localStorage.getItem(key) === "false")
+    .forEach((key) => localStorage.removeItem(key));
 }

@@ -2,7 +2,7 @@
 
 Streamlit keeps the theme for each page's address by itself, without a way to set it from Python. It
 closes the side bar only on devices that call themselves phones, and opens it again at the next
-visit.
+visit, which would hide the page on a narrow window.
 """
 
 import json
