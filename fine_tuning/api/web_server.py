@@ -4,9 +4,8 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-import h11
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from fine_tuning.api.security import Access
@@ -18,6 +17,7 @@ PARTING = 3  # seconds that open streams have to finish when the server ends
 WINDOW = 20.0  # seconds; in each such window a client must send at least LEAST bytes of an incomplete request
 LEAST = 10_000  # bytes; a request that is complete within the window may be smaller
 UNREAD = 20.0  # seconds within which a client must read some of what was sent to it and still waits here
+MOST_HEADERS = 64 * 1024  # bytes of a request before its body, or after it (trailers)
 IDLE = 5  # seconds that an idle connection is kept open between requests
 
 
@@ -55,18 +55,21 @@ class ImpatientSocket(_UnreadLimit, WebSocketsSansIOProtocol):
     """A WebSocket protocol that drops clients that do not read."""
 
 
-class ImpatientProtocol(_UnreadLimit, H11Protocol):
+class ImpatientProtocol(_UnreadLimit, HttpToolsProtocol):
     """An HTTP/1.1 protocol that closes connections whose requests arrive too slowly, or whose answers are not read.
 
     Many such connections would exhaust the server, and uvicorn limits only the time between two
     requests. The rate is checked in windows of WINDOW seconds, except in windows in which the client
-    had to wait for the app.
+    had to wait for the app. Headers of more than MOST_HEADERS bytes end the connection, too, since
+    httptools collects them without a limit.
     """
 
     window = WINDOW
     _timer: asyncio.TimerHandle | None = None
     _came = 0  # bytes received in this window
     _had_to_wait = False  # whether the client had to wait for the app in this window
+    _is_complete = False  # whether all of the last request was received
+    _headers_came = 0  # bytes received since the last piece of a body, or since the last complete request
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -74,22 +77,34 @@ class ImpatientProtocol(_UnreadLimit, H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._came += len(data)
+        self._headers_came += len(data)
         super().data_received(data)
+        if self._headers_came > MOST_HEADERS and not self.transport.is_closing():
+            self.send_400_response("The headers of this request are too long.")
         self._had_to_wait |= self._has_to_wait()
-        if not self._is_incomplete() or self.transport.get_protocol() is not self:  # complete, or a WebSocket now
+        if self._is_complete or self.transport.get_protocol() is not self:  # a WebSocket now
             self._end_window()
         elif self._timer is None:
             self._begin_window()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._is_complete = False
+
+    def on_body(self, body: bytes) -> None:
+        super().on_body(body)
+        self._headers_came = 0
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._is_complete, self._headers_came = True, 0
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_window()
         super().connection_lost(exc)
 
-    def _is_incomplete(self) -> bool:
-        return self.conn.their_state in (h11.IDLE, h11.SEND_BODY)
-
     def _has_to_wait(self) -> bool:
-        return self.flow.read_paused or self.conn.they_are_waiting_for_100_continue
+        return self.flow.read_paused or (self.cycle is not None and self.cycle.waiting_for_100_continue)
 
     def _begin_window(self) -> None:
         self._came, self._had_to_wait = 0, self._has_to_wait()
@@ -102,8 +117,6 @@ class ImpatientProtocol(_UnreadLimit, H11Protocol):
 
     def _judge(self) -> None:
         self._timer = None
-        if not self._is_incomplete():
-            return
         if self._came >= LEAST or self._had_to_wait or self._has_to_wait():
             self._begin_window()
         else:

@@ -31,7 +31,7 @@ from websockets.sync.client import connect as open_socket
 
 from fine_tuning.api.background import running
 from fine_tuning.api.security import TOKEN_HEADER, Token
-from fine_tuning.api.web_server import LEAST, ImpatientProtocol, ImpatientSocket
+from fine_tuning.api.web_server import LEAST, MOST_HEADERS, ImpatientProtocol, ImpatientSocket
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.engines.base import ModelSpec
 from fine_tuning.engines.embedded import EmbeddedEngine
@@ -303,6 +303,32 @@ def closed_after(line: socket.socket, drip: bytes) -> float:
 def test_who_sends_a_request_too_slowly_is_shut_out(port: int, sent: bytes, drip: bytes) -> None:
     with begin(port, sent) as line:
         assert closed_after(line, drip) < 10 * PATIENCE
+
+
+@pytest.mark.parametrize(
+    ("sent", "more"),
+    [
+        (b"GET /echo?", b"a"),
+        (b"GET /echo HTTP/1.1\r\nHost: x\r\nX-Long: ", b"a"),
+        (b"GET /echo HTTP/1.1\r\nHost: x\r\n", b"X-Many: a\r\n"),
+        (b"POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nX-Trailer: ", b"a"),
+    ],
+)
+def test_headers_without_end_are_refused(port: int, sent: bytes, more: bytes) -> None:
+    with begin(port, sent) as line:
+        time.sleep(PATIENCE / 5)  # what is read at once with a piece of a body is not counted
+        line.sendall(more * (MOST_HEADERS // len(more)))
+        time.sleep(PATIENCE / 5)  # what the server has not read when it closes would reset the connection
+        line.sendall(more * 100)
+        assert rest(line, b"too long").startswith(b"HTTP/1.1 400")
+
+
+def test_many_small_pieces_of_a_body_are_no_long_header(port: int) -> None:
+    count = MOST_HEADERS // 4
+    pieces = b"1\r\na\r\n" * count + b"0\r\n\r\n"
+    with begin(port, b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n") as line:
+        line.sendall(pieces)
+        assert str(count).encode() in rest(line, str(count).encode())
 
 
 def test_a_connection_that_is_not_used_any_more_is_closed(port: int) -> None:
