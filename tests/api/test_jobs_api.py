@@ -1,8 +1,9 @@
 """Jobs over HTTP: asked for, listed, watched by many, stopped."""
 
+import asyncio
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -199,6 +200,27 @@ def test_a_socket_to_no_job_says_so(client: TestClient) -> None:
         with pytest.raises(WebSocketDisconnect) as closed:
             socket.receive_text()
         assert closed.value.code == 1008
+
+
+def test_a_watcher_that_leaves_at_any_moment_is_no_error(client: TestClient) -> None:
+    """Here before it is told that there is no such job, which asyncio then cannot send (OSError)."""
+
+    async def leave() -> None:
+        calls = iter([{"type": "websocket.connect"}])
+
+        async def receive() -> dict[str, object]:
+            return next(calls, None) or await asyncio.Future()
+
+        async def send(message: Mapping[str, object]) -> None:
+            if message["type"] == "websocket.close":
+                raise OSError("the connection is lost")
+
+        headers = [(b"host", b"127.0.0.1:8501")]
+        path = "/api/jobs/none/events"
+        scope = {"type": "websocket", "path": path, "raw_path": path.encode(), "query_string": b"", "headers": headers}
+        await client.app(scope, receive, send)
+
+    asyncio.run(leave())
 
 
 def test_a_watcher_of_a_silent_job_gets_heartbeats(

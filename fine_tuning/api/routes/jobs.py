@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Response, WebSocket
@@ -204,20 +204,23 @@ async def socket_events(socket: WebSocket, id: str, after: int = 0) -> None:
     """
     await socket.accept()
     telling, gone = asyncio.create_task(_tell(socket, id, after)), asyncio.create_task(_until_gone(socket))
+    code, reason = 1000, ""
     try:
         await asyncio.wait([telling, gone], return_when=asyncio.FIRST_COMPLETED)
         if telling.done():
             telling.result()
-        if not gone.done():
-            await socket.close(1000)
     except ByoaiError as error:
-        await socket.close(1008, str(error)[:120].encode()[:120].decode(errors="ignore"))
+        code, reason = 1008, str(error)[:120].encode()[:120].decode(errors="ignore")
     except WebSocketDisconnect:
         return
     finally:
+        is_gone = gone.done()
         telling.cancel()
         gone.cancel()
         await asyncio.gather(telling, gone, return_exceptions=True)
+    if not is_gone:
+        with suppress(WebSocketDisconnect):  # the client may leave at any moment
+            await socket.close(code, reason)
 
 
 async def _tell(socket: WebSocket, id: str, after: int) -> None:
