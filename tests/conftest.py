@@ -199,7 +199,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _share_cores(config: pytest.Config) -> None:
-    """Processes as many as cores: more threads would only wait for each other, llama.cpp's even spin while they do."""
+    """Give each process one thread: they keep all cores busy, and llama.cpp's threads spin while they wait."""
     if _in_parallel(config):
         os.environ["OMP_NUM_THREADS"] = "1"
 
