@@ -55,7 +55,7 @@ class Times:
         return f"{word} {whole}" + (f", of which training {training}" if training != whole else "")
 
     def record(self) -> dict[str, object]:
-        """Return the forecast as a JSON-able dictionary, with the sentence to show to the user (`told`)."""
+        """Return the forecast as a dictionary for JSON, with the sentence to show to the user (`told`)."""
         return {"seconds": self.total, "training": self.training, "parts": dict(self.parts), "told": str(self)}
 
 

@@ -370,10 +370,10 @@ def _made_without(config: FineTuningConfig, case: Case) -> str:
 
 
 def _teach_again(config: FineTuningConfig, engine: Engine, watch: Watch) -> tuple[str, str]:
-    """Train a new version on what is left after the turns were erased; return its tag and a reason.
+    """Train a new version on what is left after the turns were erased; return (tag, reason).
 
-    If the new version is live, the reason is "". If no new version is live, the tag is "". If too
-    little training data is left, both are "".
+    If the new version is live, this is (its tag, ""); else ("", why no new version is live). If
+    too little training data is left, `watch` gets a note, and both are "".
     """
     # It need not be better than the live version, which is removed anyway.
     config = for_documents(config).changed({"gate.better": False})

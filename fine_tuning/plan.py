@@ -77,7 +77,7 @@ class Plan:
         return carrier(self.config.training, self.config.deployment.mode)
 
     def record(self) -> dict[str, Any]:
-        """Return the plan as a JSON-able dictionary, for the pages.
+        """Return the plan as a dictionary for JSON, for the pages.
 
         It contains the inputs of the forecasts (`basis` and `around`), so that a page can forecast
         memory and time for other settings, with the same data and model.

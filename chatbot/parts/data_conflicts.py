@@ -41,7 +41,7 @@ def not_surveyed(text: str) -> None:
 
 
 def end_of_list(shown: bool, key: str, offset: int, total: int) -> None:
-    """Draw what follows a list of groups: a line if none is left to be shown, and the buttons that show other groups.
+    """Draw the end of a list of groups: a line if none is left to be shown, and the buttons that show other groups.
 
     The number of the first shown group is kept under `key`.
     """

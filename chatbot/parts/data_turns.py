@@ -113,7 +113,7 @@ def _first_page() -> None:
 
 
 def _actions(log: ConversationLogger, known: Learned, wanted: Wanted, page: Page) -> None:
-    """Draw what can be done with the selected turns: those that are ticked on the page, or all that match."""
+    """Draw the buttons that act on the selected turns: those that are ticked on the page, or all that match."""
     ids = [each.turn.id for each in page.turns]
     everything = state.get(ALL) == wanted
     for id in ids if everything else ():

@@ -1,4 +1,4 @@
-"""Draw what a page shows while there is no model: a button that downloads one, and the progress."""
+"""Draw the notice for when there is no model, with a button that downloads one, and the download's progress."""
 
 import streamlit as st
 
@@ -11,7 +11,7 @@ from fine_tuning.integration.first_model import BUTTON, SIZE
 
 
 def draw(place: str) -> None:
-    """Draw what is missing, with a button that downloads a model; during the download, draw the progress.
+    """Say which model is missing, with a button that downloads a model; during the download, draw the progress.
 
     `place` distinguishes several of these buttons on one page.
     """

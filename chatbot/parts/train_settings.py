@@ -34,10 +34,11 @@ _ABOVE = {  # asked for in plain words or elsewhere, or useless for a training
 def draw(
     start: FineTuningConfig, settings: FineTuningConfig, forecast: Forecast | None, levels: Mapping[Level, str]
 ) -> None:
-    """Draw the form.
+    """Draw the form for the settings of a training.
 
-    `start`: the settings before the preset and the changes; `settings`: after them. `levels`: the
-    names of the offered presets.
+    `start`: the settings before the preset and the user's changes; `settings`: after them.
+    `levels`: the names of the offered presets. `forecast` tells how many parameters are trained;
+    None if it is not known yet.
     """
     st.segmented_control(
         "How thorough",

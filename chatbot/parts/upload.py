@@ -207,7 +207,7 @@ def _questions(id: str) -> list[Pair]:
 
 
 def _asked(questions: list[Pair]) -> None:
-    """Draw what would be learned from a document: one question for each of its answers."""
+    """List the answers that would be learned from a document, each with one of its questions."""
     st.caption(
         f"Read as: a document, from which {len(questions):,} questions and answers are made. The answers are "
         "quotations; each question is worded in several ways, some of which are kept aside to test what was learned."

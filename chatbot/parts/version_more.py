@@ -1,4 +1,4 @@
-"""Draw what can be made from a version: a smaller one, or one merged with other versions of the same base."""
+"""Draw the forms to make a smaller version from a version, or to merge it with others of the same base."""
 
 from collections.abc import Sequence
 

@@ -15,7 +15,7 @@ _START_FILES = {
 
 
 def add_commands(commands: Commands) -> None:
-    """Add the command of this group."""
+    """Add the command of this module to the program."""
     lines = "\n".join(f"    {line}" for line in _START_FILES.values())
     command = commands.add(
         "completion",

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def add_commands(commands: Commands) -> None:
-    """Add the commands of this group."""
+    """Add the commands of this module to the program."""
     find = commands.add(
         "find", _find, "search the recorded chats", "Lists the turns that contain all of the words, newest first."
     )

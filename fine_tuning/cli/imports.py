@@ -32,7 +32,7 @@ documents (--as document): Markdown, plain text, PDF, HTML and .docx, of which
 
 
 def add_commands(commands: Commands) -> None:
-    """Add the command of this group."""
+    """Add the command of this module to the program."""
     command = commands.add("import", _run, "read chats from elsewhere into the log", epilog=_EPILOG)
     command.add_argument(
         "place",

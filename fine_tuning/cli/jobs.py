@@ -22,7 +22,7 @@ _GLANCE = 0.3  # seconds between checks of a followed job
 
 
 def add_commands(commands: Commands) -> None:
-    """Add the command of this group."""
+    """Add the command of this module to the program."""
     command = commands.add("jobs", _run, "list the jobs, watch one, cancel, resume or retry it, show its log")
     command.set_defaults(do=_list, all=False)
     actions = command.add_subparsers(

@@ -7,7 +7,7 @@ from fine_tuning.cli.options import Commands, connect_engine, print_json, read_c
 
 
 def add_commands(commands: Commands) -> None:
-    """Add the commands of this group."""
+    """Add the commands of this module to the program."""
     commands.add(
         "doctor",
         _doctor,

@@ -19,7 +19,7 @@ from fine_tuning.errors import ConfigError, GateRefused
 
 
 def add_commands(commands: Commands) -> None:
-    """Add the commands of this group."""
+    """Add the commands of this module to the program."""
     models = commands.add("models", _models, "list the base models and the versions; pin, label and annotate versions")
     models.add_argument("--pin", type=count, metavar="N", help="keep version N: `byoai prune` never removes it")
     models.add_argument("--unpin", type=count, metavar="N", help="undo --pin: `byoai prune` may remove version N again")

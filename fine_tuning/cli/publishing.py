@@ -27,7 +27,7 @@ _QUANTIZATION = "f16, q8_0, q4_k_m and others of llama.cpp"
 
 
 def add_commands(commands: Commands) -> None:
-    """Add the commands of this group."""
+    """Add the commands of this module to the program."""
     bundle = commands.add(
         "bundle",
         _bundle,

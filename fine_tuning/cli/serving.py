@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def add_commands(commands: Commands) -> None:
-    """Add the commands of this group."""
+    """Add the commands of this module to the program."""
     serve = commands.add(
         "serve",
         _serve,

@@ -36,7 +36,7 @@ _PROMPT = ">>> "
 
 
 def add_commands(commands: Commands) -> None:
-    """Add the command of this group."""
+    """Add the command of this module to the program."""
     talk = commands.add(
         "talk",
         _talk,

@@ -20,7 +20,7 @@ _LOOK = 5.0  # seconds between updates of running jobs
 
 
 def add_commands(commands: Commands) -> None:
-    """Add the command of this group."""
+    """Add the command of this module to the program."""
     command = commands.add(
         "mlflow",
         _mlflow,

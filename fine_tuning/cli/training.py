@@ -38,7 +38,7 @@ formats:
 
 
 def add_commands(commands: Commands) -> None:
-    """Add the commands of this group."""
+    """Add the commands of this module to the program."""
     _add_retrain(commands)
     _add_train(commands)
     _add_sweep(commands)

@@ -223,7 +223,7 @@ class _Sketches:
         return np.frombuffer(b"".join(pieces), np.uint64)
 
     def _agreeing(self, ones: Groups, others: Groups) -> npt.NDArray[np.int64]:
-        """Return for each pair the number of hashes in which its two texts agree."""
+        """Return for each pair of texts (ones[i], others[i]) how many hashes of their signatures are equal."""
         signatures = [
             np.frombuffer(b"".join(map(self._signature, each.tolist())), np.uint8).reshape(-1, _HASHES)
             for each in (ones, others)

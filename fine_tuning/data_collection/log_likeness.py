@@ -73,7 +73,7 @@ def alike_among(turn: Turn, others: Sequence[Turn], limit: int = 5) -> list[Alik
 
 
 def count_taught(log: ConversationLogger, taught: Teaches) -> tuple[int, int, int]:
-    """Return how many turns a version was trained on, how many of these the log has, and how many it excludes."""
+    """Return how many turns a version was trained on, how many of these are in the log, and how many are excluded."""
     log.index.mark()
     query = (
         "SELECT count(*), count(key), ifnull(sum(excluded), 0) FROM version_turns"

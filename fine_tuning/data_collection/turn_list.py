@@ -122,7 +122,7 @@ def models(index: LogIndex) -> list[str]:
 
 
 def _source(database: Connection, log: Row, learned: Learned, wanted: Wanted) -> tuple[str, dict[str, object], bool]:
-    """Return FROM and WHERE of a query for the wanted turns, its values, and whether some matches may be left out.
+    """Return FROM and WHERE of a query for the wanted turns, its parameters, and whether it may miss some turns.
 
     If a text is wanted, only the newest MOST_MATCHES turns that contain it are considered.
     """

@@ -21,7 +21,7 @@ Render = Callable[[Sequence[Message]], str]
 
 
 class Neutraliser:
-    """Breaks markers in texts. Applying it to a text a second time changes nothing more."""
+    """Inserts spaces into the markers in texts. Applying it to a text a second time changes nothing more."""
 
     def __init__(self, markers: Iterable[str]) -> None:
         cores = {core for marker in markers if (core := _fold(marker).strip())}
@@ -62,7 +62,7 @@ class Neutraliser:
         return [[clean[id(message)] for message in messages] for messages in chats]
 
     def data(self, value: Any) -> Any:
-        """Return JSON data, such as a tool's definition, with the markers broken in all texts and field names."""
+        """Return JSON data, such as a tool's definition, with a space in each marker in its texts and field names."""
         if isinstance(value, str):
             return self(value)
         if isinstance(value, dict):

@@ -329,7 +329,11 @@ class OllamaEngine:
     def _conversation(
         self, tag: str, messages: Sequence[Message], tools: Sequence[dict[str, object]], options: dict[str, object]
     ) -> dict[str, Any]:
-        """Return the body of a chat request for these messages and tools, with their markers broken (neutral.py)."""
+        """Return the body of a chat request for these messages and tools.
+
+        A space is inserted into every text in them that would act as structure, such as
+        `<|im_end|>` (neutral.py).
+        """
         neutral = self._neutraliser(tag, options)
         said = [sent_message(message, neutral) for message in neutral.messages(messages)]
         return {

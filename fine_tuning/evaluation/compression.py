@@ -21,7 +21,7 @@ class Measured:
     size: int  # of the files, in bytes
     prompt_speed: float  # prompt tokens processed per second
     speed: float  # answer tokens generated per second
-    faster: float  # `speed` as a multiple of the current model's, from answers generated in turns
+    faster: float  # `speed` as a multiple of the current model's, from answers generated alternately
     perplexity: float  # on all held-out texts
     worse: Interval  # `perplexity` as a multiple of the current model's: above 1 is worse
 
@@ -47,7 +47,7 @@ class Scale:
     def weigh(self, made: Served) -> tuple[Measured, Measured]:
         """Return the measurements of the current model and of the quantisation `made`.
 
-        Both are timed in turns (A B B A), so that other programs slow both equally. Raises
+        Both are timed alternately (A B B A), so that other programs slow both equally. Raises
         EngineError if llama.cpp fails.
         """
         scores = self._score(made)

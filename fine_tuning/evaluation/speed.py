@@ -1,4 +1,4 @@
-"""Measure speed and memory of served models in turns, so that other programs slow all of them equally."""
+"""Measure speed and memory of served models alternately, so that other programs slow all of them equally."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -52,7 +52,7 @@ class Race:
 
 @dataclass(frozen=True)
 class _Lap:
-    """The times of one answer."""
+    """How long a model took for the tokens of one answer."""
 
     first_token: float  # seconds
     token: float  # seconds of the fastest token after the first
@@ -61,9 +61,9 @@ class _Lap:
 def race(models: Sequence[Served], prompt: list[int], rounds: int, report: Callable[[int, int], None]) -> Race:
     """Time the last of `models` against each of the others.
 
-    For each comparison both models are in memory, and answer `prompt` (token ids) in turns
-    (A B B A), `rounds` times each. `report` is called with (rounds done, all rounds). Raises
-    EngineError if llama.cpp fails.
+    For each comparison both models are in memory, and answer `prompt` (token ids)
+    alternately (A B B A), `rounds` times each. `report` is called with (rounds done, all rounds).
+    Raises EngineError if llama.cpp fails.
     """
     candidate, others = models[-1], models[:-1]
     speeds: dict[str, Speed] = {}

@@ -208,7 +208,10 @@ def _excerpt(turn: Turn, words: Sequence[str]) -> tuple[str, tuple[tuple[int, in
 
 
 def _places(text: str, words: Sequence[str]) -> list[tuple[str, int, int]]:
-    """Return (word, start, end) of the words in `text`. The words are case folded; `text` is not."""
+    """Return (word, start, end) for each place in `text` where one of `words` occurs, at most 20 for each word.
+
+    The words must be case folded already; `text` need not be.
+    """
     folded = "".join(each.casefold() for each in text)
     origin = range(len(text) + 1) if len(folded) == len(text) else _origins(text)
     found = []

@@ -1,8 +1,8 @@
 """Find the turns from which a version probably learned an answer: the most similar turns in its training data.
 
-`learned_from` finds these turns, which is fast. `with_likelihoods` computes how likely each of their
-answers is for the base model and for the version, which read the answers in a child process. The
-larger the difference, the more of an answer was learned, though perhaps from another turn.
+`learned_from` finds these turns, which is fast. `with_likelihoods` computes, in a child process,
+how likely each of their answers is for the base model and for the version. The larger the
+difference, the more of an answer was learned, though perhaps from another turn.
 """
 
 import math

@@ -74,7 +74,7 @@ class Forms:
 
     @property
     def smaller(self) -> list[str]:
-        """Return the names of the forms that are smaller than the current one, the recommended one first."""
+        """Return the quantisations in which the version would be smaller than it is now, the recommended one first."""
         return sorted((form.name for form in self.table if form.is_smaller), key=lambda name: name != self.recommended)
 
 

@@ -1,4 +1,4 @@
-"""Show and change the settings for pages and programs: their values, their origin, and which may be changed.
+"""Give pages and programs access to the settings: values, where each comes from, and which may be changed.
 
 Settings that name a file, a server or a program outside of the data folder cannot be changed by a
 request; the page Settings alone changes the address of the engine (`change_engine`).

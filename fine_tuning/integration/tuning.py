@@ -228,9 +228,9 @@ class Forecast:
         return _basis(json.dumps(self.found["basis"])) if self.ready else None
 
     def at(self, settings: FineTuningConfig) -> Estimate | None:
-        """Return the estimate of a training with these settings and the memory that is free now.
+        """Return the estimated time and memory of a training with these settings; None if the plan has no result.
 
-        Return None if the plan has no result.
+        For a training on the CPU, the estimate contains how much memory is free now.
         """
         if (basis := self.basis) is None:
             return None

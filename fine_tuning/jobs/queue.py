@@ -168,7 +168,7 @@ class Queue:
                 processes.ask(job)
 
     def tend(self, *, all: bool = False) -> None:
-        """Update the table, and start queued jobs until as many run as may run at the same time.
+        """Update the table of jobs (`settle`), and start queued jobs until as many run as may run at the same time.
 
         `all`: also start jobs that are not detached. These end with this process, so only a server
         should start them.
@@ -192,7 +192,7 @@ def _is_still(job: Job) -> bool:
 
 
 def settle() -> None:
-    """Update the table: record the end of each active job whose process has ended, and kill its remaining processes.
+    """Record the end of each active job whose process has ended, and kill the processes that it left behind.
 
     A job that was cancelled and did not stop in time is killed. A job whose owner ended before it
     could start the job is queued again.

@@ -307,7 +307,7 @@ def _mark(job: Job) -> tuple[str, str]:
 
 
 def main() -> int:
-    """Copy the metrics of the job that stdin names as JSON (see `begin`); write errors to the job's log.
+    """Copy the metrics of a job to MLflow; stdin names the job as JSON (see `begin`). Errors go to the job's log.
 
     Return 1 if that failed, else 0.
     """

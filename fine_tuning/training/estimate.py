@@ -105,7 +105,7 @@ class Basis:
         return trained_parameters(self.shape, settings)
 
     def record(self) -> dict[str, Any]:
-        """Return the basis as a JSON-able dictionary."""
+        """Return the basis as a dictionary that can be stored as JSON, from which `of` restores it."""
         return asdict(self)
 
     @classmethod

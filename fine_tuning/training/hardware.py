@@ -43,9 +43,11 @@ def free_memory() -> int:
 
 
 def choose_dtype(settings: Training, library: Library) -> torch.dtype:
-    """Return `training.dtype`, or for `auto` the number format in which this machine multiplies faster.
+    """Return `training.dtype`; for `auto`, choose between float32 and bfloat16.
 
-    Both formats are timed, which takes well under 2 s. `library` computes the float32 products.
+    Full fine-tuning uses float32. Adapters use bfloat16 on a GPU that supports it; on a CPU, the
+    format in which it multiplies faster. Timing both takes well under 2 s; `library` computes the
+    float32 products.
     """
     if settings.dtype != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[settings.dtype]

@@ -1,8 +1,8 @@
 """Compute the loss of a packed row (packing.py), and the log-probabilities of its tokens.
 
 To save memory, gradients are computed already in the forward pass. Logits are computed only for
-the N supervised tokens (the tokens that carry loss), one chunk at a time, and the gradient of the
-last layer's output is computed from each chunk at once. So only one chunk of the large
+the N supervised tokens (those that count in the loss), one chunk at a time, and the gradient of
+the last layer's output is computed from each chunk at once. So only one chunk of the large
 [N, vocabulary] tensors is in memory at a time, and none is saved for the backward pass.
 """
 

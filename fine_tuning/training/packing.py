@@ -23,7 +23,8 @@ from fine_tuning.training.prefix_tree import PrefixTree, divide
 class TokenRow:
     """One tokenized conversation, or a variant of one, as the trainers use it.
 
-    `trained[i]` says whether token i carries loss; token 0 never does, since nothing predicts it.
+    `trained[i]` says whether token i counts in the loss; token 0 never does, since nothing
+    predicts it.
     """
 
     input_ids: list[int]
@@ -33,11 +34,11 @@ class TokenRow:
     origin: str = ""  # id of the conversation that the row comes from, also for a variant; "" if unknown
 
     def targets(self) -> list[int]:
-        """Return the indices of the tokens that carry loss."""
+        """Return the indices of the tokens that count in the loss."""
         return [index for index in range(1, len(self.input_ids)) if self.trained[index]]
 
     def computed(self) -> list[int]:
-        """Return the tokens that a loss depends on: all before the last token that carries loss."""
+        """Return the tokens on which the loss depends: all before the last one that counts in it."""
         return self.input_ids[: max(self.targets(), default=1)]
 
 

@@ -155,7 +155,7 @@ class StepFlops:
     """The floating-point operations of a training step: for each token, each target and each attention score."""
 
     token: float  # for each token that is computed
-    target: float  # for each token that carries loss
+    target: float  # for each token that counts in the loss
     score: float  # for each key that a query attends to
 
     def of(self, tokens: int, targets: int, scores: int) -> float:

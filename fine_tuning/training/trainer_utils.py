@@ -36,8 +36,8 @@ class TrainingRows:
 def read_rows(path: Path) -> list[TokenRow]:
     """Return the token rows of a JSONL file of {"input_ids": [...], "trained": [0|1, ...], "id": ...}.
 
-    `trained` says for each token whether it carries loss. The id is optional. Raises TrainingError
-    for a bad line.
+    `trained` says for each token whether it counts in the loss. The id is optional. Raises
+    TrainingError for a bad line.
     """
 
     def row(record: Mapping[str, Any]) -> TokenRow:

@@ -53,9 +53,9 @@ _WRITTEN = re.compile(r'\{"id": "(?:[^"\\]|\\.)*", "input_ids": (\[[0-9, ]+\]), 
 
 @dataclass(frozen=True)
 class ComputedRow:
-    """The tokens of a conversation that are computed, and the number of tokens that carry loss (`targets`).
+    """The tokens of a conversation that are computed, and how many count in the loss (`targets`).
 
-    The computed tokens are all those before the last token that carries loss.
+    The computed tokens are all those before the last token that counts in the loss.
     """
 
     ids: Sequence[int]
@@ -81,7 +81,7 @@ class BatchSize:
     tokens: int  # tokens of the prefix tree
     scores: int  # attention scores per head, including masked ones
     logits: int  # number of tokens whose logits are held at the same time
-    targets: int  # number of tokens that carry loss
+    targets: int  # number of tokens that count in the loss
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def computed_rows(path: Path, replayed: bool = False) -> list[ComputedRow]:
 
 
 def _counts(flags: bytes, trained: bytes) -> tuple[int, int]:
-    """Return how many tokens of a row are computed, and how many carry loss; the first token carries none.
+    """Return how many tokens of a row are computed, and how many count in the loss; the first never does.
 
     `flags`: a byte for each token, which is `trained` if the token is trained.
     """

@@ -56,7 +56,7 @@ class UiFile(StrEnum):
 
 @router.get("/")
 def first_page() -> RedirectResponse:
-    """Redirect `/` to the light page, a page in plain HTML that trains. In the web app, `/` is the chat."""
+    """Redirect `/` to the light page, where one starts trainings. In the web app, `/` is the chat page instead."""
     return RedirectResponse(PAGE, 303)
 
 

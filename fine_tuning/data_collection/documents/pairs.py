@@ -78,7 +78,10 @@ def pairs_of(blocks: Sequence[Block], judge: Judge | None = None) -> Iterator[Pa
 
 
 def _dealt(fact: Fact, number: int, kept: Sequence[tuple[Asked, list[str]]]) -> Iterator[Pair]:
-    """Yield a fact's pairs: for each question some wordings to train on, and one for the test if enough are left."""
+    """Yield a fact's pairs: for each question some wordings to train on and, if there are more, one for the test.
+
+    Questions about a topic are not tested. Some facts get a wording for validation, too.
+    """
     left = max(_TAUGHT_AT_ALL, 2 * len(kept))
     for nth, (asked, wordings) in enumerate(kept):
         ordered = sorted(wordings, key=lambda wording: _mix(fact.answer, wording))

@@ -56,7 +56,7 @@ def condition_wordings(joint: str, condition: str) -> tuple[str, ...]:
 
 
 def list_wordings(when: str) -> tuple[str, ...]:
-    """Return wordings that ask for a list of things to do. `when` is, for example, "before my last day"."""
+    """Return several wordings of the question what to do at a time, such as `when` = "before my last day"."""
     return (
         f"What do I do {when}?",
         f"Tell me what to do {when}.",
@@ -67,7 +67,7 @@ def list_wordings(when: str) -> tuple[str, ...]:
 
 
 def topic_wordings(topic: str) -> tuple[str, ...]:
-    """Return wordings that ask what the document says about a topic."""
+    """Return several wordings of the question what the document says about a topic."""
     return (
         f"What does the handbook say about {topic}?",
         f"Tell me about {topic}.",
@@ -79,7 +79,7 @@ def topic_wordings(topic: str) -> tuple[str, ...]:
 
 
 def cell_wordings(column: str, row: str) -> tuple[str, ...]:
-    """Return wordings that ask for a cell of a table, by the names of its column and its row."""
+    """Return several wordings of the question what is in a cell of a table, given by its column and row names."""
     are = "are" if re.match(r"\w+[^\Ws]s\b", column) else "is"
     return (
         f"What {are} the {column} for {row}?",
@@ -92,7 +92,7 @@ def cell_wordings(column: str, row: str) -> tuple[str, ...]:
 
 
 def entry_wordings(key: str, heading: str) -> tuple[str, ...]:
-    """Return wordings that ask for the entry with the name `key` in a list under a heading."""
+    """Return several wordings of the question what the entry `key` says in the list under a heading."""
     place = f" under “{heading}”" if heading else ""
     return (
         f"What does the handbook list for “{key}”{place}?",
@@ -104,7 +104,7 @@ def entry_wordings(key: str, heading: str) -> tuple[str, ...]:
 
 
 def swapped(text: str) -> str:
-    """Return a text with the words that address the reader ("you", "your") replaced by the reader's ("I", "my")."""
+    """Return a text in the first person instead of the second: "you" becomes "I" or "me", "your" becomes "my"."""
     said = text.split(" ")
     found: list[str] = []
     for at, word in enumerate(said):

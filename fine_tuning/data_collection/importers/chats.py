@@ -202,7 +202,7 @@ def _id(*parts: str) -> str:
 
 
 def plain(value: object, depth: int = 0) -> object:
-    """Return a value as JSON can represent it, with long texts (such as the data of images) shortened."""
+    """Return a value in a form that JSON can represent, with long texts (such as the data of images) shortened."""
     match value:
         case str():
             return value if len(value) <= _LONGEST_PART else f"{value[:80]}… ({len(value)} characters)"

@@ -34,9 +34,11 @@ _PARENTS = ("parent_id", "parentId", "parent_message_id", "parentMessageId", "pa
 
 
 def dialogues_in(record: object, depth: int = 0) -> list[list[JsonValue]]:
-    """Return the lists of messages in a record: usually one, or one for each of its objects.
+    """Return the lists of messages in a record.
 
-    A list whose key is not in `_LISTS` must have messages of both the user and the assistant.
+    This is the record itself if it is such a list; else one list among its values; if it has none,
+    the lists in its nested objects. A list whose key is not in `_LISTS` must contain messages of
+    both the user and the assistant.
     """
     if isinstance(record, list):
         return [record] if any(is_message(each) for each in record[:3]) else []

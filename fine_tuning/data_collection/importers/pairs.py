@@ -117,7 +117,7 @@ def _dolly(record: JsonObject, source: Source) -> Iterable[Chat]:
 
 
 def _own(record: JsonObject, source: Source) -> Iterable[Chat]:
-    """Yield the chat of each turn in byoai's own export: the record is a turn, or a conversation with its turns."""
+    """Yield each turn in a record of byoai's own export (a turn, or a conversation) as a chat of its own."""
     return map(_own_turn, dicts(record["turns"], "turns") if "turns" in record else [record])
 
 

@@ -61,7 +61,7 @@ def use(library: Library) -> None:
 
 
 def used() -> Library:
-    """Return the library that `product` uses."""
+    """Return the library that computes matrix products in this process (`product`)."""
     return _library
 
 

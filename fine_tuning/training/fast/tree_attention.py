@@ -126,9 +126,10 @@ def _pieces(paths: Sequence[Sequence[int]]) -> list[tuple[int, Sequence[int]]]:
 
 
 def _alike(pieces: Sequence[tuple[int, Sequence[int]]]) -> list[list[tuple[int, Sequence[int]]]]:
-    """Return the pieces in groups, so that the total cost of padding and of the groups' calls is minimal.
+    """Return the pieces in groups of similar size, so that computing the attention of all groups costs least.
 
-    The pieces are sorted by size; dynamic programming finds the best division into runs.
+    A group costs its scores, including those of padding, and a fixed cost. The pieces are sorted by
+    size; dynamic programming finds where best to divide this sequence.
     """
     ordered = sorted(pieces, key=lambda piece: (len(piece[1]) - piece[0], len(piece[1])))
     best, begin = [0.0], [0]
@@ -158,10 +159,10 @@ def _group(pieces: Sequence[tuple[int, Sequence[int]]]) -> _Group:
 
 
 def _order(laid: Sequence[_Group], heads: int, groups: int, like: Tensor, window: int | None) -> _Order:
-    """Return the `_Order` for the groups of pieces `laid`; the other arguments are as in `Layout.order`.
+    """Return the indices that order a packed row's vectors by the groups `laid`; for the others see `Layout.order`.
 
-    A group's queries are ordered as [B, key heads, Q, heads / key heads], its keys and values as
-    [B, key heads, K].
+    A group of B pieces has Q queries and K keys (`_Group`). Its queries are ordered as [B, key
+    heads, Q, heads / key heads], its keys and values as [B, key heads, K].
     """
     width, shared = heads + 2 * groups, heads // groups
     group, each = torch.arange(groups), torch.arange(shared)
