@@ -51,7 +51,7 @@ def _unicode(text: str) -> str:
         return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"is not valid text, because it contains half of a character ({error.reason}): type it again as UTF-8"
+            f"is not valid text, because it contains an incomplete character ({error.reason}): type it again as UTF-8"
         ) from None
 
 

@@ -87,7 +87,7 @@ def add_commands(commands: Commands) -> None:
         dest="kind",
         default="",
         choices=("jsonl", "csv", "parquet"),
-        help="the kind of file of training data (default: JSON Lines, and JSON for alpaca)",
+        help="the file type for training data (default: jsonl, except for alpaca, which is written as JSON)",
     )
     export.add_argument("folder", type=Path, nargs="?", help="the folder to write to (default: data/exports)")
     export.add_argument("--text", default="", metavar="WORDS", help="only turns that contain all of these words")

@@ -105,7 +105,7 @@ def _add_quantise(commands: Commands) -> None:
         "quantise",
         _quantise,
         "measure a version at lower precision (size, speed, quality), or make a new version of it",
-        "Each quantisation is compared with the version as it is stored now: their speed is measured in turn, and "
+        "Each quantisation is compared with the version as it is stored now: both are timed alternately, and "
         "their perplexity on the held-out texts is computed.",
         epilog=EXIT_CODES,
     )
@@ -114,7 +114,9 @@ def _add_quantise(commands: Commands) -> None:
         "--only", metavar="A,B", help="measure only these quantisations (default: all from f16 to q4_0)"
     )
     quantise.add_argument(
-        "--use", metavar="QUANTISATION", help="make the next version in this quantisation, e.g. Q5_K_M"
+        "--use",
+        metavar="QUANTISATION",
+        help="make a new version in this quantisation, e.g. Q5_K_M, instead of measuring",
     )
     quantise.add_argument(
         "--promote",

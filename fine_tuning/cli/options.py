@@ -117,7 +117,9 @@ def _shared_options() -> argparse.ArgumentParser:
         "--config", type=Path, metavar="FILE", help="read FILE instead of config/fine_tuning_config.yaml"
     )
     group.add_argument(
-        "--profile", metavar="NAME", help="change the configuration by the profile config/NAME.yaml; several: A,B"
+        "--profile",
+        metavar="NAME",
+        help="also use the settings in the profile config/NAME.yaml; several are given as A,B",
     )
     group.add_argument(
         "--set",

@@ -53,7 +53,11 @@ def add_server_options(command: argparse.ArgumentParser) -> None:
         "--lan", action="store_true", help="also answer other machines, which need the token (`byoai token`)"
     )
     group.add_argument(
-        "--host", action="append", default=[], metavar="NAME", help="a name or address that others use for this machine"
+        "--host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name or address by which other machines reach this one; can be given several times",
     )
     group.add_argument(
         "--cert", type=Path, metavar="FILE", help="TLS certificate (PEM); without one, the traffic is not encrypted"

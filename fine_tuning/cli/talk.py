@@ -261,7 +261,7 @@ class Talk:
     def _rate(self, value: str) -> None:
         ratings: dict[str, Rating | None] = {"up": "up", "down": "down", "none": None}
         if value not in ratings:
-            raise ConfigError("say /rate up, /rate down, or /rate none")
+            raise ConfigError("type /rate up, /rate down, or /rate none")
         self._chat.rate(self._last().id, ratings[value])
         _note(f"(rated {value})" if ratings[value] else "(the rating is taken back)")
 
@@ -270,7 +270,7 @@ class Talk:
         if not text and self._interactive:
             text = _typed("The answer as it should have been: ", last.bot_response)
         if not text:
-            raise ConfigError("say what the answer should have been: /edit TEXT")
+            raise ConfigError("type what the answer should have been: /edit TEXT")
         self._chat.edit(last.id, text)
         _note("(saved: your text is learned instead of the model's answer)")
 

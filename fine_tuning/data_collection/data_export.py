@@ -27,7 +27,7 @@ from fine_tuning.errors import ConfigError, DataError, NoConversations
 _COLUMNS = ("id", "session_id", "timestamp", "user_message", "bot_response", "model", "rating")
 _MARK = "exported.json"  # the number of turns in the last export
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
-_ALSO_AS = ("jsonl", "csv", "parquet")  # kinds of file of every format of training data
+_ALSO_AS = ("jsonl", "csv", "parquet")  # file types in which every format of training data can be written
 
 
 class DataExporter:
@@ -37,7 +37,7 @@ class DataExporter:
         self.folder = Path(folder) if folder else paths.home() / "exports"
 
     def export_all_formats(self, conversations: Sequence[Conversation | dict[str, object]]) -> dict[str, Path]:
-        """Write an export in every format, each as its first kind of file, as `export` does."""
+        """Write an export in every format, each as its first file type, as `export` does."""
         return self.export(conversations, ALL_FORMATS)
 
     def export(
@@ -218,7 +218,7 @@ ALL_FORMATS = (*_LOG, *TRAINING)
 
 
 def in_file(format: str, kind: str = "") -> str:
-    """Return the name of a format of training data written as this kind of file: jsonl, csv or parquet.
+    """Return the name of a format of training data written as this file type: jsonl, csv or parquet.
 
     Without a kind, return the name of the format. Raises DataError for an unknown format, and
     ConfigError for a kind that it is not written as.

@@ -111,8 +111,8 @@ def _step(number: int, step: Mapping[str, object]) -> Step:
         raise ConfigError(f"step {number}: its type is {kind!r}, but must be one of {', '.join(_KEYS)}")
     if unknown := set(step) - _KEYS[kind] - {"type"}:
         raise ConfigError(
-            f"step {number} ({kind}): unknown {', '.join(sorted(map(str, unknown)))}; leave it out, since a step of "
-            f"this type has only {', '.join(sorted(_KEYS[kind])) or 'no other keys'}"
+            f"step {number} ({kind}): unknown key {', '.join(sorted(map(str, unknown)))}: leave it out. The keys of "
+            f"such a step are {', '.join(['type', *sorted(_KEYS[kind])])}"
         )
     try:
         return {"filter": _filter, "transform": _transform, "deduplicate": _deduplicate}[kind](step)

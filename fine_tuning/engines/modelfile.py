@@ -59,7 +59,7 @@ def commands(text: str, before: Collection[str] = ()) -> Iterator[tuple[int, str
         line = len(re.findall(r"\r\n|\r|\n", text[:position])) + 1
         command = _COMMAND.match(text, position)
         if command is None:
-            raise ConfigError(f"Modelfile, line {line}: expected a command such as FROM or PARAMETER, and what it sets")
+            raise ConfigError(f"Modelfile, line {line}: expected a command and its value, such as FROM NAME")
         word, *parameter = command[1].split()
         if word.lower() in before:
             return

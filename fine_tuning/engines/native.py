@@ -80,7 +80,7 @@ class Native:
     def pid(self) -> int:
         """The process id of the child. Raises EngineError if there is no child."""
         if self._process is None:
-            raise EngineError("llama.cpp is not running: call a method, which starts it")
+            raise EngineError("the process of llama.cpp is not running yet: the first call of a method starts it")
         return self._process.pid
 
     @property

@@ -372,9 +372,8 @@ class OllamaEngine:
             return
         raise EngineError(
             f"Ollama at {self.where} keeps {tag} in {gguf}, which cannot be read from here. If it runs in a "
-            "container or on another "
-            "machine, mount its models folder at the same path, or run Ollama here; if it runs as another user, let "
-            "yours read that folder."
+            "container or on another machine, mount its models folder at the same path, or run Ollama here; if it runs "
+            "as another user, allow your user to read that folder."
         )
 
     def _raw(

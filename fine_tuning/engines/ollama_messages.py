@@ -27,8 +27,8 @@ def json_body(body: object) -> bytes | None:
     except UnicodeEncodeError as error:
         found = error.object[error.start]
         raise EngineError(
-            f"the text cannot be sent, because it contains half of a character (U+{ord(found):04X}): type it again as "
-            "UTF-8"
+            f"the text cannot be sent, because it contains an incomplete character (U+{ord(found):04X}): type it again "
+            "as UTF-8"
         ) from error
     except (TypeError, ValueError) as error:
         raise EngineError(

@@ -213,7 +213,7 @@ def _student(freedom: int) -> float:
 
 def _resamples(count: int, seed: int) -> npt.NDArray[np.int64]:
     if not count:
-        raise ValueError("there are no values of which to compute a confidence interval")
+        raise ValueError("there are no values from which to compute a confidence interval")
     return np.random.default_rng(seed).integers(0, count, (RESAMPLES, count))
 
 

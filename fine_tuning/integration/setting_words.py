@@ -251,7 +251,7 @@ _TEST = {
     ),
     "evaluation.speed_rounds": (
         "Rounds of the test of speed",
-        "How many times the old and the new model answer in turn to measure their speed. 9 is usual.",
+        "How many times the old and the new model answer alternately to measure their speed. 9 is usual.",
     ),
     "evaluation.metrics": (
         "Figures of the test",

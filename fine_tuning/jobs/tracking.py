@@ -65,8 +65,8 @@ def store_uri() -> str:
     file = paths.tracking_dir() / "mlflow.db"
     if set(str(file)) & set("?#%"):
         raise ByoaiError(
-            f"MLflow cannot store data in {file.parent}, because it does not find paths with '?', '#' or '%': set "
-            "BYOAI_HOME to another folder"
+            f"MLflow cannot store data in {file.parent}, because it cannot open paths that contain '?', '#' or '%': "
+            "set BYOAI_HOME to another folder"
         )
     return f"sqlite:///{file}"
 

@@ -117,7 +117,7 @@ class ModelFineTuner:
             if config.dataset.format != DatasetFormat.JSONL:
                 prepared = Path(await self.prepare_dataset(source, config.dataset.format))
             elif not source.is_file():
-                raise ConfigError(f"dataset_path: there is no file {source}, so give the path of one")
+                raise ConfigError(f"dataset_path: there is no file {source}: check the path")
             dataset = {"dataset.path": str(prepared.absolute()), "dataset.format": DatasetFormat.JSONL}
             kind, settings = "train", config.changed(dataset)
         request = {"config": settings.model_dump(mode="json"), "ollama_url": self._url}

@@ -224,8 +224,8 @@ def _merge(engine: Engine, version: Version, run: Run, target: Path, quantizatio
     base = engine.show(version.base_tag)
     if base.gguf_digest != version.base_digest:
         raise ExportError(
-            f"{version.tag} cannot be merged, because {version.base_tag} is not the model any more that it was trained "
-            "on: leave out --merged, or retrain"
+            f"{version.tag} cannot be merged, because its base model {version.base_tag} has changed since the "
+            "training: leave out --merged, or retrain"
         )
     with watch.stage(f"Merging into {quantization}"):
         write = export_full if whole else merge_adapter

@@ -165,7 +165,9 @@ def _hub(repository: str) -> "Iterator[HfApi]":
             f"Hugging Face cannot be reached: {error}. Check the network (HF_ENDPOINT names another address)"
         ) from error
     except OSError as error:
-        raise ExportError(f"cannot exchange {repository} with Hugging Face ({error}): try again later") from error
+        raise ExportError(
+            f"the transfer of {repository} to or from Hugging Face failed ({error}): try again later"
+        ) from error
 
 
 def _is_denied(error: Exception) -> bool:

@@ -51,8 +51,8 @@ def targets_of(base: GgufFile, adapter_dir: str | Path) -> dict[str, LoraPair]:
             raise ExportError(f"{adapter_dir} adapts {pair.module}, which {base.path} does not have{tied}")
         if tensor.shape != pair.shape[::-1]:
             raise ExportError(
-                f"{adapter_dir} was not trained on {base.path}, because {pair.module} is {pair.shape} there, but "
-                f"{tensor.shape[::-1]} in the base: choose the base that it was trained on"
+                f"{adapter_dir} was not trained on {base.path}: the adapter is for a {pair.module} of the shape "
+                f"{pair.shape}, but the base's is {tensor.shape[::-1]}. Choose the base that the adapter was trained on"
             )
         if tensor.name == EMBEDDING and _OUTPUT not in base.tensors:
             raise ExportError(
@@ -77,10 +77,10 @@ def weights_of(base: GgufFile, model_folder: str | Path) -> dict[str, tuple[str,
         module, _, kind = hf_name.rpartition(".")
         tensor = base.tensors.get(f"{names.get_name(module)}.{kind}")
         if tensor is None or tensor.shape != stored.shape[::-1]:
-            theirs = str(tensor.shape[::-1]) if tensor else "it is not there"
+            theirs = f"is {tensor.shape[::-1]} in the base" if tensor else "is missing in the base"
             raise ExportError(
-                f"{model_folder} was not trained on {base.path}, because {hf_name} is {stored.shape} there, and in the "
-                f"base {theirs}: choose the base that it was trained on"
+                f"{model_folder} was not trained on {base.path}: {hf_name} is {stored.shape} in the model, but "
+                f"{theirs}. Choose the base that the model was trained on"
             )
         found[tensor.name] = (hf_name, stored)
     kept = {name for name in base.tensors if name in _COMPUTED or name.startswith(OTHER_SENSES)}

@@ -202,7 +202,7 @@ def test_it_is_written_as_other_trainers_read_it(home: Path, tmp_path: Path, for
         ({"type": "filter", "condition": 3}, "empty"),
         ({"type": "transform", "operation": "shout"}, "unknown operation 'shout'"),
         ({"type": "transform", "operation": "lowercase", "field": "title"}, "unknown field 'title'"),
-        ({"type": "transform", "operation": "lowercase", "to": "answer"}, "unknown to"),
+        ({"type": "transform", "operation": "lowercase", "to": "answer"}, "unknown key to"),
     ],
 )
 def test_a_wrong_step_is_named_by_its_number_before_anything_is_read(home: Path, step: Any, said: str) -> None:

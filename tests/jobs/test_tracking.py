@@ -266,7 +266,7 @@ def test_a_folder_that_would_be_taken_for_another_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv("BYOAI_HOME", str(tmp_path / name))
-    with pytest.raises(ByoaiError, match="does not find paths"):
+    with pytest.raises(ByoaiError, match="cannot open paths"):
         tracking.store_uri()
 
 

@@ -110,7 +110,7 @@ def export_conversations(
     service: Serving,
     format: Format = "jsonl",
     kind: Annotated[
-        Literal["jsonl", "csv", "parquet"] | None, Query(alias="as", description="kind of file, of training data")
+        Literal["jsonl", "csv", "parquet"] | None, Query(alias="as", description="file type, for training data")
     ] = None,
     conversation: Annotated[str | None, Query(pattern=TEXT_ID, description="export only this one")] = None,
 ) -> StreamingResponse:

@@ -48,7 +48,8 @@ def conversations(
     """
     if not me:
         raise DataError(
-            f"{file} is a chat between people: say with --me NAME whose messages are the answers. {_who(lines)}"
+            f"{file} is a chat between people: name with --me NAME the person whose messages are the "
+            f"answers. {_who(lines)}"
         )
     wanted, names, found = me.strip().casefold(), Counter[str](), False
     now: list[tuple[Line, bool]] = []

@@ -54,7 +54,9 @@ def use(library: Library) -> None:
     """Set the library that `product` uses in this process. Raises TrainingError if torch lacks it."""
     global _library
     if library == "onednn" and not _has_onednn():
-        raise TrainingError("training.products is onednn, which this torch does not have: set it to blas or auto")
+        raise TrainingError(
+            "training.products is onednn, but the installed PyTorch has no oneDNN: set it to blas or auto"
+        )
     for name in _KERNEL_CACHES:
         os.environ.setdefault(name, str(_KERNELS))
     _library = library
