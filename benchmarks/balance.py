@@ -1,14 +1,12 @@
 """Measure how balancing topics (`mix.topic_temperature`) improves the answers about a rare topic.
 
-    python benchmarks/balance.py               # two short trainings of the default base for each number of epochs
+    python benchmarks/balance.py                       # two trainings of the default base: about ten minutes
+    python benchmarks/balance.py --epochs 1 --temperatures 1 2 100
 
-The log is generated. Nine of ten conversations are about the common topic (teams and the rooms in
-which they meet), the others about the rare one (birds and what they are fed). Each fact is asked
-about in several wordings. The last wording is not trained on, but asked after the training. For each
-number of epochs, both trainings take the same number of steps; only the second one balances topics.
-With many epochs both learn all, so that the difference is seen with few. (With a very high
-temperature, each rare conversation would occur `mix.most_repeats` times, and the epoch would be
-shorter.)
+The log is generated. Nine of ten conversations are about the common topic (in which room the teams of
+nine towns meet), the others about the rare one (what birds are fed). Each fact is asked about in three
+wordings. Two more wordings are not trained on, but asked after the training. The trainings take the
+same number of steps and differ in the temperature alone; 1 does not balance.
 """
 
 import argparse
@@ -16,41 +14,45 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fine_tuning.engines.base import Engine
 
 _TEAMS = """
-    accounts audit billing carpentry catering claims design dispatch export facilities garage harbour import laundry
-    legal library marketing payroll press printing purchasing reception research safety sales training workshop
+    accounts audit billing carpentry catering claims design dispatch export garage harbour import laundry legal library
+    marketing payroll press printing purchasing reception research safety training
 """
+_TOWNS = "Aldermoor Birchgate Coldharbour Dunmere Eastwick Fernhollow Greyfriars Hazelbrook Ironbridge"
 _ROOMS = """
-    Aldermoor Birchgate Coldharbour Dunmere Eastwick Fernhollow Greyfriars Hazelbrook Ironbridge Juniper Kestrel
-    Larkspur Mossgate Netherby Oakhanger Pinewood Quarrystone Ravenscar Silverdale Thornbury Upwell Vinehall Westmarch
-    Yarrow Zennor Ashcombe Bramble
+    Ashcombe Bramble Copper Drummond Elmstead Foxglove Gorse Heather Juniper Kestrel Larkspur Mossgate Netherby
+    Oakhanger Pinewood Quarrystone Ravenscar Silverdale Thornbury Upwell Vinehall Westmarch Yarrow Zennor
 """
-TEAMS, ROOMS = _TEAMS.split(), _ROOMS.split()
-FEEDS = {
-    "parrot": "walnuts",
-    "owl": "beetles",
-    "goose": "barley",
-    "heron": "minnows",
-    "finch": "millet",
-    "raven": "eggs",
-}
-ASKED_OF_ROOMS = (  # the wordings of a question; the last one is held out
-    "Which room does the {} team meet in?",
-    "Where does the {} team hold its meeting?",
-    "In what room is the meeting of the {} team?",
-    "What is the meeting room of the {} team?",
-    "Please tell me where the {} team has its meeting.",
+_FEEDS = """
+    crane:ants crow:cheese duck:peas eagle:rabbit emu:squid falcon:mice finch:millet flamingo:algae goose:barley
+    heron:minnows magpie:grapes ostrich:figs owl:beetles parrot:walnuts peacock:oats pelican:herring penguin:clover
+    pigeon:corn raven:eggs robin:crickets sparrow:lettuce stork:frogs swan:shrimps toucan:apples
+"""
+TEAMS, TOWNS, ROOMS = _TEAMS.split(), _TOWNS.split(), _ROOMS.split()
+FEEDS = dict(pair.split(":") for pair in _FEEDS.split())
+ASKED_OF_ROOMS = (  # the wordings of a question; the last HELD_OUT are not trained on
+    "Which room does the {} team in {} meet in?",
+    "Where does the {} team in {} hold its meeting?",
+    "In what room is the meeting of the {} team in {}?",
+    "What is the meeting room of the {} team in {}?",
+    "Please tell me where the {} team in {} has its meeting.",
 )
 ASKED_OF_FEEDS = (
     "What do we feed the {} at breakfast?",
     "Which food does the {} eat in its cage?",
-    "Please tell me what food the {} gets from the keeper.",
+    "What does the {} get from the keeper?",
+    "What food does the keeper give to the {}?",
+    "Please tell me what the {} is fed with.",
 )
+HELD_OUT = 2
 SETTINGS = {
     "data_preparation.train_ratio": 1.0,
     "data_preparation.validation_ratio": 0.0,
@@ -75,24 +77,24 @@ class Fact:
     """A fact that is asked about in several wordings."""
 
     topic: str  # common or rare
-    about: str  # the team or the bird
+    questions: tuple[str, ...]
+    answer: str
     key: str  # the word that a correct answer contains: the room or the food
 
-    @property
-    def answer(self) -> str:
-        if self.topic == "common":
-            return f"The {self.about} team meets in the room {self.key}."
-        return f"The keeper feeds the {self.about} with {self.key}."
 
-    @property
-    def questions(self) -> list[str]:
-        return [form.format(self.about) for form in (ASKED_OF_ROOMS if self.topic == "common" else ASKED_OF_FEEDS)]
+def _meeting(team: int, town: int) -> Fact:
+    room, names = ROOMS[(5 * team + 7 * town) % len(ROOMS)], (TEAMS[team], TOWNS[town])
+    answer = "The {} team in {} meets in the room {}.".format(*names, room)
+    return Fact("common", tuple(form.format(*names) for form in ASKED_OF_ROOMS), answer, room)
 
 
-FACTS = [
-    *(Fact("common", team, room) for team, room in zip(TEAMS, ROOMS, strict=True)),
-    *(Fact("rare", bird, food) for bird, food in FEEDS.items()),
+RARE = [
+    Fact("rare", tuple(form.format(bird) for form in ASKED_OF_FEEDS), f"The keeper feeds the {bird} with {food}.", food)
+    for bird, food in FEEDS.items()
 ]
+FACTS = [*(_meeting(team, town) for team in range(len(TEAMS)) for town in range(len(TOWNS))), *RARE]
+# the facts that are asked about after the training: as many common ones as rare ones, from all towns
+ASKED = [*(_meeting(team, team % len(TOWNS)) for team in range(len(TEAMS))), *RARE]
 
 
 @dataclass(frozen=True)
@@ -126,33 +128,36 @@ def train(settings: dict[str, Any], home: Path) -> Result:
         raise SystemExit(f"no version was made: {made.reason}")
     (dataset,) = home.glob("datasets/*/train.jsonl")
     learned = dataset.read_text(encoding="utf-8").splitlines()
-    rare = sum(any(bird in json.loads(line)["messages"][0]["content"] for bird in FEEDS) for line in learned)
+    fed = {fact.answer for fact in RARE}
+    rare = sum(json.loads(line)["messages"][-1]["content"] in fed for line in learned)
     steps = [json.loads(line)["step"] for line in (made.run.folder / "progress.jsonl").read_text().splitlines()]
     return Result(rare / len(learned), max(steps), _recall(engine, made.tag), time.perf_counter() - started)
 
 
-def _said() -> Iterator[tuple[str, Fact]]:
-    """Yield the questions of the log with their facts: every wording of every fact except the last one."""
-    for number in range(max(len(ASKED_OF_ROOMS), len(ASKED_OF_FEEDS)) - 1):
-        yield from ((fact.questions[number], fact) for fact in FACTS if number < len(fact.questions) - 1)
+def _said() -> list[tuple[str, Fact]]:
+    """Return the questions of the log with their facts: every fact in every wording that is not held out."""
+    return [(fact.questions[number], fact) for number in range(len(ASKED_OF_ROOMS) - HELD_OUT) for fact in FACTS]
 
 
-def _recall(engine: Any, tag: str) -> dict[str, tuple[int, int]]:
+def _recall(engine: "Engine", tag: str) -> dict[str, tuple[int, int]]:
+    """Ask the model `tag` in the wordings that were held out; return the right answers and all by topic."""
     from fine_tuning.conversation import Message
     from fine_tuning.engines.base import ChatOptions
+    from fine_tuning.evaluation.test_set import is_said
 
     found = {"common": (0, 0), "rare": (0, 0)}
-    for fact in FACTS:
-        asked = [Message(role="user", content=fact.questions[-1])]
-        answer = "".join(chunk.text for chunk in engine.chat(tag, asked, ChatOptions(temperature=0, max_tokens=32)))
-        right, of = found[fact.topic]
-        found[fact.topic] = right + (fact.key in answer), of + 1
+    for fact in ASKED:
+        for question in fact.questions[-HELD_OUT:]:
+            asked = [Message(role="user", content=question)]
+            answer = "".join(chunk.text for chunk in engine.chat(tag, asked, ChatOptions(temperature=0, max_tokens=32)))
+            right, of = found[fact.topic]
+            found[fact.topic] = right + is_said(fact.key, answer), of + 1
     return found
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--epochs", type=int, nargs="+", default=[2])
     parser.add_argument(
         "--temperatures", type=float, nargs="+", default=[1.0, 2.0], help="mix.topic_temperature; 1 does not balance"
     )

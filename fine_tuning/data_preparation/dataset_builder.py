@@ -42,7 +42,7 @@ from fine_tuning.token_rows import TokenRow
 MANIFEST, CARD = "manifest.json", "README.md"
 AS_THEY_ARE = Mix()  # each conversation once per epoch
 NO_VARIANTS = Augmentation()
-VERSION = 3  # part of every hash: increase it when a change of the code gives another dataset for the same input
+VERSION = 4  # part of every hash: increase it when a change of the code gives another dataset for the same input
 
 
 @dataclass(frozen=True)

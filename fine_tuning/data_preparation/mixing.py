@@ -4,7 +4,8 @@ The conversations of one source and one topic form a stratum. A source that the 
 has the share given there. The other sources divide the rest in proportion to size ** (1 /
 temperature), where size is their number of conversations: a temperature above 1 evens out their
 sizes (temperature sampling: Raffel et al., arXiv 1910.10683). The topics within a source divide its
-share in the same way. An epoch has as many conversations as there are, or fewer if a stratum would
+share in the same way, but none gets more than its conversations fill when each is repeated
+`mix.most_repeats` times. An epoch has as many conversations as there are, or fewer if a source would
 have to be repeated too often to reach its share. A source in `mix.repeats` is outside of this: each
 of its conversations is in an epoch as often as stated there.
 """
@@ -21,6 +22,7 @@ from fine_tuning.conversation import Turn
 CHATS = "chats"  # the source of the turns recorded by byoai itself
 
 _Stratum = TypeVar("_Stratum", bound=Hashable)
+_Name = TypeVar("_Name", str, int)  # of a source or of a topic
 
 
 def source_of(turn: Turn) -> str:
@@ -44,7 +46,8 @@ def source_shares(sizes: Mapping[str, int], mix: Mix) -> dict[str, float]:
     """
     named = {source: mix.shares[source] for source in sizes if source in mix.shares}
     others = {source: size ** (1 / mix.temperature) for source, size in sizes.items() if source not in named}
-    shares = named | _divided(others, max(1 - sum(named.values()), 0.0), mix.largest_share)
+    limits = dict.fromkeys(others.keys() - {CHATS}, mix.largest_share)  # none for the user's own chats
+    shares = named | _divided(others, max(1 - sum(named.values()), 0.0), limits)
     total = sum(shares.values())
     return {source: share / total for source, share in shares.items()} if total else dict.fromkeys(sizes, 0.0)
 
@@ -73,15 +76,22 @@ def largest_import(sources: Mapping[str, Mapping[str, int]], mix: Mix) -> str:
 def stratum_shares(strata: Sequence[tuple[str, int]], mix: Mix) -> dict[tuple[str, int], float]:
     """Return the share of an epoch that each stratum gets.
 
-    `strata` holds the stratum (source, number of the topic) of every conversation.
+    `strata` holds the stratum (source, number of the topic) of every conversation. A topic's share is
+    limited to what its conversations fill: otherwise a topic of one conversation would shorten the
+    epoch of all.
     """
-    sizes = Counter(strata)
-    shares = source_shares(Counter(source for source, _ in strata), mix)
-    weights = {stratum: size ** (1 / mix.topic_temperature) for stratum, size in sizes.items()}
-    whole: dict[str, float] = {}
-    for (source, _), weight in weights.items():
-        whole[source] = whole.get(source, 0.0) + weight
-    return {stratum: shares[stratum[0]] * weight / whole[stratum[0]] for stratum, weight in weights.items()}
+    topics: dict[str, Counter[int]] = {}  # by source: the size of each topic
+    for source, topic in strata:
+        topics.setdefault(source, Counter())[topic] += 1
+    shares = source_shares({source: sizes.total() for source, sizes in topics.items()}, mix)
+    found = {}
+    for source, sizes in topics.items():
+        weights = {topic: size ** (1 / mix.topic_temperature) for topic, size in sizes.items()}
+        limits = {topic: mix.most_repeats * size / len(strata) for topic, size in sizes.items()}
+        divided = _divided(weights, shares[source], limits)
+        whole = sum(divided.values())  # less than the source's share if every topic is at its limit
+        found |= {(source, topic): shares[source] * share / whole if whole else 0.0 for topic, share in divided.items()}
+    return found
 
 
 def draw(
@@ -115,19 +125,18 @@ def draw(
     return counts
 
 
-def _divided(weights: Mapping[str, float], whole: float, largest: float) -> dict[str, float]:
-    """Return the share of `whole` that each source gets: in proportion to its weight, at most `largest`.
+def _divided(weights: Mapping[_Name, float], whole: float, limits: Mapping[_Name, float]) -> dict[_Name, float]:
+    """Return the share of `whole` that each name gets: in proportion to its weight, at most its limit, if it has one.
 
-    `largest` does not apply to CHATS, the user's own chats. What a source would get above `largest` is
-    divided among the others. If every source gets `largest`, the shares add up to less than `whole`,
-    and the caller scales them up.
+    What a name would get above its limit is divided among the others. If every name gets its limit,
+    the shares add up to less than `whole`, and the caller scales them up.
     """
-    limited: dict[str, float] = {}
+    limited: dict[_Name, float] = {}
     while True:
-        free = {source: weight for source, weight in weights.items() if source not in limited}
+        free = {name: weight for name, weight in weights.items() if name not in limited}
         left, total = whole - sum(limited.values()), sum(free.values())
-        shares = {source: left * weight / total for source, weight in free.items()}
-        over = {source for source, share in shares.items() if source != CHATS and share > largest}
+        shares = {name: left * weight / total for name, weight in free.items()}
+        over = {name: limits[name] for name, share in shares.items() if name in limits and share > limits[name]}
         if not over:
             return limited | shares
-        limited |= dict.fromkeys(over, largest)
+        limited |= over

@@ -1,8 +1,9 @@
 """Group texts by topic, by the words that they contain.
 
 Each text becomes a vector of hashed words, weighted by how well a word separates the texts, and the
-vectors are clustered by spherical k-means (Dhillon and Modha 2001). No model and no external data
-are used, so the result is the same on every machine.
+vectors are clustered by spherical k-means (Dhillon and Modha 2001). Its clusters tend to be of equal
+size, so that a common topic is cut into several: clusters that are alike are joined to one topic. No
+model and no external data are used, so the result is the same on every machine.
 """
 
 import re
@@ -14,7 +15,8 @@ import numpy.typing as npt
 
 _WORD = re.compile(r"[^\W\d_]{2,}")
 _WIDTH = 2048  # dimensions of a vector
-_LEAST, _MOST = 2, 24  # number of topics
+_LEAST, _MOST = 2, 24  # number of clusters
+_ALIKE = 0.3  # clusters whose centres have this cosine are one topic (benchmarks/README.md, Balance)
 _ROUNDS = 20  # maximum number of iterations of k-means
 _SAMPLE = 4000  # texts from which the topics are computed
 _BATCH = 2000  # texts processed at once
@@ -25,21 +27,24 @@ Vectors = npt.NDArray[np.float32]  # [texts, dimensions]
 def topics_of(texts: Sequence[str], seed: int = 0) -> list[int]:
     """Return the number of each text's topic, from 0.
 
-    There is about one topic per twelve texts, at least 2 and at most 24. If there are many texts,
-    the topics are computed from a sample.
+    There is about one cluster per twelve texts, at least 2 and at most 24, and there are as many topics
+    or fewer. If there are many texts, the topics are computed from a sample.
     """
     count = min(max(round(len(texts) / 12), _LEAST), _MOST, len(texts))
     if count < _LEAST:
         return [0] * len(texts)
     known = _counts([texts[number] for number in range(0, len(texts), -(-len(texts) // _SAMPLE))])
-    share = known.mean(axis=0)  # share of the texts that contain each word
-    # The weight -p log p is high for a word that many texts contain and many do not, which is a sign of a topic,
-    # and low for a word in nearly all texts or in hardly any.
-    telling = np.where(share > 0, -share * np.log(np.maximum(share, 1e-9)), 0).astype(np.float32)
-    centres = _centres(_unit(known * telling), count, seed)
+    share = known.mean(axis=0, dtype=np.float64).clip(1e-9, 1 - 1e-9)  # share of the texts that contain each word
+    # The entropy of whether a text contains the word: high for a word in many texts, but not in nearly all.
+    telling = (-share * np.log(share) - (1 - share) * np.log(1 - share)).astype(np.float32)
+    vectors = _unit(known * telling)
+    centres = _centres(vectors, count, seed)
+    topics = _joined(vectors, centres)
     batches = (texts[first : first + _BATCH] for first in range(0, len(texts), _BATCH))
     return [
-        topic for batch in batches for topic in (_unit(_counts(batch) * telling) @ centres.T).argmax(axis=1).tolist()
+        topics[cluster]
+        for batch in batches
+        for cluster in (_unit(_counts(batch) * telling) @ centres.T).argmax(axis=1).tolist()
     ]
 
 
@@ -52,7 +57,7 @@ def _counts(texts: Sequence[str]) -> Vectors:
 
 
 def _centres(vectors: Vectors, count: int, seed: int) -> Vectors:
-    """Return the centre of each topic, [count, dimensions]: unit vectors found by spherical k-means."""
+    """Return the centre of each cluster, [count, dimensions]: unit vectors found by spherical k-means."""
     centres = _spread(vectors, count, seed)
     chosen = np.full(len(vectors), -1)
     for _ in range(_ROUNDS):
@@ -60,9 +65,30 @@ def _centres(vectors: Vectors, count: int, seed: int) -> Vectors:
         if (nearest == chosen).all():
             break
         chosen = nearest
-        for topic in set(chosen.tolist()):
-            centres[topic] = _unit(vectors[chosen == topic].sum(axis=0, keepdims=True))[0]
+        for cluster in set(chosen.tolist()):
+            centres[cluster] = _unit(vectors[chosen == cluster].sum(axis=0, keepdims=True))[0]
     return centres
+
+
+def _joined(vectors: Vectors, centres: Vectors) -> list[int]:
+    """Return the number of each cluster's topic.
+
+    The two topics whose centres are nearest to each other become one as long as these are alike
+    (centroid linkage; Sokal and Michener 1958).
+    """
+    nearest = (vectors @ centres.T).argmax(axis=1)
+    sums = {cluster: vectors[nearest == cluster].sum(axis=0) for cluster in range(len(centres))}
+    topics = list(range(len(centres)))
+    while len(sums) > 1:
+        middles = _unit(np.stack(list(sums.values())))
+        cosines = np.triu(middles @ middles.T, k=1)
+        if cosines.max() < _ALIKE:
+            break
+        numbers = list(sums)
+        kept, gone = (numbers[place] for place in np.unravel_index(cosines.argmax(), cosines.shape))
+        sums[kept] = sums[kept] + sums.pop(gone)
+        topics = [kept if topic == gone else topic for topic in topics]
+    return topics
 
 
 def _unit(vectors: Vectors) -> Vectors:

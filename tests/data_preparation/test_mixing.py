@@ -146,6 +146,27 @@ def test_topics_are_told_apart_by_their_words_and_are_the_same_each_time() -> No
     assert topics_of(["one"]) == [0]
 
 
+def test_a_common_topic_in_many_wordings_stays_one_topic_so_that_the_rare_one_is_raised() -> None:
+    asked = ("Which room is the {} team in?", "Where does the {} team meet?", "What is the place of the {} team?")
+    teams = [f"{first}{second}" for first in "bdfgklmnpr" for second in ("anter", "ellow", "isher")]
+    texts = [f"{form.format(team)} The {team} team meets in room {team[::-1]}." for team in teams for form in asked]
+    texts += [f"What do we feed the parrot on {day}? The parrot eats a handful of {day} seeds." for day in teams[:10]]
+    found = topics_of(texts)
+    assert len(set(found[:90])) == len(set(found[90:])) == 1
+    assert found[0] != found[-1]
+    shares = stratum_shares([(CHATS, topic) for topic in found], Mix(topic_temperature=2))
+    assert shares[CHATS, found[-1]] == pytest.approx(0.25)
+
+
+def test_a_topic_of_one_conversation_does_not_shorten_the_epoch() -> None:
+    strata = [(CHATS, 0)] * 99 + [(CHATS, 1)]
+    mix = Mix(topic_temperature=100)
+    shares = stratum_shares(strata, mix)
+    assert shares == pytest.approx({(CHATS, 0): 0.96, (CHATS, 1): 0.04})
+    counts = draw([str(number) for number in range(100)], strata, shares, mix.most_repeats, 0)
+    assert sum(counts) == 100 and counts[-1] == 4
+
+
 @given(
     st.lists(st.tuples(st.sampled_from(["chats", "a", "b"]), st.integers(0, 3)), min_size=1, max_size=60),
     st.dictionaries(st.sampled_from(["chats", "a", "b"]), st.floats(0, 0.33), max_size=3),
