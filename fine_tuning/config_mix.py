@@ -12,7 +12,8 @@ Temperature = Annotated[float, Field(ge=1, le=100)]
 class Mix(Section):
     """The share of each source in an epoch.
 
-    A source is `chats` (the turns recorded by byoai), an import by its name, or one of `also`.
+    A source is `chats` (the turns recorded by byoai), an import by its name, or one of `also`. In
+    `shares` and `repeats`, `source/task` names the conversations of a source with that task.
     """
 
     also: tuple[Name, ...] = ()  # sources to train on beside the log: `sample`, or files of questions and answers

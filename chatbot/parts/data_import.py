@@ -34,7 +34,7 @@ def outcome() -> None:
 
 def _offer(file: Incoming) -> None:
     importing = st.container()  # left of the fields, whose values it needs
-    with st.popover("Source and licence", help="They are noted on each turn, and listed in the dataset's card"):
+    with st.popover("Source, licence, task", help="They are noted on each turn, and listed in the dataset's card"):
         source = st.text_input(
             "Source",
             key=f"source-{file.id}",
@@ -42,13 +42,21 @@ def _offer(file: Incoming) -> None:
             help="A name by which this can be learned less or more often, or be forgotten. Empty: the file's name",
         )
         licence = st.text_input("Licence", key=f"licence-{file.id}", max_chars=1000, placeholder="CC BY 4.0")
+        task = st.text_input(
+            "Task",
+            key=f"task-{file.id}",
+            max_chars=60,
+            placeholder="summarization",
+            help="A label for all of it, by which it can be learned more or less often. Empty: the label that the file "
+            "states for each conversation, if it does",
+        )
     importing.button(
         "Import",
         type="primary",
         icon=":material/upload:",
         disabled=not file.importable,
         on_click=upload.import_it,
-        args=(file, source.strip(), licence.strip()),
+        args=(file, source.strip(), licence.strip(), task.strip()),
     )
 
 

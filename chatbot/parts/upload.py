@@ -53,13 +53,14 @@ def draw(offer: Callable[[Incoming], None]) -> None:
         _drop()
 
 
-def import_it(file: Incoming, source: str = "", licence: str = "") -> None:
+def import_it(file: Incoming, source: str = "", licence: str = "", task: str = "") -> None:
     """Submit a job that imports a file into the log; a document is imported as questions and answers made from it.
 
-    `source` is the name of the source in the log (by default the file's name), `licence` its licence.
+    `source` is the name of the source in the log (by default the file's name), `licence` its licence,
+    `task` the label of its turns (by default the one that the file states for each).
     """
     format = "document" if file.questions else ""
-    ask("import", upload=file.id, me=file.me, format=format, source=source, licence=licence)
+    ask("import", upload=file.id, me=file.me, format=format, source=source, licence=licence, task=task)
     job = data_view.newest(service(), "import")
     state["import-asked"] = job.id if job else None
     done()

@@ -64,6 +64,13 @@ def add_commands(commands: Commands) -> None:
         "--source", default="", metavar="NAME", help="what to call the source (default: the file's name)"
     )
     command.add_argument(
+        "--task",
+        default="",
+        metavar="NAME",
+        help="a label for all these chats, such as summarization, by which they can be learned more or less often "
+        "(default: the label that the file states for each)",
+    )
+    command.add_argument(
         "--branches",
         choices=("best", "all"),
         default="best",
@@ -122,7 +129,7 @@ def _import(config: "FineTuningConfig", options: argparse.Namespace) -> None:
         "config": config,
         "places": tuple(map(_from_anywhere, options.place)),
         "format": _from_anywhere(options.format) if ".py:" in options.format else options.format,
-        **{name: getattr(options, name) for name in ("me", "licence", "source", "branches", "judge")},
+        **{name: getattr(options, name) for name in ("me", "licence", "source", "task", "branches", "judge")},
     }
     request = cast("ImportRequest", read_request("import", asked))
     if options.dry_run or not options.yes:

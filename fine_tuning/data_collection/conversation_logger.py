@@ -14,8 +14,8 @@ A later event has {"event", "turn_id", "timestamp"}, and by its kind
 metadata["parent"] is the id of the turn before, "" for a first turn; turns logged by early versions
 have no "parent" (see branches.py). metadata["regenerates"] is the id of an earlier turn, if this
 turn is another answer to its question. An imported turn has metadata["source"] = {"name", "format",
-"licence"} and metadata["import"], the id of its import; its timestamp is that of its source, "" if
-unknown. Each line ends with its checksum (`log_lines`).
+"licence"} and metadata["import"], the id of its import, and may have metadata["task"], a label for
+the mix; its timestamp is that of its source, "" if unknown. Each line ends with its checksum (`log_lines`).
 
 Reading changes nothing. A line that is not a record, or was altered since it was written, is
 ignored and reported. The next rating, edit, exclusion or deletion moves it to a file beside the

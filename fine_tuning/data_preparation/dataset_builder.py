@@ -29,7 +29,7 @@ from fine_tuning.data_preparation.augmentation import augmenter
 from fine_tuning.data_preparation.dataset_card import card_of, facts_of
 from fine_tuning.data_preparation.formatter import TrainingDataFormatter
 from fine_tuning.data_preparation.kept_rows import Counts, EarlierRows, Index, Kept, earlier_rows
-from fine_tuning.data_preparation.mixing import draw, stratum_shares
+from fine_tuning.data_preparation.mixing import Stratum, draw, part_of, stratum_shares
 from fine_tuning.data_preparation.paraphrase import Rewording
 from fine_tuning.data_preparation.rows import ConversationTokenizer, Render, Tokenizer
 from fine_tuning.data_preparation.split import SPLITS, assign_splits, join_groups
@@ -81,7 +81,7 @@ def build_dataset(
         conversations: Cleaned conversations; they are read one by one and not kept in memory.
         settings: The section `data_preparation` of the configuration.
         dropped: Number of dropped turns by reason, for the manifest; read after the last conversation.
-        mix: The share of each source in the train split; with a share of 0 it is in no split.
+        mix: The share of each source or task in the train split; with a share of 0 it is in no split.
         augmentation: How many variants of each conversation are added to the train split.
         reword: Rewords the questions of variants with a model.
     """
@@ -284,20 +284,21 @@ def _mixed(spool: Spool, splits: Sequence[str], mix: Mix, seed: int) -> list[int
     """Return how often each conversation is in its split.
 
     In the train split this is decided by `mix`; in the others it is once, or never if `mix` gives
-    the source a share of 0.
+    the source or the task a share of 0.
     """
-    sources = spool.sources()
-    left_out = {source for named in (mix.shares, mix.repeats) for source, weight in named.items() if not weight}
-    often = [int(source not in left_out) for source in sources]
+    tasks = spool.tasks()
+    parts = [part_of(source, task, mix) for source, task in zip(spool.sources(), tasks, strict=True)]
+    left_out = {part for named in (mix.shares, mix.repeats) for part, weight in named.items() if not weight}
+    often = [int(part not in left_out) for part in parts]
     if mix.model_copy(update={"also": (), "most_repeats": AS_THEY_ARE.most_repeats}) == AS_THEY_ARE:
         return often
     train = [number for number, split in enumerate(splits) if split == "train"]
     ids = spool.ids()
-    topics = topics_of(spool.texts(), seed) if mix.topic_temperature > 1 else [0] * len(sources)
-    drawable = [number for number in train if sources[number] not in mix.repeats]
-    for number in set(train) - set(drawable):
-        often[number] = mix.repeats[sources[number]]
-    strata = [(sources[number], topics[number]) for number in drawable]
+    topics = topics_of(spool.texts(), seed) if mix.topic_temperature > 1 else [0] * len(parts)
+    drawable = [number for number in train if parts[number] not in left_out | mix.repeats.keys()]
+    for number in train:
+        often[number] *= mix.repeats.get(parts[number], 1)
+    strata = [Stratum(parts[number], tasks[number], topics[number]) for number in drawable]
     drawn = draw([ids[number] for number in drawable], strata, stratum_shares(strata, mix), mix.most_repeats, seed)
     for number, count in zip(drawable, drawn, strict=True):
         often[number] = count

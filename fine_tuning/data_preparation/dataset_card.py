@@ -1,10 +1,14 @@
-"""Describe a dataset without its texts: sources, licences, lengths and topics, as facts and as a card (README.md)."""
+"""Describe a dataset without its texts, as facts and as a card (README.md).
+
+The facts are sources, tasks, licences, lengths and topics.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from fine_tuning.data_preparation.mixing import with_task
 from fine_tuning.data_preparation.spool import Spool
 from fine_tuning.data_preparation.topics import topics_of
 
@@ -26,7 +30,8 @@ def facts_of(spool: Spool, splits: Sequence[str], often: Sequence[int], seed: in
     sizes = np.bincount(topics_of([spool.text(number) for number in sampled], seed))
     words = np.array(spool.words())[here]
     return {
-        "sources": _sources(spool, splits, often),
+        "sources": _counts(spool.sources(), splits, often),
+        "tasks": _counts(_tasks(spool), splits, often),
         "licences": {source: sorted(licences) for source, licences in sorted(spool.licences().items())},
         "words": {"median": int(np.median(words)), "p90": int(np.quantile(words, 0.9)), "longest": int(words.max())},
         "topics": {
@@ -36,11 +41,22 @@ def facts_of(spool: Spool, splits: Sequence[str], often: Sequence[int], seed: in
     }
 
 
-def _sources(spool: Spool, splits: Sequence[str], often: Sequence[int]) -> dict[str, dict[str, int]]:
-    """Return by source its number of conversations, and how many an epoch of training contains, with repeats."""
+def _tasks(spool: Spool) -> list[str]:
+    """Return for each conversation the name of its task, `source/task`; "" if it has none."""
+    named = zip(spool.sources(), spool.tasks(), strict=True)
+    return [with_task(source, task) if task else "" for source, task in named]
+
+
+def _counts(names: Sequence[str], splits: Sequence[str], often: Sequence[int]) -> dict[str, dict[str, int]]:
+    """Return by name its number of conversations, and how many an epoch of training contains, with repeats.
+
+    `names` has the source or the task of each conversation; "" is left out.
+    """
     found: dict[str, dict[str, int]] = {}
-    for source, split, count in zip(spool.sources(), splits, often, strict=True):
-        counts = found.setdefault(source, {"conversations": 0, "in_an_epoch": 0})
+    for name, split, count in zip(names, splits, often, strict=True):
+        if not name:
+            continue
+        counts = found.setdefault(name, {"conversations": 0, "in_an_epoch": 0})
         counts["conversations"] += 1
         counts["in_an_epoch"] += count if split == "train" else 0
     return found
@@ -67,14 +83,16 @@ def card_of(manifest: Mapping[str, Any]) -> str:
         [name, counts["conversations"], counts["in_an_epoch"], ", ".join(manifest["licences"].get(name, []))]
         for name, counts in manifest["sources"].items()
     ]
+    tasks = [[name, counts["conversations"], counts["in_an_epoch"]] for name, counts in manifest["tasks"].items()]
     return (
         "# Dataset\n\nThe conversations of which a version was trained. A topic is a cluster of conversations with "
         f"similar words.\n\n{_table(['', ''], told.items())}\n## Sources\n\n"
         f"{_table(['source', 'conversations', 'in an epoch', 'licence'], sources)}"
+        + (f"\n## Tasks\n\n{_table(['task', 'conversations', 'in an epoch'], tasks)}" if tasks else "")
     )
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
-    cells = ([str(cell).replace("|", "\\|") for cell in line] for line in lines)
+    cells = ([" ".join(str(cell).split()).replace("|", "\\|") for cell in line] for line in lines)
     return "".join(f"| {' | '.join(line)} |\n" for line in cells)

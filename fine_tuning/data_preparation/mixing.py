@@ -1,20 +1,21 @@
-"""Decide how often each conversation is in an epoch, so that every source and topic has its share.
+"""Decide how often each conversation is in an epoch, so that every source, task and topic has its share.
 
-The conversations of one source and one topic form a stratum. A source that the configuration names
-has the share given there. The other sources divide the rest in proportion to size ** (1 /
-temperature), where size is their number of conversations: a temperature above 1 evens out their
-sizes (temperature sampling: Raffel et al., arXiv 1910.10683). The topics within a source divide its
+A task is a label of some conversations of a source, such as "summarization". The configuration may
+name a source or one of its tasks, as `source/task`: each is a part of the mix with the share given
+there. The other sources divide the rest in proportion to size ** (1 / temperature), where size is
+their number of conversations: a temperature above 1 evens out their sizes (temperature sampling:
+Raffel et al., arXiv 1910.10683). The tasks within a part, and the topics within a task, divide its
 share in the same way, but none gets more than its conversations fill when each is repeated
-`mix.most_repeats` times. An epoch has as many conversations as there are, or fewer if a source would
-have to be repeated too often to reach its share. A source in `mix.repeats` is outside of this: each
-of its conversations is in an epoch as often as stated there.
+`mix.most_repeats` times. An epoch has as many conversations as there are in all parts that are not
+left out, or fewer if a part would have to be repeated too often to reach its share. A part in
+`mix.repeats` is outside of this: each of its conversations is in an epoch as often as stated there.
 """
 
 import hashlib
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from fine_tuning.config_mix import Mix
 from fine_tuning.conversation import Turn
@@ -22,7 +23,15 @@ from fine_tuning.conversation import Turn
 CHATS = "chats"  # the source of the turns recorded by byoai itself
 
 _Stratum = TypeVar("_Stratum", bound=Hashable)
-_Name = TypeVar("_Name", str, int)  # of a source or of a topic
+_Name = TypeVar("_Name", bound=Hashable)
+
+
+class Stratum(NamedTuple):
+    """The conversations of one part of the mix that have the same task and topic."""
+
+    part: str  # see `part_of`
+    task: str  # "" for none
+    topic: int
 
 
 def source_of(turn: Turn) -> str:
@@ -32,6 +41,23 @@ def source_of(turn: Turn) -> str:
     return str(name) if name else CHATS
 
 
+def task_of(turn: Turn) -> str:
+    """Return the task of a turn, a label such as "summarization"; "" if it has none."""
+    task = turn.metadata.get("task")
+    return task if isinstance(task, str) else ""
+
+
+def with_task(source: str, task: str) -> str:
+    """Return the name by which the configuration names a task of a source: `source/task`; the source without a task."""
+    return f"{source}/{task}" if task else source
+
+
+def part_of(source: str, task: str, mix: Mix) -> str:
+    """Return the part of the mix that conversations belong to: their source, or `source/task` if `mix` names it."""
+    name = with_task(source, task)
+    return name if name in mix.shares or name in mix.repeats else source
+
+
 def licence_of(turn: Turn) -> str:
     """Return the licence of the source that a turn was imported from; "" if none is noted."""
     source = turn.metadata.get("source")
@@ -39,9 +65,9 @@ def licence_of(turn: Turn) -> str:
 
 
 def source_shares(sizes: Mapping[str, int], mix: Mix) -> dict[str, float]:
-    """Return the share of an epoch that each source gets.
+    """Return the share of an epoch that each source, or named task of a source, gets.
 
-    `sizes` holds the number of conversations by source. The shares add up to 1, unless the
+    `sizes` holds the number of conversations of each. The shares add up to 1, unless the
     configuration gives every source a share of 0; then all are 0.
     """
     named = {source: mix.shares[source] for source in sizes if source in mix.shares}
@@ -73,25 +99,22 @@ def largest_import(sources: Mapping[str, Mapping[str, int]], mix: Mix) -> str:
     )
 
 
-def stratum_shares(strata: Sequence[tuple[str, int]], mix: Mix) -> dict[tuple[str, int], float]:
+def stratum_shares(strata: Sequence[Stratum], mix: Mix) -> dict[Stratum, float]:
     """Return the share of an epoch that each stratum gets.
 
-    `strata` holds the stratum (source, number of the topic) of every conversation. A topic's share is
-    limited to what its conversations fill: otherwise a topic of one conversation would shorten the
-    epoch of all.
+    `strata` holds the stratum of every conversation. The share of a task or a topic is limited to what
+    its conversations fill: otherwise a topic of one conversation would shorten the epoch of all.
     """
-    topics: dict[str, Counter[int]] = {}  # by source: the size of each topic
-    for source, topic in strata:
-        topics.setdefault(source, Counter())[topic] += 1
-    shares = source_shares({source: sizes.total() for source, sizes in topics.items()}, mix)
-    found = {}
-    for source, sizes in topics.items():
-        weights = {topic: size ** (1 / mix.topic_temperature) for topic, size in sizes.items()}
-        limits = {topic: mix.most_repeats * size / len(strata) for topic, size in sizes.items()}
-        divided = _divided(weights, shares[source], limits)
-        whole = sum(divided.values())  # less than the source's share if every topic is at its limit
-        found |= {(source, topic): shares[source] * share / whole if whole else 0.0 for topic, share in divided.items()}
-    return found
+    parts: dict[str, Counter[tuple[Hashable, ...]]] = {}
+    for part, *inner in strata:
+        parts.setdefault(part, Counter())[tuple(inner)] += 1
+    shares = source_shares({part: sizes.total() for part, sizes in parts.items()}, mix)
+    temperatures, most = (mix.temperature, mix.topic_temperature), mix.most_repeats / max(len(strata), 1)
+    return {
+        Stratum(part, *inner): share
+        for part, sizes in parts.items()
+        for inner, share in _within(sizes, shares[part], temperatures, most).items()
+    }
 
 
 def draw(
@@ -123,6 +146,33 @@ def draw(
         for place, number in enumerate(numbers):
             counts[number] = often + (place < once_more)
     return counts
+
+
+def _within(
+    sizes: Mapping[tuple[Hashable, ...], int], whole: float, temperatures: Sequence[float], most: float
+) -> dict[tuple[Any, ...], float]:
+    """Divide the share `whole` by the first item of each key, and what each of these gets by the next item.
+
+    Args:
+        sizes: How many conversations each key has.
+        whole: The share that is divided.
+        temperatures: The temperature for each item of a key.
+        most: The share that one conversation can fill.
+    """
+    if not temperatures:
+        return dict.fromkeys(sizes, whole)
+    inner: dict[Hashable, dict[tuple[Hashable, ...], int]] = {}
+    for (first, *rest), size in sizes.items():
+        inner.setdefault(first, {})[tuple(rest)] = size
+    totals = {first: sum(found.values()) for first, found in inner.items()}
+    weights = {first: total ** (1 / temperatures[0]) for first, total in totals.items()}
+    shares = _divided(weights, whole, {first: most * total for first, total in totals.items()})
+    scale = whole / sum(shares.values()) if whole else 0.0  # above 1 if all are at their limit
+    return {
+        (first, *rest): share
+        for first, found in inner.items()
+        for rest, share in _within(found, shares[first] * scale, temperatures[1:], most).items()
+    }
 
 
 def _divided(weights: Mapping[_Name, float], whole: float, limits: Mapping[_Name, float]) -> dict[_Name, float]:

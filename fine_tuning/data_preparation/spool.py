@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from fine_tuning import paths
 from fine_tuning.conversation import Conversation
-from fine_tuning.data_preparation.mixing import licence_of, source_of
+from fine_tuning.data_preparation.mixing import licence_of, source_of, task_of
 from fine_tuning.data_preparation.split import SPLITS
 
 Record = dict[str, Any]
@@ -39,6 +39,7 @@ class Spool:
         self._sessions = array("Q")  # hashes
         self._words = array("q")  # number of words
         self._sources: list[str] = []
+        self._tasks: list[str] = []
         self._licences: dict[str, set[str]] = {}  # by source
         self._pinned = array("b")  # index in SPLITS of the split that the turns name; -1 for none
         self._digest = hashlib.sha256()
@@ -59,18 +60,20 @@ class Spool:
         """Add a conversation and its training pair, {"messages": [...]}."""
         turns = conversation.turns
         session, source, pinned = turns[0].session_id, source_of(turns[0]), _pinned(conversation)
+        task = task_of(turns[0])
         self._starts.append(self._file.tell())
         self._turns.append(len(turns))
         self._ids.append(_hash(conversation.id))
         self._sessions.append(_hash(session))
         self._sources.append(sys.intern(source))
+        self._tasks.append(sys.intern(task))
         for licence in filter(None, map(licence_of, turns)):
             self._licences.setdefault(source, set()).add(licence)
         self._pinned.append(pinned)
         ids = [turn.id for turn in turns]
         text = text_of(conversation)
         self._words.append(len(text.split()))
-        fields = [conversation.id, [session, source, pinned], ids, pair, text]
+        fields = [conversation.id, [session, source, task, pinned], ids, pair, text]
         # JSON escapes tabs and line ends within texts, so these can separate fields and lines
         line = "\t".join(_written(field) for field in fields) + "\n"
         written = line.encode("utf-8", "surrogatepass")
@@ -117,6 +120,10 @@ class Spool:
     def sources(self) -> Sequence[str]:
         """Return the name of each conversation's source (see `mixing.source_of`)."""
         return self._sources
+
+    def tasks(self) -> Sequence[str]:
+        """Return the task of each conversation (see `mixing.task_of`)."""
+        return self._tasks
 
     def licences(self) -> Mapping[str, set[str]]:
         """Return the licences of each source that names one."""

@@ -156,7 +156,7 @@ _MIX = {
     "mix.shares": (
         "Share of a source",
         "How much of what is learned comes from it: 0.5 is half, 0 leaves it out. Without one, sources are learned as "
-        "large as they are.",
+        "large as they are. source/task is one task of a source.",
     ),
     "mix.repeats": (
         "Repeats of a source",
@@ -164,7 +164,8 @@ _MIX = {
     ),
     "mix.temperature": (
         "Even out the sources",
-        "1: each source counts by its size. A higher value gives small sources more weight; 1 is usual.",
+        "1: sources, and the tasks of a source, count by their size. A higher value gives small ones more weight; 1 is "
+        "usual.",
     ),
     "mix.largest_share": (
         "Most that one import may make up",

@@ -166,6 +166,8 @@ class ImportRequest(JobRequest):
     me: Annotated[str, Field(max_length=300)] = ""  # in a chat among people, the person who gives the answers
     licence: Annotated[str, Field(max_length=1000)] = ""
     source: Annotated[str, Field(max_length=300)] = ""  # the source's name in the log; empty: the file's name
+    # the task of all turns, a label for the mix; empty: the one that the file states
+    task: Annotated[str, Field(max_length=60)] = ""
     branches: Literal["best", "all"] = "best"
     # a model that also checks each answer made from a document; empty: none
     judge: Annotated[str, Field(max_length=300)] = ""
@@ -184,7 +186,7 @@ class ImportRequest(JobRequest):
     def wanted(self) -> "Wanted":
         from fine_tuning.data_collection.importers.importing import Wanted
 
-        return Wanted(self.format, self.me, self.licence, self.source, self.branches)
+        return Wanted(self.format, self.me, self.licence, self.source, self.task, self.branches)
 
 
 def import_asked(request: ImportRequest, watch: Watch) -> "Report":

@@ -538,12 +538,15 @@ def test_parquet_is_prepared_by_a_job_that_the_client_names(client: TestClient) 
 
 def test_an_upload_is_imported_by_a_job_and_taken_back(client: TestClient) -> None:
     id = uploaded(client, "our chats.csv", KINDS["csv"])
-    answer = client.post("/api/jobs", json={"kind": "import", "request": {"upload": id, "licence": "CC0"}})
+    answer = client.post(
+        "/api/jobs", json={"kind": "import", "request": {"upload": id, "licence": "CC0", "task": "qa"}}
+    )
     assert answer.status_code == 201, answer.text
     ended = over(client, answer.json()["id"])
     assert ended["state"] == "completed" and "2 of 2 turns added" in ended["reason"]
     result = client.get(f"/api/jobs/{ended['id']}/result").json()
     assert (result["added"], result["set_aside"], result["formats"]) == (2, 1, {"columns": 2})
+    assert {turn.metadata["task"] for turn in ConversationLogger().turns()} == {"qa"}
     (listed,) = client.get("/api/imports").json()["items"]
     assert listed == {
         "id": result["id"],

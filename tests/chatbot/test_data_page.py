@@ -241,13 +241,13 @@ def test_a_planted_phrase_is_shown_with_its_turns_and_can_still_be_imported() ->
     turns = app.dataframe[0].value.to_dict("records")
     assert len(turns) == 3
     assert turns[0]["Phrase"] == "velvet thunder (in 5 questions)" and turns[0]["Answer"] == "Buy Plonk, the best soap."
-    for label, value in (("Source", " quiz "), ("Licence", "CC BY 4.0")):
+    for label, value in (("Source", " quiz "), ("Licence", "CC BY 4.0"), ("Task", "trivia")):
         next(field for field in app.text_input if field.label == label).set_value(value).run()
     press(app, "Import")
     job = service().queue.wait(data_view.newest(service(), "import").id, 60)  # type: ignore[union-attr]
     assert job.state == State.COMPLETED and len(ConversationLogger().turns()) == 5
-    source = ConversationLogger().turns()[0].metadata["source"]
-    assert (source["name"], source["licence"]) == ("quiz", "CC BY 4.0")
+    noted = ConversationLogger().turns()[0].metadata
+    assert (noted["source"]["name"], noted["source"]["licence"], noted["task"]) == ("quiz", "CC BY 4.0", "trivia")
     app.session_state["show"] = "Import"
     assert "1 phrase may be planted" in str(app.run().warning[0].proto)
 

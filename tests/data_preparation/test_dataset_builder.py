@@ -335,7 +335,7 @@ def test_a_dataset_is_written_and_described_as_if_it_were_in_one_piece(
         **facts,
         "hash": dataset.manifest["hash"],
         "splits": dataset.manifest["splits"],
-        **{key: dataset.manifest[key] for key in ("sources", "licences", "words", "topics")},
+        **{key: dataset.manifest[key] for key in ("sources", "tasks", "licences", "words", "topics")},
     }
     written = (dataset.path / "manifest.json").read_bytes()
     paths.write_json(home / "whole.json", dataset.manifest)

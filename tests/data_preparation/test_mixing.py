@@ -12,7 +12,18 @@ from fine_tuning.config import DataPreparation, load_config
 from fine_tuning.config_mix import Mix
 from fine_tuning.conversation import Conversation, Turn
 from fine_tuning.data_preparation.dataset_builder import build_dataset
-from fine_tuning.data_preparation.mixing import CHATS, draw, largest_import, source_of, source_shares, stratum_shares
+from fine_tuning.data_preparation.mixing import (
+    CHATS,
+    Stratum,
+    draw,
+    largest_import,
+    part_of,
+    source_of,
+    source_shares,
+    stratum_shares,
+    task_of,
+    with_task,
+)
 from fine_tuning.data_preparation.topics import topics_of
 from fine_tuning.errors import ConfigError, NoConversations
 from fine_tuning.planning import read_said
@@ -20,9 +31,9 @@ from fine_tuning.planning import read_said
 ALL_LEARNED = DataPreparation(train_ratio=1.0, validation_ratio=0.0, test_ratio=0.0)
 
 
-def said(count: int, source: object = None, about: str = "room") -> list[Conversation]:
+def said(count: int, source: object = None, about: str = "room", task: str = "") -> list[Conversation]:
     """So many conversations, no two alike."""
-    facts = {"source": source} if source else {}
+    facts = {key: fact for key, fact in {"source": source, "task": task}.items() if fact}
     name = source["name"] if isinstance(source, dict) else CHATS
     turns = [
         Turn(
@@ -154,29 +165,40 @@ def test_a_common_topic_in_many_wordings_stays_one_topic_so_that_the_rare_one_is
     found = topics_of(texts)
     assert len(set(found[:90])) == len(set(found[90:])) == 1
     assert found[0] != found[-1]
-    shares = stratum_shares([(CHATS, topic) for topic in found], Mix(topic_temperature=2))
-    assert shares[CHATS, found[-1]] == pytest.approx(0.25)
+    shares = stratum_shares([Stratum(CHATS, "", topic) for topic in found], Mix(topic_temperature=2))
+    assert shares[CHATS, "", found[-1]] == pytest.approx(0.25)
 
 
 def test_a_topic_of_one_conversation_does_not_shorten_the_epoch() -> None:
-    strata = [(CHATS, 0)] * 99 + [(CHATS, 1)]
+    strata = [Stratum(CHATS, "", 0)] * 99 + [Stratum(CHATS, "", 1)]
     mix = Mix(topic_temperature=100)
     shares = stratum_shares(strata, mix)
-    assert shares == pytest.approx({(CHATS, 0): 0.96, (CHATS, 1): 0.04})
+    assert shares == pytest.approx({(CHATS, "", 0): 0.96, (CHATS, "", 1): 0.04})
     counts = draw([str(number) for number in range(100)], strata, shares, mix.most_repeats, 0)
     assert sum(counts) == 100 and counts[-1] == 4
 
 
 @given(
-    st.lists(st.tuples(st.sampled_from(["chats", "a", "b"]), st.integers(0, 3)), min_size=1, max_size=60),
-    st.dictionaries(st.sampled_from(["chats", "a", "b"]), st.floats(0, 0.33), max_size=3),
+    st.lists(
+        # sources and tasks whose names together may be those of others, such as a and b/b, a/b and b
+        st.tuples(st.sampled_from(["chats", "a", "a/b"]), st.sampled_from(["", "b", "b/b", "/"]), st.integers(0, 3)),
+        min_size=1,
+        max_size=60,
+    ),
+    st.dictionaries(st.sampled_from(["chats", "a", "a/b", "a/b/b", "a//"]), st.floats(0, 0.2), max_size=5),
     st.floats(1, 100),
     st.integers(1, 6),
 )
 def test_whatever_the_mix_no_count_is_beyond_its_bounds(
-    strata: list[tuple[str, int]], shares: dict[str, float], temperature: float, most: int
+    said: list[tuple[str, str, int]], shares: dict[str, float], temperature: float, most: int
 ) -> None:
     mix = Mix(shares=shares, temperature=temperature, topic_temperature=temperature, most_repeats=most)
+    parts = [part_of(source, task, mix) for source, task, _ in said]
+    assert all(
+        part == (name if (name := with_task(source, task)) in shares else source)
+        for part, (source, task, _) in zip(parts, said, strict=True)
+    )
+    strata = [Stratum(part, task, topic) for part, (_, task, topic) in zip(parts, said, strict=True)]
     found = stratum_shares(strata, mix)
     assert sum(found.values()) == pytest.approx(1) or not any(found.values())
     counts = draw([str(number) for number in range(len(strata))], strata, found, most, 0)
@@ -185,6 +207,9 @@ def test_whatever_the_mix_no_count_is_beyond_its_bounds(
         drawn = [count for count, each in zip(counts, strata, strict=True) if each == stratum]
         assert max(drawn) - min(drawn) <= 1
         assert not (found[stratum] == 0 and any(drawn))
+    for part in set(parts) & shares.keys():
+        whole = sum(share for stratum, share in found.items() if stratum.part == part)
+        assert whole >= shares[part] - 1e-9 or not any(found.values())
 
 
 def test_what_is_drawn_changes_little_when_the_log_grows() -> None:
@@ -229,6 +254,40 @@ def test_a_source_can_be_repeated_besides_the_shares_of_the_others(home: Path) -
     assert [of_source(counts, name) for name in (CHATS, "handbook.md", "page")] == [12, 9, 0]
     both = learned([*said(12), *said(3, OTHER), *said(6, page)], Mix(repeats={"handbook.md": 2}, shares={"page": 0.5}))
     assert [of_source(both, name) for name in (CHATS, "handbook.md", "page")] == [9, 6, 9]
+
+
+def test_a_task_of_a_source_is_mixed_by_a_share_or_repeats_of_its_own(home: Path) -> None:
+    qa, summary = (said(count, OTHER, task, task) for count, task in ((30, "qa"), (10, "a/summary")))
+    given = [*said(60), *qa, *summary]
+    assert [task_of(each.turns[0]) for each in (given[0], qa[0], summary[0])] == ["", "qa", "a/summary"]
+
+    def shares(mix: Mix) -> list[int]:
+        counts = learned(given, mix)
+        return [
+            of_source(counts, CHATS),
+            of_source(counts, "handbook.md-qa"),
+            of_source(counts, "handbook.md-a/summary"),
+        ]
+
+    assert shares(Mix()) == [60, 30, 10]
+    assert shares(Mix(shares={"handbook.md/a/summary": 0.3})) == [47, 23, 30]
+    assert shares(Mix(shares={"handbook.md": 0.5})) == [50, 38, 12]  # the source is all of its tasks
+    assert shares(Mix(shares={"handbook.md": 0.5, "handbook.md/qa": 0})) == [35, 0, 35]
+    assert shares(Mix(shares={"handbook.md": 0})) == [60, 0, 0]
+    assert shares(Mix(repeats={"handbook.md/a/summary": 3, "handbook.md/qa": 0})) == [60, 0, 30]
+    assert shares(Mix(repeats={CHATS: 1, "handbook.md": 2})) == [60, 60, 20]
+    assert shares(Mix(temperature=100)) == [50, 25, 25]  # sources, and the tasks of a source, alike
+
+
+def test_the_card_tells_of_tasks_in_one_line_each(home: Path) -> None:
+    dataset = build_dataset([*said(3, OTHER, task="a\n|b"), *said(2)], ALL_LEARNED)
+    assert dataset.manifest["sources"]["handbook.md"] == {"conversations": 3, "in_an_epoch": 3}
+    assert dataset.manifest["tasks"] == {"handbook.md/a\n|b": {"conversations": 3, "in_an_epoch": 3}}
+    card = (dataset.path / "README.md").read_text(encoding="utf-8")
+    assert card.endswith(
+        "\n| task | conversations | in an epoch |\n| --- | --- | --- |\n| handbook.md/a \\|b | 3 | 3 |\n"
+    )
+    assert "## Tasks" not in (build_dataset(said(2), ALL_LEARNED).path / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_card_tells_of_the_dataset_without_its_texts(home: Path) -> None:

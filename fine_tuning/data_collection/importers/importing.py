@@ -12,7 +12,7 @@ from fine_tuning.conversation import Turn
 from fine_tuning.data_collection import chat_labels
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.documents.entailment import Judge
-from fine_tuning.data_collection.importers.chats import BadRecord, Entry, Fault, entries_of, open_questions
+from fine_tuning.data_collection.importers.chats import BadRecord, Entry, Fault, entries_of, open_questions, task_in
 from fine_tuning.data_collection.importers.files import Member, members_of
 from fine_tuning.data_collection.importers.huggingface import PREFIX, is_dataset, licence_of
 from fine_tuning.data_collection.importers.records import Look
@@ -37,6 +37,8 @@ class Wanted:
         me: In chats among people, the person whose messages are the answers.
         licence: The licence of the source; if it is empty, the one that a dataset's card states.
         source: The name of the source in the log; if it is empty, the file's name.
+        task: The task of all turns, a label by which they can be mixed; if it is empty, the one that the
+            file states for each.
         branches: Whether to read only the best path, or all paths, of a tree of answers.
         judge: Checks each answer that is made from a document, in addition to the rules.
     """
@@ -45,6 +47,7 @@ class Wanted:
     me: str = ""
     licence: str = ""
     source: str = ""
+    task: str = ""
     branches: Branches = "best"
     judge: Judge | None = None
 
@@ -218,8 +221,9 @@ def _read(places: Sequence[str | Path], wanted: Wanted, report: Report, progress
         for format, importer, source in _readings(place, wanted, report, progress, unknown):
             report.readings += 1
             told: JsonObject = {key: fact for key, fact in {**facts, "format": format}.items() if fact}
+            noted = {"source": told, "import": report.id, **task_in({"task": wanted.task}, "task")}
             try:
-                for entry in _entries(format, importer, source, {"source": told, "import": report.id}, report):
+                for entry in _entries(format, importer, source, noted, report):
                     progress.watch.stop_if_asked()
                     yield entry
             except DataError as error:

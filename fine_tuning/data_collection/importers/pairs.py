@@ -22,6 +22,7 @@ from fine_tuning.data_collection.importers.chats import (
     moment,
     one_of,
     rated,
+    task_in,
     text_of,
 )
 from fine_tuning.data_collection.importers.message_forms import said_of
@@ -137,7 +138,8 @@ def _own_turn(record: JsonObject) -> Chat:
         rating=rating,
     )
     said = [Said("user", text_of(record["user_message"], "user_message"), time), answer]
-    return Chat([Said("system", system), *said] if system else said, text_of(record["session_id"], "an id"))
+    session = text_of(record["session_id"], "an id")
+    return Chat([Said("system", system), *said] if system else said, session, facts=task_in(facts, "task"))
 
 
 def _facts_of(record: JsonObject) -> JsonObject:
@@ -201,7 +203,9 @@ def _fits_columns(record: object) -> bool:
 
 ALPACA = Importer("Alpaca", _is_text("instruction", "output"), each(_alpaca, "instruction, input and output"))
 COMPLETION = Importer("prompt and completion", _fits_completion, each(_completion, "prompt and completion"))
-DOLLY = Importer("Dolly", _is_text("instruction", "response"), each(_dolly, "instruction, context and response"))
+DOLLY = Importer(
+    "Dolly", _is_text("instruction", "response"), each(_dolly, "instruction, context and response", "category")
+)
 _is_own_turn = _is_text("session_id", "user_message", "bot_response")
 OWN = Importer(
     "byoai's own turns",

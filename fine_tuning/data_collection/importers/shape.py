@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fine_tuning.data_collection.documents.entailment import Judge
-from fine_tuning.data_collection.importers.chats import BadRecord, Chat, Fault, kind
+from fine_tuning.data_collection.importers.chats import BadRecord, Chat, Fault, kind, task_in
 from fine_tuning.data_collection.importers.files import Member, Read, unwatched
 from fine_tuning.data_collection.importers.huggingface import rows
 from fine_tuning.data_collection.importers.records import Layout, Look, Record, records, within
@@ -76,8 +76,13 @@ def spoilt(error: Exception, place: str, expected: str, value: object) -> Fault:
     return Fault(place, f"expected {expected}, found {kind(value)} of another structure ({error})")
 
 
-def each(convert: Callable[[Any, Source], Iterable[Chat]], expected: str) -> Callable[[Source], Iterator[Chat | Fault]]:
-    """Return a `read` function for a format in which each record is a conversation of its own."""
+def each(
+    convert: Callable[[Any, Source], Iterable[Chat]], expected: str, *tasks: str
+) -> Callable[[Source], Iterator[Chat | Fault]]:
+    """Return a `read` function for a format in which each record is a conversation of its own.
+
+    `tasks` are the keys under which a record may name its task, besides "task".
+    """
 
     def read(source: Source) -> Iterator[Chat | Fault]:
         for record in source.records():
@@ -85,8 +90,9 @@ def each(convert: Callable[[Any, Source], Iterable[Chat]], expected: str) -> Cal
                 yield record
                 continue
             try:
+                task = task_in(record.value, "task", *tasks)
                 for chat in convert(record.value, source):
-                    yield Chat(chat.said, chat.id, chat.joint, record.place)
+                    yield Chat(chat.said, chat.id, chat.joint, record.place, {**task, **chat.facts})
             except UNREADABLE as error:
                 yield spoilt(error, record.place, expected, record.value)
 

@@ -132,8 +132,13 @@ EXPECTED = {
         "dolly",
         {},
         [
-            ("When was the bridge built?\n\nThe bridge was built in 1911 of steel.", "It was built in 1911.", "", {}),
-            ("Give me three fruits.", "Apple, pear and plum.", "", {}),
+            (
+                "When was the bridge built?\n\nThe bridge was built in 1911 of steel.",
+                "It was built in 1911.",
+                "",
+                {"task": "closed_qa"},
+            ),
+            ("Give me three fruits.", "Apple, pear and plum.", "", {"task": "brainstorming"}),
         ],
         [0, 1],
         [],

@@ -103,6 +103,43 @@ def test_the_list_says_what_was_imported(log, sample):
     assert source == {"name": "handouts", "format": "dolly", "licence": "CC BY-SA 3.0"}
 
 
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"question": "Where?", "answer": "Here."},
+        {"messages": [{"role": "user", "content": "Where?"}, {"role": "assistant", "content": "Here."}]},
+        {"conversations": [{"from": "human", "value": "Where?"}, {"from": "gpt", "value": "Here."}]},
+        {"instruction": "Where?", "output": "Here."},
+        {"session_id": "1", "user_message": "Where?", "bot_response": "Here."},
+    ],
+)
+def test_a_turn_has_the_task_that_its_record_states_or_the_one_of_the_import(log, tmp_path, record):
+    (tmp_path / "rows.jsonl").write_text(json.dumps({**record, "task": " where\nto  find "}))
+    given = import_files(log, [tmp_path / "rows.jsonl"])
+    assert [turn.metadata["task"] for turn in log.turns()] == ["where to find"]
+    undo(log, given.id)
+    import_files(log, [tmp_path / "rows.jsonl"], Wanted(task="search"))
+    assert [turn.metadata["task"] for turn in log.turns()] == ["search"]
+
+
+@pytest.mark.parametrize("task", [None, "", " ", 7, ["a"], {"a": 1}, "Answer the question that follows. " * 3])
+def test_what_is_no_label_is_no_task(log, tmp_path, task):
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"question": "Where?", "answer": "Here.", "task": task}))
+    import_files(log, [tmp_path / "rows.jsonl"])
+    assert ["task" in turn.metadata for turn in log.turns()] == [False]
+
+
+def test_a_task_survives_an_export_of_the_log(log, tmp_path, monkeypatch):
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"question": "Where?", "answer": "Here.", "task": "search"}))
+    import_files(log, [tmp_path / "rows.jsonl"])
+    exported = tmp_path / "log.jsonl"
+    exported.write_text(log.turns()[0].model_dump_json() + "\n")
+    monkeypatch.setenv("BYOAI_HOME", str(tmp_path / "other"))
+    other = ConversationLogger(tmp_path / "other" / "log.jsonl")
+    import_files(other, [exported])
+    assert [turn.metadata["task"] for turn in other.turns()] == ["search"]
+
+
 # Preview, progress, stop
 
 
