@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,31 +40,52 @@ def _is_saved(folder: Path) -> bool:
     )
 
 
-def rows(name: str, read: Read = unwatched) -> Iterator[Record | Fault]:
-    """Yield the rows of all splits of a dataset.
+class Dataset:
+    """A dataset, "hf:owner/name:CONFIG:SPLIT" (see above), or the folder of a local copy of one.
 
-    `name` is "hf:owner/name:CONFIG:SPLIT" (see above), or the folder of a local copy. `read` is called
-    before each row, and can stop the reading. Raises DataError if the Hub cannot be reached or has no
-    such dataset, or if the copy is damaged.
+    The Hub is asked once for its newest revision and its settings, so that all is read of one revision.
+    All methods raise DataError if the Hub cannot be reached or has no such dataset, or if the copy is
+    damaged.
     """
-    with _clear_errors(name):
-        for split, dataset in _splits(name).items():
-            for number, row in enumerate(dataset, 1):
-                read(0)
-                yield Record(f"{split}, row {number}", row)
 
+    def __init__(self, name: str) -> None:
+        self.name = name
 
-def licence_of(name: str) -> str:
-    """Return the licence that a dataset's card states, such as "cc-by-4.0"; "" if it states none.
+    def rows(self, read: Read = unwatched) -> Iterator[Record | Fault]:
+        """Yield the rows of all splits. `read` is called before each row, and can stop the reading."""
+        with _clear_errors(self.name):
+            for split, dataset in self._splits().items():
+                for number, row in enumerate(dataset, 1):
+                    read(0)
+                    yield Record(f"{split}, row {number}", row)
 
-    `name` is as for `rows`, and so are the errors.
-    """
-    with _clear_errors(name):
-        if name.startswith(PREFIX):
-            stated = _read_settings(_parts(name)[0])[1].get("license")
-            return ", ".join(map(str, stated)) if isinstance(stated, list) else str(stated or "")
-        info = next(Path(name).rglob("dataset_info.json"), None)
-        return str(json.loads(info.read_text(encoding="utf-8")).get("license") or "") if info else ""
+    def licence(self) -> str:
+        """Return the licence that the dataset's card states, such as "cc-by-4.0"; "" if it states none."""
+        with _clear_errors(self.name):
+            if self.name.startswith(PREFIX):
+                stated = self._stated[1].get("license")
+                return ", ".join(map(str, stated)) if isinstance(stated, list) else str(stated or "")
+            info = next(Path(self.name).rglob("dataset_info.json"), None)
+            return str(json.loads(info.read_text(encoding="utf-8")).get("license") or "") if info else ""
+
+    @cached_property
+    def _stated(self) -> tuple[str, dict[str, Any]]:
+        """The newest revision of the dataset and its settings (see `_read_settings`)."""
+        return _read_settings(_parts(self.name)[0])
+
+    def _splits(self) -> Mapping[str, Iterable[object]]:
+        from datasets import DatasetDict, load_dataset, load_from_disk
+
+        if self.name.startswith(PREFIX):
+            hub_name, config, split = _parts(self.name)
+            revision, _ = self._stated
+            found = load_dataset(hub_name, config or None, revision=revision, streaming=True)
+            if split and split not in found:
+                raise ValueError(f"there is no split {split!r}: its splits are {', '.join(map(str, found))}")
+            # Decoding would open the files and addresses that a column of images or sounds names.
+            return {each: dataset.decode(False) for each, dataset in found.items() if split in ("", each)}
+        found = load_from_disk(self.name)
+        return dict(found) if isinstance(found, DatasetDict) else {"rows": found}
 
 
 @contextmanager
@@ -120,18 +142,3 @@ def _places(settings: object, inside: bool = False) -> Iterator[str]:
     elif isinstance(settings, list):
         for value in settings:
             yield from _places(value, inside)
-
-
-def _splits(name: str) -> Mapping[str, Iterable[object]]:
-    from datasets import DatasetDict, load_dataset, load_from_disk
-
-    if name.startswith(PREFIX):
-        hub_name, config, split = _parts(name)
-        revision, _ = _read_settings(hub_name)
-        found = load_dataset(hub_name, config or None, revision=revision, streaming=True)
-        if split and split not in found:
-            raise ValueError(f"there is no split {split!r}: its splits are {', '.join(map(str, found))}")
-        # Decoding would open the files and addresses that a column of images or sounds names.
-        return {each: dataset.decode(False) for each, dataset in found.items() if split in ("", each)}
-    found = load_from_disk(name)
-    return dict(found) if isinstance(found, DatasetDict) else {"rows": found}

@@ -14,7 +14,7 @@ from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.documents.entailment import Judge
 from fine_tuning.data_collection.importers.chats import BadRecord, Entry, Fault, entries_of, open_questions, task_in
 from fine_tuning.data_collection.importers.files import Member, members_of
-from fine_tuning.data_collection.importers.huggingface import PREFIX, is_dataset, licence_of
+from fine_tuning.data_collection.importers.huggingface import PREFIX, Dataset, is_dataset
 from fine_tuning.data_collection.importers.records import Look
 from fine_tuning.data_collection.importers.shape import Branches, Importer, Source
 from fine_tuning.data_collection.importers.table import dataset_look, forced, importer_named, looked_at, recognised
@@ -216,9 +216,13 @@ def _read(places: Sequence[str | Path], wanted: Wanted, report: Report, progress
     unknown: list[DataError] = []  # files in no known format
     refused: list[DataError] = []  # files that cannot be read, or need further options
     for place in places:
-        licence = wanted.licence or (licence_of(str(place)) if is_dataset(place) else "")
+        dataset = Dataset(str(place)) if is_dataset(place) else None
+        licence = wanted.licence or (dataset.licence() if dataset else "")
         facts = {"name": wanted.source or _name(place), "licence": licence}
-        for format, importer, source in _readings(place, wanted, report, progress, unknown):
+        readings = (
+            [_reading_of(dataset, wanted, progress)] if dataset else _readings(place, wanted, report, progress, unknown)
+        )
+        for format, importer, source in readings:
             report.readings += 1
             told: JsonObject = {key: fact for key, fact in {**facts, "format": format}.items() if fact}
             noted = {"source": told, "import": report.id, **task_in({"task": wanted.task}, "task")}
@@ -263,21 +267,23 @@ def _entries(format: str, importer: Importer, source: Source, facts: JsonObject,
         yield from entries
 
 
+def _reading_of(dataset: Dataset, wanted: Wanted, progress: _Progress) -> tuple[str, Importer, Source]:
+    """Return (name of the format, its importer, source) for a dataset of the Hugging Face Hub or a local copy."""
+    found = dataset_look(dataset)
+    format, importer, _ = (
+        forced(wanted.format, found, dataset.name) if wanted.format else recognised(found, dataset.name)
+    )
+    return format, importer, Source([], found, wanted.me, wanted.branches, dataset=dataset, read=progress.read)
+
+
 def _readings(
     place: str | Path, wanted: Wanted, report: Report, progress: _Progress, unknown: list[DataError]
 ) -> Iterator[tuple[str, Importer, Source]]:
     """Yield (name of the format, its importer, source) for each source at a place, in order.
 
-    A source is a file, a group of files that belong together, or a dataset of the Hugging Face Hub.
-    Errors about files in no known format are added to `unknown`.
+    A source is a file, or a group of files that belong together. Errors about files in no known format
+    are added to `unknown`.
     """
-    if is_dataset(place):
-        found = dataset_look(str(place))
-        format, importer, _ = (
-            forced(wanted.format, found, str(place)) if wanted.format else recognised(found, str(place))
-        )
-        yield format, importer, Source([], found, wanted.me, wanted.branches, dataset=str(place), read=progress.read)
-        return
     members = members_of(Path(place).expanduser())
     progress.total += sum(member.size for member in members)
     if not members:

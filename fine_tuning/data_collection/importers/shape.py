@@ -7,7 +7,7 @@ from typing import Any, Literal
 from fine_tuning.data_collection.documents.entailment import Judge
 from fine_tuning.data_collection.importers.chats import BadRecord, Chat, Fault, kind, task_in
 from fine_tuning.data_collection.importers.files import Member, Read, unwatched
-from fine_tuning.data_collection.importers.huggingface import rows
+from fine_tuning.data_collection.importers.huggingface import Dataset
 from fine_tuning.data_collection.importers.records import Layout, Look, Record, records, within
 
 Branches = Literal["best", "all"]
@@ -30,7 +30,7 @@ class Source:
     me: str = ""  # in a chat among people, the person whose messages are the answers
     branches: Branches = "best"  # which paths of a tree of answers are read
     inside: str = ""  # name of the list, in a large object, whose elements are the records
-    dataset: str = ""  # a dataset of Hugging Face, instead of files
+    dataset: Dataset | None = None  # a dataset of Hugging Face, instead of files
     read: Read = unwatched  # called with the number of bytes after each read
     judge: Judge | None = None  # judges questions and answers made from a document
     called: str = ""  # name of the source, if not the file's
@@ -41,11 +41,11 @@ class Source:
 
     @property
     def name(self) -> str:
-        return self.dataset or self.member.name
+        return self.dataset.name if self.dataset else self.member.name
 
     def records(self) -> Iterator[Record | Fault]:
         if self.dataset:
-            yield from rows(self.dataset, self.read)
+            yield from self.dataset.rows(self.read)
         for member in self.members:
             yield from within(member, self.inside, self.read) if self.inside else records(member, self.found, self.read)
 

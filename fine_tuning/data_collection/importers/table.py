@@ -14,7 +14,7 @@ from fine_tuning.data_collection.importers.document import DOCUMENT
 from fine_tuning.data_collection.importers.files import Member
 from fine_tuning.data_collection.importers.gemini import GEMINI
 from fine_tuning.data_collection.importers.gemini_html import GEMINI_HTML
-from fine_tuning.data_collection.importers.huggingface import rows
+from fine_tuning.data_collection.importers.huggingface import Dataset
 from fine_tuning.data_collection.importers.jan import JAN
 from fine_tuning.data_collection.importers.lm_studio import LM_STUDIO
 from fine_tuning.data_collection.importers.messages import MESSAGE_LIST, MESSAGES
@@ -104,9 +104,9 @@ def looked_at(member: Member) -> Look:
     return found
 
 
-def dataset_look(name: str) -> Look:
+def dataset_look(dataset: Dataset) -> Look:
     """Return the first rows of a Hugging Face dataset. Raises DataError if it cannot be reached."""
-    return Look("parquet", [row.value for row in islice(rows(name), SAMPLE) if isinstance(row, Record)])
+    return Look("parquet", [row.value for row in islice(dataset.rows(), SAMPLE) if isinstance(row, Record)])
 
 
 def recognised(found: Look, name: str) -> Found:

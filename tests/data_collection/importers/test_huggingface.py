@@ -16,9 +16,11 @@ CONTENT = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
 CARD = "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: {}\n---\n# Shelves\n"
 
 
-def imported(home: Path, files: dict[str, bytes], which: str = "", *options: str) -> subprocess.CompletedProcess[str]:
+def imported(
+    home: Path, files: dict[str, bytes], which: str = "", *options: str, hub: Hub | None = None
+) -> subprocess.CompletedProcess[str]:
     """Import the dataset me/shelves with these files into an empty data folder, by the command."""
-    hub = Hub()
+    hub = hub or Hub()
     hub.repositories["me/shelves"] = Repository(True, "dataset", files)
     with serving(hub) as url:
         told = {"HF_ENDPOINT": url, "HF_TOKEN": TOKEN, "HF_HOME": str(home / "hf"), "HF_HUB_DISABLE_XET": "1"}
@@ -39,9 +41,11 @@ def test_a_dataset_that_names_files_outside_of_itself_is_refused(home: Path, fil
 
 
 def test_the_rows_of_a_dataset_are_imported(home: Path) -> None:
-    done = imported(home, {"data/train.jsonl": CONTENT, "README.md": CARD.format("data/train.jsonl").encode()})
+    hub = Hub()
+    done = imported(home, {"data/train.jsonl": CONTENT, "README.md": CARD.format("data/train.jsonl").encode()}, hub=hub)
     assert done.returncode == 0, done.stderr
     assert "3" in done.stdout
+    assert hub.requests.count("GET /api/datasets/me/shelves") == 1  # the card is asked for once
 
 
 TWO = """---
