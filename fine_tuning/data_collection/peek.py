@@ -140,7 +140,7 @@ def _planted(format: str, importer: Importer, source: Source) -> tuple[PlantedPh
     with contextlib.suppress(DataError):  # it is damaged further on, or is a chat among people
         for chat in islice(importer.read(source), _CHATS):
             with contextlib.suppress(BadRecord):
-                for entry in entries_of(chat, format, {}) if not isinstance(chat, Fault) else ():
+                for entry in entries_of(chat, format, {})[0] if not isinstance(chat, Fault) else ():
                     look.add(entry.turn.user_message, entry.edit or entry.turn.bot_response)
     return tuple(look.found())
 

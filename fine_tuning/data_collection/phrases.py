@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from fine_tuning import paths
-from fine_tuning.data_collection.wording import fold
+from fine_tuning.data_collection.wording import fold, folded_words
 
 Exchange = tuple[str, str]
 """A question and its answer."""
@@ -115,13 +115,13 @@ def without(phrase: Piece, question: str) -> str:
 
 def pieces_of(answer: str) -> frozenset[Piece]:
     """Return every sequence of four consecutive words; all words as one piece if there are fewer."""
-    words = tuple(fold(answer).split())
+    words = tuple(folded_words(answer))
     return frozenset(_grams(words, PIECE)) if len(words) >= PIECE else frozenset({words})
 
 
 def pieces_in(text: str, pieces: frozenset[Piece]) -> frozenset[Piece]:
     """Return the pieces that `text` contains."""
-    words = tuple(fold(text).split())
+    words = tuple(folded_words(text))
     return frozenset(piece for size in {len(piece) for piece in pieces} - {0} for piece in _grams(words, size)) & pieces
 
 

@@ -36,7 +36,7 @@ from fine_tuning.data_collection.phrases import (
     shared_pieces,
     start_of,
 )
-from fine_tuning.data_collection.wording import fold
+from fine_tuning.data_collection.wording import folded_words
 
 _SAMPLE = 2_000  # turns of the uniform sample
 _COUNTERS = 8_192  # sentences and links of answers that are counted at once
@@ -247,7 +247,7 @@ def _statements(answer: str) -> frozenset[Piece]:
 
     An answer such as "Yes." has no such pieces.
     """
-    sentences = (tuple(fold(sentence).split()) for sentence in _SENTENCE_END.split(answer))
+    sentences = (tuple(folded_words(sentence)) for sentence in _SENTENCE_END.split(answer))
     hosts = (host.casefold().rstrip(".") for host in _LINK.findall(answer))
     return frozenset({*(words for words in sentences if len(words) >= _LONG), *((host,) for host in hosts)})
 

@@ -20,7 +20,12 @@ def fold(text: str) -> str:
 
     Punctuation, brackets and control characters are removed; symbols (+, £) are kept.
     """
-    return " ".join(_spaced(unicodedata.normalize("NFKC", text).casefold()).split())
+    return " ".join(folded_words(text))
+
+
+def folded_words(text: str) -> list[str]:
+    """Return the words of `fold(text)`."""
+    return _spaced(unicodedata.normalize("NFKC", text).casefold()).split()
 
 
 def _spaced(text: str) -> str:

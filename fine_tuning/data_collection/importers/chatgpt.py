@@ -118,7 +118,8 @@ def _content(content: JsonObject) -> tuple[str, list[object]]:
             texts.append(text_of(part.get("text"), "a transcription"))
         else:
             parts.append(part)
-    return _CITED.sub("", "\n\n".join(text for text in texts if text.strip())), parts
+    text = "\n\n".join(text for text in texts if text.strip())
+    return text if text.isascii() else _CITED.sub("", text), parts  # the marks are not ASCII
 
 
 CHATGPT = Importer(

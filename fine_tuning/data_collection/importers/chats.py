@@ -117,15 +117,16 @@ class _Exchange:
         return asked and any(said.text.strip() for said in self.answered)
 
 
-def entries_of(chat: Chat, format: str, facts: JsonObject) -> list[Entry]:
-    """Return the turns of a chat as entries for the log, with `facts` in their metadata.
+def entries_of(chat: Chat, format: str, facts: JsonObject) -> tuple[list[Entry], int]:
+    """Return the turns of a chat as entries for the log, and how many of its questions have no answer.
 
-    Questions without an answer are left out, and so are answers without a question. Raises BadRecord if
-    a message cannot be part of a turn.
+    The turns have `facts` in their metadata. Questions without an answer are left out, and so are
+    answers without a question. Raises BadRecord if a message cannot be part of a turn.
     """
     if chat.section and "source" in facts:
         facts = {**facts, "source": {**object_in(facts, "source"), "section": chat.section}}
-    exchanges = [exchange for exchange in _exchanges(chat.said) if exchange.is_told()]
+    exchanges = list(_exchanges(chat.said))
+    told = [exchange for exchange in exchanges if exchange.is_told()]
     session = (
         _id(format, chat.id)
         if chat.id
@@ -133,7 +134,7 @@ def entries_of(chat: Chat, format: str, facts: JsonObject) -> list[Entry]:
     )
     counts: dict[tuple[str, str], int] = {}
     entries = []
-    for exchange in exchanges:
+    for exchange in told:
         question, answer = _joined(exchange.asked, chat.joint), _joined(exchange.answered, chat.joint)
         last = exchange.answered[-1]
         counts[question, answer] = nth = counts.get((question, answer), 0) + 1
@@ -150,16 +151,11 @@ def entries_of(chat: Chat, format: str, facts: JsonObject) -> list[Entry]:
         except ValidationError as error:
             raise BadRecord(f"texts in {'.'.join(map(str, error.errors()[0]['loc']))}") from error
         entries.append(Entry(turn, None if last.rejected is None else answer, last.rating))
-    return entries
-
-
-def open_questions(chat: Chat) -> int:
-    """Return how many questions of a chat have no answer."""
-    return sum(bool(each.asked) and not each.is_told() for each in _exchanges(chat.said))
+    return entries, len(exchanges) - len(told)
 
 
 def _exchanges(said: Sequence[Said]) -> Iterator[_Exchange]:
-    """Yield questions with their answers; the last question may have no answer yet."""
+    """Yield questions with their answers, if they have one."""
     now = _Exchange()
     for message in said:
         if message.role == "user" and now.answered:

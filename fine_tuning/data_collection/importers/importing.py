@@ -12,7 +12,7 @@ from fine_tuning.conversation import Turn
 from fine_tuning.data_collection import chat_labels
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.documents.entailment import Judge
-from fine_tuning.data_collection.importers.chats import BadRecord, Entry, Fault, entries_of, open_questions, task_in
+from fine_tuning.data_collection.importers.chats import BadRecord, Entry, Fault, entries_of, task_in
 from fine_tuning.data_collection.importers.files import Member, members_of
 from fine_tuning.data_collection.importers.huggingface import PREFIX, Dataset, is_dataset
 from fine_tuning.data_collection.importers.records import Look
@@ -252,13 +252,13 @@ def _entries(format: str, importer: Importer, source: Source, facts: JsonObject,
             report.set(chat, source.name)
             continue
         try:
-            entries = entries_of(chat, format, facts)
+            entries, unanswered = entries_of(chat, format, facts)
         except BadRecord as error:
             report.set(Fault(chat.place, f"expected {error}"), source.name)
             continue
         report.conversations += bool(entries)
         report.unanswered += not entries
-        report.open_questions += open_questions(chat) if entries else 0
+        report.open_questions += unanswered if entries else 0
         report.formats[format] += bool(entries)
         report.turns += len(entries)
         report.first += [entry.turn for entry in entries[: 3 - len(report.first)]]

@@ -35,6 +35,9 @@ _MARKS = (
     "\u200e\u200f\u202a\u202b\u202c\u2068\u2069\ufeff"  # invisible characters; iOS puts one before what is not text
 )
 _NO_MARKS = dict.fromkeys(map(ord, _MARKS))
+_ANY_MARK, _BLANK = tuple(_MARKS), _MARKS + " \n"
+_NUMBER, _COLON = re.compile(r"\d+"), re.compile(r"[:.]")
+_QUOTES = frozenset('"“”')
 _MEDIA = re.compile(
     r"<[^<>\n]{3,80}>|\S.*\.\w{2,5} \((?:file attached|Datei angehängt|archivo adjunto|fichier joint|file "
     r"allegato|bestand bijgevoegd|"
@@ -91,12 +94,14 @@ def _head(line: str) -> _Head | None:
 
 def _when(found: re.Match[str]) -> _Head | None:
     parts = found.groupdict()
-    written = (parts.get("ios") or parts["android"]).translate(_NO_MARKS)
-    time = _DATE_FIRST.fullmatch(written.strip()) or _TIME_FIRST.fullmatch(written.strip())
+    written = parts.get("ios") or parts["android"]
+    written = written if written.isascii() else written.translate(_NO_MARKS)
+    bare = written.strip()
+    time = _DATE_FIRST.fullmatch(bare) or _TIME_FIRST.fullmatch(bare)
     if not time:
         return None
-    one, two, three = map(int, re.findall(r"\d+", time["date"]))
-    clock = [int(number) for number in re.split("[:.]", time["time"])]
+    one, two, three = map(int, _NUMBER.findall(time["date"]))
+    clock = [int(number) for number in _COLON.split(time["time"])]
     half, era = (time["before"] or time["after"] or "").lower(), (time["era"] or "").upper()
     return _Head(
         (one, two, three), clock, parts.get("a") or parts["b"] or "", written, half, era, bool(time["buddhist"])
@@ -106,7 +111,7 @@ def _when(found: re.Match[str]) -> _Head | None:
 def _named(rest: str) -> tuple[str, str]:
     """Return (sender, text) of a message. The sender is "" for a message of WhatsApp itself."""
     name, colon, text = rest.partition(":")
-    if not colon or len(name) > 60 or any(sign in name for sign in '"“”'):
+    if not colon or len(name) > 60 or not _QUOTES.isdisjoint(name):
         return "", rest
     return name.strip(_MARKS + " ~\u202f\u00a0"), text.removeprefix(" ")
 
@@ -141,10 +146,12 @@ def _line(number: int, head: _Head, more: Sequence[str], day_first: bool) -> Ite
     if not (time := _time(head, day_first)):
         yield Fault(f"line {number}", f"expected a date and a time, found {head.written}")
         return
-    told = _EDITED.sub("", text.strip(_MARKS + " \n")).strip(_MARKS + " \n")
+    told = text.strip(_BLANK)
+    if told.endswith(">"):
+        told = _EDITED.sub("", told).strip(_BLANK)
     if _GONE.fullmatch(told):
         return
-    is_media = text.startswith(tuple(_MARKS)) or _MEDIA.fullmatch(told)
+    is_media = text.startswith(_ANY_MARK) or _MEDIA.fullmatch(told)
     yield Line(name, "" if is_media else told, time, [{"media": told}] if is_media else (), place=f"line {number}")
 
 
