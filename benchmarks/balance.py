@@ -1,7 +1,7 @@
 """Measure how balancing topics (`mix.topic_temperature`) improves the answers about a rare topic.
 
-    python benchmarks/balance.py                       # two trainings of the default base: about ten minutes
-    python benchmarks/balance.py --epochs 1 --temperatures 1 2 100
+    python benchmarks/balance.py                       # two trainings of the default base, of 100 steps each
+    python benchmarks/balance.py --epochs 3 --temperatures 1 2 100
 
 The log is generated. Nine of ten conversations are about the common topic (in which room the teams of
 nine towns meet), the others about the rare one (what birds are fed). Each fact is asked about in three
@@ -157,7 +157,7 @@ def _recall(engine: "Engine", tag: str) -> dict[str, tuple[int, int]]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, nargs="+", default=[2])
+    parser.add_argument("--epochs", type=int, nargs="+", default=[1])
     parser.add_argument(
         "--temperatures", type=float, nargs="+", default=[1.0, 2.0], help="mix.topic_temperature; 1 does not balance"
     )

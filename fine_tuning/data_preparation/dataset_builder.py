@@ -25,11 +25,11 @@ from fine_tuning.config_augmentation import Augmentation
 from fine_tuning.config_mix import Mix
 from fine_tuning.conversation import Conversation, Message, parse_conversations
 from fine_tuning.data_collection.dedupe import near_duplicates
+from fine_tuning.data_preparation import mixing
 from fine_tuning.data_preparation.augmentation import augmenter
 from fine_tuning.data_preparation.dataset_card import card_of, facts_of
 from fine_tuning.data_preparation.formatter import TrainingDataFormatter
 from fine_tuning.data_preparation.kept_rows import Counts, EarlierRows, Index, Kept, earlier_rows
-from fine_tuning.data_preparation.mixing import Stratum, draw, part_of, stratum_shares
 from fine_tuning.data_preparation.paraphrase import Rewording
 from fine_tuning.data_preparation.rows import ConversationTokenizer, Render, Tokenizer
 from fine_tuning.data_preparation.split import SPLITS, assign_splits, join_groups
@@ -42,7 +42,7 @@ from fine_tuning.token_rows import TokenRow
 MANIFEST, CARD = "manifest.json", "README.md"
 AS_THEY_ARE = Mix()  # each conversation once per epoch
 NO_VARIANTS = Augmentation()
-VERSION = 4  # part of every hash: increase it when a change of the code gives another dataset for the same input
+VERSION = 3  # part of every hash: increase it when a change of the code gives another dataset for the same input
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def _facts(
         "dropped": dict(sorted(dropped.items())),
     }
     if mix != AS_THEY_ARE:
-        facts["mix"] = mix.model_dump(mode="json")
+        facts["mix"] = {**mix.model_dump(mode="json"), "version": mixing.VERSION}
     if augmentation.wanted:
         facts["augmentation"] = {**augmentation.model_dump(mode="json"), "models": reword.key if reword else ""}
     return facts
@@ -268,8 +268,7 @@ def delete_datasets_of(turn_ids: Collection[str]) -> list[Path]:
 
 
 def _split(spool: Spool, settings: DataPreparation) -> list[str]:
-    # A turn that the cleaning drops cuts a conversation in two, and both parts must be in the same split. So
-    # conversations of one session are grouped, besides near-duplicates.
+    # Both parts of a conversation that the cleaning cut in two must be in the same split: sessions are groups, too.
     groups = join_groups(near_duplicates(spool.texts()).tolist(), spool.session_numbers())
     pinned, ids = spool.pinned(), spool.ids()
     free = [number for number, split in enumerate(pinned) if not split]
@@ -287,7 +286,7 @@ def _mixed(spool: Spool, splits: Sequence[str], mix: Mix, seed: int) -> list[int
     the source or the task a share of 0.
     """
     tasks = spool.tasks()
-    parts = [part_of(source, task, mix) for source, task in zip(spool.sources(), tasks, strict=True)]
+    parts = [mixing.part_of(source, task, mix) for source, task in zip(spool.sources(), tasks, strict=True)]
     left_out = {part for named in (mix.shares, mix.repeats) for part, weight in named.items() if not weight}
     often = [int(part not in left_out) for part in parts]
     if mix.model_copy(update={"also": (), "most_repeats": AS_THEY_ARE.most_repeats}) == AS_THEY_ARE:
@@ -298,8 +297,9 @@ def _mixed(spool: Spool, splits: Sequence[str], mix: Mix, seed: int) -> list[int
     drawable = [number for number in train if parts[number] not in left_out | mix.repeats.keys()]
     for number in train:
         often[number] *= mix.repeats.get(parts[number], 1)
-    strata = [Stratum(parts[number], tasks[number], topics[number]) for number in drawable]
-    drawn = draw([ids[number] for number in drawable], strata, stratum_shares(strata, mix), mix.most_repeats, seed)
+    strata = [mixing.Stratum(parts[number], tasks[number], topics[number]) for number in drawable]
+    shares = mixing.stratum_shares(strata, mix)
+    drawn = mixing.draw([ids[number] for number in drawable], strata, shares, mix.most_repeats, seed)
     for number, count in zip(drawable, drawn, strict=True):
         often[number] = count
     return often

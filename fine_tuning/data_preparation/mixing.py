@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 from fine_tuning.config_mix import Mix
 from fine_tuning.conversation import Turn
 
+VERSION = 2  # increase it when a change of the code mixes the same conversations in another way
 CHATS = "chats"  # the source of the turns recorded by byoai itself
 
 _Stratum = TypeVar("_Stratum", bound=Hashable)

@@ -73,7 +73,7 @@ class Spool:
         ids = [turn.id for turn in turns]
         text = text_of(conversation)
         self._words.append(len(text.split()))
-        fields = [conversation.id, [session, source, task, pinned], ids, pair, text]
+        fields = [conversation.id, [session, source, pinned, *([task] if task else [])], ids, pair, text]
         # JSON escapes tabs and line ends within texts, so these can separate fields and lines
         line = "\t".join(_written(field) for field in fields) + "\n"
         written = line.encode("utf-8", "surrogatepass")
