@@ -189,6 +189,9 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE log_turns ADD COLUMN partial INTEGER NOT NULL DEFAULT 0",
         "CREATE INDEX log_turns_partial ON log_turns (log) WHERE partial",
     ),
+    # 10: data_collection/log_follower.py: rows from before migration 9 have partial = 0 whatever the answer is, so
+    # each log is read anew: no file has these values
+    ("UPDATE logs SET size = -1, tail = -1",),
 )
 
 JOB_TEXTS = {"jobs": ("request", "reason", "origin")}  # columns that may contain text of chats

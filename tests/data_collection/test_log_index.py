@@ -330,6 +330,21 @@ def test_a_mark_of_an_index_that_is_gone_gives_all_turns(logger: ConversationLog
     assert [id for id, _ in logger.index.changed_since(mark)] == ids
 
 
+def test_stopped_answers_in_an_index_of_an_older_schema_count_as_stopped(logger: ConversationLogger) -> None:
+    whole = said(logger, 2)
+    stopped = [logger.log_conversation("And?", "Half an ans", {"incomplete": "stopped"}).id for _ in range(2)]
+    logger.rate(stopped[0], "up")
+    mark = logger.index.mark()
+    with state.connect() as database:  # back to the schema before migration 9
+        database.execute("DROP INDEX log_turns_partial")
+        database.execute("ALTER TABLE log_turns DROP COLUMN partial")
+        database.execute("PRAGMA user_version = 8")
+    assert logger.index.count_whole() == 3
+    assert {id for id, _ in logger.index.changed_since(None)} == {*whole, stopped[0]}
+    epoch = logger.index.mark().epoch
+    assert logger.index.count_whole() == 3 and logger.index.mark().epoch == epoch != mark.epoch  # read anew once
+
+
 def test_two_logs_are_kept_apart(home: Path) -> None:
     one, other = ConversationLogger("one.jsonl"), ConversationLogger("other.jsonl")
     said(one, 3)
