@@ -106,12 +106,12 @@ CURES = {
 
 def address() -> None:
     """Draw the field for the address of Ollama, with a button that saves it if an Ollama answers there."""
-    why = settings.FIXED if service().fixed else settings.engine_set_by(service())
+    why = settings.why_engine_is_fixed(service())
     state.setdefault(ADDRESS, without_password(config().deployment.ollama_base_url))
     told = words_of("deployment.ollama_base_url")
     st.text_input(told.label, key=ADDRESS, help=told.help, disabled=bool(why), max_chars=300)
     if why:
-        st.caption(f"It cannot be changed here: {why} decides." if not service().fixed else f"{why.capitalize()}.")
+        st.caption(f"It cannot be changed here: {why}.")
         return
     with st.container(horizontal=True):
         st.button("Test and save", icon=":material/link:", on_click=save_address)

@@ -120,11 +120,17 @@ def change(service: Service, settings: Mapping[str, object]) -> None:
     _write(allowed(service, settings))
 
 
-def engine_set_by(service: Service) -> str:
-    """Return what else than the settings decides where the engine is; "" if the settings do."""
-    if service.ollama_url:
-        return "the option --ollama-url"
-    return next((f"the variable {name}" for name in ("OLLAMA_HOST", "BYOAI_ENGINE") if os.environ.get(name)), "")
+def why_engine_is_fixed(service: Service) -> str:
+    """Return why the address of Ollama cannot be changed here; "" if it can.
+
+    A page shows the sentence beside the field, and `change_engine` refuses with it.
+    """
+    if service.fixed:
+        return FIXED
+    variable = next((f"the variable {name}" for name in ("OLLAMA_HOST", "BYOAI_ENGINE") if os.environ.get(name)), "")
+    if decides := "the option --ollama-url" if service.ollama_url else variable:
+        return f"{decides} decides where the engine is: start byoai without it to choose the address here"
+    return ""
 
 
 def change_engine(service: Service, url: str) -> None:
@@ -133,10 +139,8 @@ def change_engine(service: Service, url: str) -> None:
     Raises EngineError for an invalid address, or one where no Ollama that is new enough answers, and
     Busy if something else than the settings decides where the engine is. Nothing is changed then.
     """
-    if service.fixed:
-        raise Busy(FIXED)
-    if why := engine_set_by(service):
-        raise Busy(f"{why} says where the engine is: start byoai without it to choose the address here")
+    if why := why_engine_is_fixed(service):
+        raise Busy(why)
     if url:
         connect(url)
     _write({_ENGINE: url.strip() or None})

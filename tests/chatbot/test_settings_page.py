@@ -12,7 +12,9 @@ from chatbot.parts.words import _TECHNICAL, meaning, meanings_in
 from chatbot.server import APP
 from fine_tuning.config import load_config
 from fine_tuning.data_collection.private_details import names
+from fine_tuning.errors import Busy
 from fine_tuning.integration.service import Service
+from fine_tuning.integration.settings import change_engine
 
 pytestmark = pytest.mark.usefixtures("fresh_app")
 
@@ -24,6 +26,11 @@ def checked(app: AppTest) -> AppTest:
 
 def open_page() -> AppTest:
     return checked(AppTest.from_file(str(APP), default_timeout=60).switch_page("pages/settings.py").run())
+
+
+def save_address(app: AppTest, address: str) -> None:
+    app.text_input(key="engine-address").set_value(address)
+    checked(next(button for button in app.button if button.label == "Test and save").click().run())
 
 
 def test_a_change_is_kept_and_can_be_taken_back() -> None:
@@ -39,16 +46,37 @@ def test_an_address_is_saved_only_if_an_ollama_answers_there(monkeypatch: pytest
     before = load_config().deployment.ollama_base_url
     app = open_page()
     for typed, why in (("ftp://x", "is not a URL"), (f"127.0.0.1:{unused_port()}", "")):
-        app.text_input(key="engine-address").set_value(typed)
-        checked(next(button for button in app.button if button.label == "Test and save").click().run())
+        save_address(app, typed)
         assert "The address was not changed" in app.error[0].value and why in app.error[0].value
         assert load_config().deployment.ollama_base_url == before
 
 
-def test_where_the_environment_names_the_engine_the_address_is_fixed() -> None:
+@pytest.mark.engine
+def test_the_address_of_a_real_ollama_is_saved_and_used_at_once(
+    ollama_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("BYOAI_ENGINE")
+    before, other = load_config().deployment.ollama_base_url, ollama_url.replace("127.0.0.1", "localhost")
     app = open_page()
-    assert app.text_input(key="engine-address").disabled
-    assert any("BYOAI_ENGINE" in caption.value for caption in app.caption)
+    for typed in (ollama_url, other):
+        save_address(app, typed)
+        assert not app.error and load_config().deployment.ollama_base_url == typed
+        assert typed.removeprefix("http://") in app.text[0].value  # the line that says where the engine is
+    checked(app.button(key="back-address").click().run())
+    assert load_config().deployment.ollama_base_url == before == app.text_input(key="engine-address").value
+
+
+def test_where_something_else_names_the_engine_the_address_is_fixed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page says why in the words with which a change is refused."""
+    own = Service(load_config(overrides={"gate.slower": 0.4}))
+    cases = ((Service(), "BYOAI_ENGINE"), (Service(ollama_url="http://x:1"), "--ollama-url"), (own, "settings of its"))
+    for service, why in cases:
+        monkeypatch.setattr(server, "_service", service)
+        app = open_page()
+        assert app.text_input(key="engine-address").disabled
+        with pytest.raises(Busy, match=why) as refused:
+            change_engine(service, "http://127.0.0.1:1")
+        assert f"It cannot be changed here: {refused.value}." in [caption.value for caption in app.caption]
 
 
 def test_technical_words_are_explained_beside_them() -> None:
