@@ -111,7 +111,7 @@ def address() -> None:
     told = words_of("deployment.ollama_base_url")
     st.text_input(told.label, key=ADDRESS, help=told.help, disabled=bool(why), max_chars=300)
     if why:
-        st.caption(f"It cannot be changed here: {why}.")
+        st.caption(f"{why[0].upper()}{why[1:]}.")
         return
     with st.container(horizontal=True):
         st.button("Test and save", icon=":material/link:", on_click=save_address)

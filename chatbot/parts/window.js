@@ -3,6 +3,7 @@ function settle(page, theme, addresses) {
   window.byoaiPage = page;
   if (before === undefined) {
     addEventListener("pagehide", forgetOpenSideBar);
+    tellOfALostServer();
   } else if (before !== page && window.innerWidth <= 768) {
     document
       .querySelector('[data-testid="stSidebar"][data-collapsed="false"] [data-testid="stSidebarCollapseButton"] button')
@@ -22,4 +23,38 @@ function forgetOpenSideBar() {
   Object.keys(localStorage)
     .filter((key) => key.startsWith("stSidebarCollapsed-") && localStorage.getItem(key) === "false")
     .forEach((key) => localStorage.removeItem(key));
+}
+
+const LOST =
+  "byoai does not answer. If it was stopped, start it again (byoai chat): this page then goes on by itself. " +
+  "A training that is running goes on meanwhile.";
+
+// Streamlit 1.67 reconnects by itself, but says in a dialog that the internet may be gone, or names a command that is
+// not byoai's. These words take the dialog's place.
+function tellOfALostServer() {
+  const words = document.createElement("div");
+  words.id = "byoai-lost";
+  words.setAttribute("role", "alert");
+  document.body.append(words);
+  const dialogs = new MutationObserver(() => {
+    [...document.querySelectorAll('[role="dialog"]')]
+      .filter((dialog) => dialog.textContent.startsWith("Connection error"))
+      .forEach((dialog) => dialog.querySelector("button")?.click());
+  });
+  let late;
+  const look = () => {
+    const app = document.querySelector('[data-testid="stApp"]');
+    clearTimeout(late);
+    if (app?.dataset.testConnectionState === "CONNECTED") {
+      words.textContent = "";
+      dialogs.disconnect();
+    } else if (!words.textContent) {
+      late = setTimeout(() => (words.textContent = LOST), 2000);
+      dialogs.observe(document.body, { childList: true, subtree: true });
+    }
+  };
+  new MutationObserver(look).observe(document.body, {
+    subtree: true,
+    attributeFilter: ["data-test-connection-state"],
+  });
 }

@@ -47,11 +47,11 @@ def servers() -> list[subprocess.Popen[bytes]]:
 @pytest.fixture
 def serve(home: Path, servers: list[subprocess.Popen[bytes]]) -> Iterator[Serve]:
     """serve(OLLAMA_HOST=...) starts the chat on the test's data folder; its address. `settings`:
-    changes of the configuration.
+    changes of the configuration; `port`: where it answers, by default a free port.
     """
 
-    def start(settings: dict[str, object] | None = None, **environment: str) -> str:
-        port = unused_port()
+    def start(settings: dict[str, object] | None = None, port: int | None = None, **environment: str) -> str:
+        port = port or unused_port()
         config = f"__import__('fine_tuning.config').config.load_config(overrides={settings!r})" if settings else "None"
         code = "from chatbot.server import serve; from fine_tuning.api.security import Access; "
         code += f"serve(Access({port}), browser=False, settings={config})"

@@ -7,6 +7,7 @@ import re
 import subprocess
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
@@ -69,7 +70,8 @@ def test_from_the_sample_to_an_answer_and_back(
     page.get_by_text("5 Finish").click()
     page.get_by_role("button", name="Resume").click()
     expect(page.get_by_role("button", name="Stop training")).to_be_visible()
-    step_of_curve(page, at)
+    at = step_of_curve(page, at)
+    lose_the_server(page, site, serve, servers, at)
 
     crash(servers)
     site = serve(SETTINGS, BYOAI_ENGINE="embedded")
@@ -128,6 +130,23 @@ def step_of_curve(page: Page, after: int = 0) -> int:
     )
     label = page.locator('[aria-label*="Chart of the loss"]').first.get_attribute("aria-label")
     return int(re.findall(r"at step (\d+)", label or "")[0])
+
+
+def lose_the_server(page: Page, site: str, serve: Serve, servers: list[subprocess.Popen[bytes]], at: int) -> None:
+    """Kill the server alone: the page says so, and goes on once it answers again; the training was not disturbed."""
+    training = pid_of_training()
+    servers[-1].kill()
+    servers.pop().wait(60)
+    lost = page.get_by_text("byoai does not answer")
+    expect(lost).to_be_visible()
+    page.wait_for_timeout(8_000)  # by then Streamlit would have opened a dialog of its own
+    expect(page.get_by_role("dialog")).not_to_be_visible()
+    keep_picture(page, "path-lost")
+    assert serve(SETTINGS, port=urlsplit(site).port, BYOAI_ENGINE="embedded") == site
+    expect(lost).to_have_count(0)
+    step_of_curve(page, at)
+    expect(page.get_by_role("button", name="Stop training")).to_be_visible()
+    assert pid_of_training() == training
 
 
 def crash(servers: list[subprocess.Popen[bytes]]) -> None:
