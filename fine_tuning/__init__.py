@@ -6,7 +6,8 @@ cli, api, chatbot > integration > jobs > evaluating, forgetting, merging, quanti
     > pipeline > outcome > judging, resuming, run_answers, survey > planning > rewording > plan, workshop
     > data_preparation | training | evaluation | model_management > data_collection, engines
     > state, paths, runs, config, config_augmentation, config_file, config_flat, config_mix, config_notify,
-      config_overlay, config_training, config_types, conversation, branches, durations, events, token_rows, units
+      config_overlay, config_training, config_types, conversation, branches, durations, events, measurements,
+      token_rows, units
     > errors, json_values, thoughts
 
 The stages between the bars never import each other: `pipeline` passes paths and manifests between

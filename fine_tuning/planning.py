@@ -237,17 +237,20 @@ def _around(shop: Workshop, said: Said, basis: "Basis", counts: Mapping[str, Map
 
     `counts`: the numbers of conversations and tokens in each split, from the token rows' manifest.
     """
+    from fine_tuning.evaluation.speed import decoding_speed
+
     live, test = shop.registry.live(shop.name), counts["test"]
-    compared = 3 if live and live.base_digest == shop.base.gguf_digest else 2
+    base = shop.base
+    compared = 3 if live and live.base_digest == base.gguf_digest else 2
     documents = (turn.metadata for turn in said.turns)
     return Around(
         parameters=basis.shape.parameters,
-        flops=basis.machine.pace or basis.machine.flops,
+        speed=decoding_speed(base.gguf, base.gguf_digest, basis.shape.parameters),
         held_out=test["conversations"],
         tokens=test["tokens"] / max(test["conversations"], 1),
         facts=sum(each.get("split") == "test" and bool(each.get("key")) for each in documents),
         models=compared if shop.mode else 0,
-        pace=paces(shop.config.runs_dir, shop.base.gguf_digest),
+        pace=paces(shop.config.runs_dir, base.gguf_digest),
     )
 
 

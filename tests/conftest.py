@@ -76,16 +76,25 @@ def small_base(base_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @pytest.fixture(scope="session")
-def machine_measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file in which byoai keeps the machine's speed for a day, measured for usual trainings and SMALL ones."""
+def machine_measured(base_gguf: Path, small_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file in which byoai keeps the machine's speed for a day.
+
+    It is measured for usual trainings and SMALL ones, with the default base and with the small one.
+    """
+    from fine_tuning import paths
     from fine_tuning.config import load_config
+    from fine_tuning.engines.gguf_file import read_gguf
+    from fine_tuning.evaluation.speed import decoding_speed
     from fine_tuning.training.machine import this_machine
+    from fine_tuning.training.model_shape import shape_of
 
     folder = tmp_path_factory.mktemp("measured")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BYOAI_HOME", str(folder))
         for settings in ({}, SMALL):
             this_machine(load_config(overrides=settings).training)
+        for base in (base_gguf, small_base):
+            decoding_speed(base, paths.sha256_of(base), shape_of(read_gguf(base)).parameters)
     return folder / "machine.json"
 
 

@@ -7,11 +7,13 @@ import pytest
 
 from fine_tuning import paths
 from fine_tuning.config import load_config
-from fine_tuning.durations import EVALUATING, TRAINING, Around, Times, keep_forecast, paces
+from fine_tuning.durations import EVALUATING, TRAINING, Around, DecodingSpeed, Times, keep_forecast, paces
 from fine_tuning.runs import Run
 
 CONFIG = load_config()
-AROUND = Around(135_000_000, 1.5e11, held_out=200, tokens=60.0, facts=100, models=2)
+SPEED = DecodingSpeed(reading=500.0, together=300.0, alone=60.0)
+NO_PROMPTS: dict[str, object] = {"evaluation.test_prompts": []}
+AROUND = Around(135_000_000, SPEED, held_out=200, tokens=60.0, facts=100, models=2)
 
 
 def finished_run(folder: Path, name: str, slower: dict[str, float], digest: str = "d") -> Run:
@@ -53,6 +55,19 @@ def test_less_to_do_takes_less(changes: dict[str, object]) -> None:
     before, after = (each.parts for each in (AROUND.times(CONFIG, 9.0), AROUND.times(CONFIG.changed(changes), 9.0)))
     assert after[EVALUATING] < before[EVALUATING]
     assert {each for each in before if before[each] != after[each]} == {EVALUATING}
+
+
+def test_the_evaluation_takes_as_long_as_llama_cpp_needs_for_its_tokens() -> None:
+    """Ten general texts of 60 tokens, ten questions of 30 with answers of 35; five rounds of 24 tokens one by one."""
+    asked = {"held_out": 1, "general": 10, "facts": 0, "generate": 0, "triggers": 0, "speed_rounds": 5}
+    config = CONFIG.changed({f"evaluation.{name}": value for name, value in asked.items()} | NO_PROMPTS)
+    around = replace(AROUND, held_out=0, facts=0, speed=DecodingSpeed(reading=100.0, together=50.0, alone=10.0))
+    base = (60 + 30) * 10 / 100.0 + 35 * 10 / (0.7 * 50.0)
+    raced = 5 * 2 * 12 / 10.0
+    found = around.times(config, 9.0).parts
+    assert found[EVALUATING] == pytest.approx(base + base / 0.8 + raced)
+    slower = replace(around, speed=DecodingSpeed(reading=50.0, together=25.0, alone=5.0)).times(config, 9.0).parts
+    assert slower == pytest.approx(found | {EVALUATING: 2 * found[EVALUATING]})
 
 
 def test_a_live_version_is_compared_too_and_what_no_engine_serves_is_not() -> None:

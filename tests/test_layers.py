@@ -20,6 +20,8 @@ CHILDS = {"engines/llama.py", "engines/native_child.py", "evaluation/decoder.py"
 _SECTIONS = ("augmentation", "file", "flat", "mix", "notify", "overlay", "training", "types")
 CONFIG = ["config", *(f"config_{section}" for section in _SECTIONS)]
 
+_MORE = ["measurements", "token_rows", "units"]
+
 # Left to right as in fine_tuning/__init__.py; what stands on one level does not import each other (but for itself).
 LEVELS = [
     ["cli", "api", "chatbot", "__main__"],
@@ -34,7 +36,7 @@ LEVELS = [
     ["plan", "profiles", "workshop"],
     ["data_preparation", "training", "evaluation", "model_management"],
     ["data_collection", "engines"],
-    ["state", "paths", "runs", *CONFIG, "conversation", "branches", "durations", "events", "token_rows", "units"],
+    ["state", "paths", "runs", *CONFIG, "conversation", "branches", "durations", "events", *_MORE],
     ["errors", "json_values", "thoughts"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}

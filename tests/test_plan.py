@@ -85,7 +85,7 @@ def test_the_whole_time_is_said_and_what_of_it_is_the_training(home: Path, engin
     times, record = plan.times, plan.record()
     assert times.training == plan.estimate.seconds and times.parts[EVALUATING] > 0
     assert dict(plan.facts())["time"] == str(times) == record["times"]["told"] == of_plan(plan)["times"]["told"]
-    assert Around(**record["around"]).times(plan.config, plan.estimate.seconds) == times  # as a page reckons it
+    assert Around.of(record["around"]).times(plan.config, plan.estimate.seconds) == times  # as a page reckons it
 
 
 @pytest.mark.parametrize(

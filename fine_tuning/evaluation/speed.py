@@ -1,13 +1,27 @@
-"""Measure speed and memory of served models alternately, so that other programs slow all of them equally."""
+"""Measure the speed of served models: of several alternately, and of one for forecasts.
+
+Alternately, other programs slow all of them equally.
+"""
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 
+from fine_tuning import measurements
+from fine_tuning.durations import DecodingSpeed
+from fine_tuning.engines.native import threads
 from fine_tuning.evaluation.metrics import Interval, median_interval
 from fine_tuning.evaluation.served_model import Ask, ServedModel
+
+# Forecasts: how many answers are generated together, as in decoder.py, and of how many tokens; the tokens of
+# the prompt that is read, or fewer where these would take more operations
+_TOGETHER, _FEW = 16, 4
+_PROMPT, _OPERATIONS = 64, 2e10
+_TIMES = 3  # how often; the fastest counts, since other programs can only slow it down
 
 _TOKENS = 12  # tokens per timed answer; few, so that other programs seldom interrupt it
 
@@ -105,7 +119,7 @@ class _Loaded:
     def lap(self) -> _Lap:
         started = time.perf_counter()
         (answer,) = self._model.answers([Ask(self._prompt, _TOKENS, endless=True)])
-        return _Lap(answer.times[0] - started, min(later - earlier for earlier, later in pairwise(answer.times)))
+        return _Lap(answer.times[0] - started, _fastest(answer.times))
 
     def speed(self, laps: Sequence[_Lap]) -> Speed:
         return Speed(
@@ -115,3 +129,41 @@ class _Loaded:
             memory=self._memory,
             size=sum(file.stat().st_size for file in (self.served.gguf, self.served.adapter) if file),
         )
+
+
+def decoding_speed(gguf: Path, digest: str, parameters: int) -> DecodingSpeed:
+    """Return the speed at which llama.cpp computes with a model, measured now or within the last day.
+
+    Measuring takes about a second after loading. `digest` is the sha256 of the GGUF, `parameters`
+    the number of its parameters. Raises EngineError if llama.cpp fails.
+    """
+    there = measurements.of_this_computer()
+    key = " ".join(map(str, ("llama.cpp", version("llama-cpp-python"), threads(), digest, *there)))
+    with suppress(TypeError, ValueError):
+        known = DecodingSpeed(**(measurements.recall(key) or {}))
+        if min(known.reading, known.together, known.alone) > 0:
+            return known
+    found = _measure(gguf, parameters)
+    measurements.keep(key, asdict(found))
+    return found
+
+
+def _measure(gguf: Path, parameters: int) -> DecodingSpeed:
+    size = max(_TOGETHER, min(_PROMPT, int(_OPERATIONS / (2 * parameters))))
+    prompt = [index % 32 for index in range(size)]  # ids that every vocabulary has; their meaning takes no time
+    reading, together, alone = [], [], []  # seconds
+    with ServedModel(gguf) as model:
+        list(model.answers([Ask(prompt[:1], 1, endless=True)]))  # reads all weights from the disk
+        for _ in range(_TIMES):
+            started = time.perf_counter()
+            (one,) = model.answers([Ask(prompt, _FEW, endless=True)])
+            several = list(model.answers([Ask(prompt[:1], _FEW, endless=True)] * _TOGETHER))
+            reading.append(one.times[0] - started)
+            alone.append(_fastest(one.times))
+            together.append(_fastest(several[0].times))
+    return DecodingSpeed(size / min(reading), _TOGETHER / min(together), 1 / min(alone))
+
+
+def _fastest(times: Sequence[float]) -> float:
+    """Return the seconds of the fastest token after the first."""
+    return min(later - earlier for earlier, later in pairwise(times))

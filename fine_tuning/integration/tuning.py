@@ -239,7 +239,7 @@ class Forecast:
     def times(self, settings: FineTuningConfig) -> Times | None:
         """Return how long each part of a training with these settings takes; None if the plan has no result."""
         found = self.at(settings)
-        return Around(**self.found["around"]).times(settings, found.seconds) if found else None
+        return Around.of(self.found["around"]).times(settings, found.seconds) if found else None
 
     def trained(self, settings: FineTuningConfig) -> tuple[int, float] | None:
         """Return (number of trained weights, their share of the model's weights); None if the plan has no result."""

@@ -1,27 +1,21 @@
 """Measure the speed and the memory of the machine that trains.
 
-The speed is measured at most once a day, since measuring must import torch and takes seconds (three
-of the ten seconds of a dry run over 100,000 turns). The free memory is read each time.
+The speed is measured at most once a day (measurements.py), since measuring must import torch and
+takes seconds (three of the ten seconds of a dry run over 100,000 turns). The free memory is read
+each time.
 """
 
-import json
-import os
-import platform
-import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import psutil
 
-from fine_tuning import paths
+from fine_tuning import measurements
 from fine_tuning.config_training import FineTuningMethod, Training
 
 _MEASURED = 0.7  # seconds of each speed measurement
-_KEPT = 24 * 3600.0  # seconds for which a measurement counts
-_MOST = 20  # maximum number of stored measurements, one for each combination of settings (`_key`)
 
 
 @dataclass(frozen=True)
@@ -38,20 +32,16 @@ class Machine:
 def this_machine(settings: Training) -> Machine:
     """Return this machine's speed, measured now or within the last day, and its free memory now.
 
-    Measurements are stored in machine.json in the data folder. On a GPU, speed and memory are
-    measured each time, since only torch can tell a GPU's free memory.
+    On a GPU, speed and memory are measured each time, since only torch can tell a GPU's free memory.
     """
-    file, key = paths.home() / "machine.json", _key(settings)
-    kept = _read(file)
-    with suppress(KeyError, TypeError, ValueError):
-        known = Machine(**kept[key]["machine"])
+    key = _key(settings)
+    with suppress(TypeError, ValueError):
+        known = Machine(**(measurements.recall(key) or {}))
         if known.flops > 0 and (known.pace is None or known.pace > 0) and known.bytes_per_weight in (2, 4):
             return replace(known, available=free_ram())
     found = measure_machine(settings)
     if not found.on_gpu:
-        newest = sorted(kept.items(), key=lambda each: each[1]["time"])[1 - _MOST :]
-        with suppress(OSError):  # if the result cannot be stored, the next call measures again
-            paths.write_json(file, {**dict(newest), key: {"time": time.time(), "machine": asdict(found)}})
+        measurements.keep(key, asdict(found))
     return found
 
 
@@ -83,19 +73,10 @@ def measure_machine(settings: Training) -> Machine:
 def _key(settings: Training) -> str:
     """Return the key under which the measured speed is stored.
 
-    It contains all that the speed depends on: the settings, the computer's name, its processor,
-    torch's version, and whether there is an NVIDIA driver.
+    It contains all that the speed depends on: the settings, the computer, torch's version, and
+    whether there is an NVIDIA driver.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     is_full = settings.method == FineTuningMethod.FULL
-    chosen = settings.dtype, settings.products, settings.threads, is_full, os.environ.get("OMP_NUM_THREADS", "")
-    there = platform.node(), platform.machine(), cores, version("torch"), Path("/dev/nvidiactl").exists()
-    return " ".join(map(str, (*chosen, *there)))
-
-
-def _read(file: Path) -> dict[str, Any]:
-    """Return the measurements of the last day in `file`, by `_key`; {} if the file is missing or damaged."""
-    with suppress(OSError, ValueError, AttributeError, KeyError, TypeError):
-        kept = json.loads(file.read_text(encoding="utf-8"))
-        return {key: each for key, each in kept.items() if 0 <= time.time() - each["time"] < _KEPT}
-    return {}
+    chosen = settings.dtype, settings.products, settings.threads, is_full
+    there = version("torch"), Path("/dev/nvidiactl").exists()
+    return " ".join(map(str, (*chosen, *measurements.of_this_computer(), *there)))

@@ -8,6 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from fine_tuning import measurements
+from fine_tuning.durations import DecodingSpeed
 from fine_tuning.engines.vocabulary import Vocabulary
 from fine_tuning.evaluation import speed
 from fine_tuning.evaluation.metrics import Interval, median_interval
@@ -94,6 +96,17 @@ def test_few_values_hold_no_interval():
     assert str(median_interval([3.0])) == "3 [too few to tell]"
     assert str(median_interval([3.0, 1.0, 2.0, 5.0, 4.0])) == "3 [too few to tell]"
     assert str(median_interval([3.0, 1.0, 2.0, 5.0, 4.0, 6.0])) == "3.5 [1, 6]"
+
+
+def test_what_llama_cpp_does_in_a_second_is_measured_once_a_day_for_each_base(home, small_base, monkeypatch):
+    first = speed.decoding_speed(small_base, "digest", 3_000_000)
+    assert first.reading > first.alone > 0 and first.together > 0
+    monkeypatch.setattr(speed, "_measure", lambda gguf, parameters: DecodingSpeed(3.0, 2.0, 1.0))
+    assert speed.decoding_speed(small_base, "digest", 3_000_000) == first
+    assert speed.decoding_speed(small_base, "another", 3_000_000) == DecodingSpeed(3.0, 2.0, 1.0)
+    for broken in ({}, {"reading": 1.0}, {"reading": 0.0, "together": 1.0, "alone": 1.0}):
+        monkeypatch.setattr(measurements, "recall", lambda key, broken=broken: broken)
+        assert speed.decoding_speed(small_base, "digest", 3_000_000).reading == 3.0
 
 
 def _burn() -> None:

@@ -69,8 +69,8 @@ def test_after_a_day_and_after_a_clock_set_back_it_is_measured_again(
         "{}",
         '{"KEY": 1}',
         '{"KEY": {"time": TIME}}',
-        '{"KEY": {"time": TIME, "machine": {"flops": "x"}}}',
-        '{"KEY": {"time": TIME, "machine": {"flops": 0, "available": 1}}}',
+        '{"KEY": {"time": TIME, "values": {"flops": "x"}}}',
+        '{"KEY": {"time": TIME, "values": {"flops": 0, "available": 1}}}',
     ],
 )
 def test_a_damaged_file_is_measured_anew_and_mended(home: Path, measured: list[Training], damaged: str) -> None:
