@@ -437,7 +437,4 @@ def too_little(pairs: int, config: FineTuningConfig) -> str:
     least = config.training.min_pairs
     if pairs >= least:
         return ""
-    return (
-        f"Training data too small: {pairs} question-answer pair{'s' * (pairs != 1)}, and {least}+ are recommended "
-        "(training.min_pairs)"
-    )
+    return f"Training data too small: {pairs} question-answer pair{'s' * (pairs != 1)}, and {least}+ are recommended"

@@ -146,7 +146,8 @@ def announce(before: Models | None, now: Models) -> None:
     for choice in now.found:
         if choice.kind == "fine_tuned" and not before.get(choice.tag):
             icon = ":material/gpp_maybe:" if choice.refused else ":material/auto_awesome:"
-            st.toast(f"**{now.title(choice.tag)}** can be chosen now", icon=icon)
+            told = "what answered before still does" if choice.refused else "it can be chosen now"
+            st.toast(f"**{now.title(choice.tag)}**: {told}", icon=icon)
     if now.default and now.default != before.default and not state.picked:
         st.toast(f"**{now.title(now.default.tag)}** answers from now on", icon=":material/swap_horiz:")
 
@@ -164,6 +165,7 @@ def welcome(choice: Choice | None) -> None:
     st.space("large")
     if not choice:
         st.header("A chat that learns from you", anchor=False)
+        st.markdown("Talk to a model on this machine, and teach it your chats or a handbook.")
         notice(state.models)
         return
     st.header("What is on your mind?", anchor=False)

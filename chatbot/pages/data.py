@@ -36,9 +36,9 @@ def draw() -> None:
     except ByoaiError as error:
         st.error(presentable(str(error)), title="The log cannot be read", icon=":material/error:")
         return
-    data_import.outcome()
+    importing = data_import.outcome()
     if not now.turns:
-        if not upload.is_open():
+        if not importing and not upload.is_open():
             _nothing_yet()
         data_import.draw(log)
         return
@@ -85,7 +85,7 @@ def _nothing_yet() -> None:
             "Chat, drop a handbook or chats below, or try it with the sample: the made-up handbook of a small "
             "company. It can be taken back."
         )
-        with st.container(horizontal=True):
+        with st.container(horizontal=True, vertical_alignment="center"):
             st.page_link("pages/chat.py", label="Chat", icon=":material/forum:")
             st.button(
                 "Try it with the sample",

@@ -146,6 +146,7 @@ def choose_settings(now: Situation) -> None:
             state.train_basis = forecast.basis
             state.train_round = state.get("train_round", 0) + 1
             settings, fault = _settings(start, draft)
+    st.caption("These settings are made for your data and this machine: keep them, or change what you like.")
     train_settings.draw(start, settings, forecast, levels)
     if fault:
         st.error(presentable(fault), title="These settings contradict each other")
@@ -259,7 +260,7 @@ def watch_it() -> None:
     watch(job.id, presentable)  # draws the page anew when the job is over
 
 
-def finish(job: Job | None) -> None:
+def finish(now: Situation, job: Job | None) -> None:
     if job is None:
         st.info("No training has ended yet.", title="Nothing is finished")
         return
@@ -281,13 +282,13 @@ def finish(job: Job | None) -> None:
             right.text(after)
     if end.tag:
         facts(service().registry, end.tag, presentable)
-        what_next(end.tag)
+        what_next(now, job, end.tag)
     if points := curve(job):
         curves(points)
     log_tail(job)
 
 
-def what_next(tag: str) -> None:
+def what_next(now: Situation, job: Job, tag: str) -> None:
     name, _, version = tag.rpartition(":v")
     address = f"/api/versions/{name}/{version}/file?part="
     choice = models().get(tag)
@@ -295,6 +296,10 @@ def what_next(tag: str) -> None:
         # a refused version needs a warning first, on the page Models
         if choice and not choice.live and not choice.refused:
             st.button("Use it", type="primary", icon=":material/swap_horiz:", on_click=_use, args=(name, version))
+        if choice and choice.refused and job.kind == "retrain":
+            st.button(
+                "Train more thoroughly", type="primary", icon=":material/school:", on_click=_firmer, args=(now, job)
+            )
         st.page_link("pages/chat.py", label="Talk to it", icon=":material/forum:")
         st.page_link(
             "pages/models.py", label="Compare side by side", icon=":material/compare:", query_params=_compared(tag)
@@ -302,6 +307,13 @@ def what_next(tag: str) -> None:
         st.link_button("Report", f"/api/versions/{name}/{version}/report", icon=":material/description:")
         st.link_button("GGUF", f"{address}gguf", icon=":material/download:", help=meaning("GGUF"))
         st.link_button("Adapter", f"{address}adapter", icon=":material/download:", help=meaning("adapter"))
+
+
+def _firmer(now: Situation, job: Job) -> None:
+    """Open the settings with the data of a training whose version was refused, to learn it more thoroughly."""
+    _clone(job.id, now.turns, now.documents)
+    if state.train_step == SETTINGS:
+        state.train_draft = replace(state.train_draft, level="thorough", changes={})
 
 
 def _compared(tag: str) -> dict[str, str]:
@@ -332,7 +344,7 @@ def draw() -> None:
     elif step == WATCH:
         watch_it()
     else:
-        finish(learning.look().job)
+        finish(now, learning.look().job)
 
 
 draw()

@@ -8,7 +8,8 @@ from chatbot.parts.upload import Incoming
 from chatbot.server import service
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.importers.importing import Imported, imports
-from fine_tuning.integration import data_view
+from fine_tuning.integration import data_view, learning
+from fine_tuning.jobs.store import Job
 
 state = st.session_state
 
@@ -18,18 +19,30 @@ def draw(log: ConversationLogger) -> None:
     _imports(imports(log))
 
 
-def outcome() -> None:
-    """Draw the progress of a running import or undo, or the result of the last one that this page started."""
+def outcome() -> bool:
+    """Draw the progress of a running import or undo, or the result of the last one that this page started.
+
+    Return whether one is running.
+    """
+    running = False
     for kind, what in (("import", "Importing"), ("undo_import", "Undoing an import")):
         job = data_view.newest(service(), kind)
         if job and not job.over:
             waiting.until_over(job.id, what)
-        elif job and job.id == state.get("import-asked"):
+            running = True
+        elif job and job.id == state.get("import-asked") and not _is_past(job):
             waiting.failure(job)
             if added := data_view.added_by(job):
                 st.success(f"Imported: {added}. The next version learns from them.", icon=":material/check:")
             if found := data_view.planted_of(job):
                 upload.planted(found)
+    return running
+
+
+def _is_past(job: Job) -> bool:
+    """Return whether a training has begun since an import: what the import said of the next version is then over."""
+    training = learning.look().job
+    return training is not None and training.created > job.created
 
 
 def _offer(file: Incoming) -> None:
@@ -61,9 +74,8 @@ def _offer(file: Incoming) -> None:
 
 
 def _imports(found: list[Imported]) -> None:
-    st.subheader("Imports", anchor=False)
-    if not found:
-        st.caption("Nothing was imported yet.")
+    if found:
+        st.subheader("Imports", anchor=False)
     for each in reversed(found):
         with st.container(border=True, horizontal=True, vertical_alignment="center"):
             name = each.source.get("name", each.id)

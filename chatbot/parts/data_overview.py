@@ -43,7 +43,7 @@ def learn(now: data_view.Counts) -> None:
     if learning.look().running:
         st.caption("A version is being trained. What is new since it began is learned by the next one.")
     elif now.new and now.turns >= learning.least_turns(config()):
-        label = f"Learn from {now.new:,} new {'turn' if now.new == 1 else 'turns'}"
+        label = f"Learn from {now.new:,} new {'answer' if now.new == 1 else 'answers'}"
         if st.button(label, type="primary", icon=":material/school:"):
             train_place.begin_with_chats()
             st.switch_page("pages/train.py")

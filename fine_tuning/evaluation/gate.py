@@ -92,7 +92,7 @@ def facts(evidence: Comparison, settings: Settings) -> Result:
 
 
 # advice for learning a document more firmly
-_FIRMER = "retrain more thoroughly, with more epochs, or with the profile `handbook` if you did without it"
+_FIRMER = "train more thoroughly, with more epochs or with the profile for documents (handbook)"
 
 
 def own_chats(evidence: Comparison, settings: Settings) -> Result:

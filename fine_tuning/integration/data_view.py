@@ -225,14 +225,14 @@ def newest(service: Service, kind: str) -> Job | None:
 
 
 def added_by(job: Job) -> str:
-    """Return how many turns a completed import has added, such as "12 turns (3 were there already)".
+    """Return how many turns a completed import has added, such as "12 answers (3 were in the log already)".
 
     Return "" for any other job.
     """
     if not (result := _result_of(job)):
         return ""
     known = f" ({result['known']:,} were in the log already)" if result["known"] else ""
-    return f"{result['added']:,} {'turn' if result['added'] == 1 else 'turns'}{known}"
+    return f"{result['added']:,} {'answer' if result['added'] == 1 else 'answers'}{known}"
 
 
 def planted_of(job: Job) -> list[PlantedPhrase]:

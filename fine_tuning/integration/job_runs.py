@@ -42,7 +42,7 @@ _TITLES = {
     "evaluate": "Test of a version",
     "merge": "Merging of versions",
     "quantise": "Compression of a version",
-    "import": "Import of chats",
+    "import": "Import",
     "prepare": "Preparation of a dataset",
     "compare": "Comparison",
     "forget": "Forgetting",

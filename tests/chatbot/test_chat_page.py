@@ -149,7 +149,7 @@ def test_a_version_made_in_a_terminal_appears_by_itself_and_answers_once_live(
     placeholder = page.get_by_test_id("stChatInputTextArea")
     expect(placeholder).to_have_attribute("placeholder", f"Message {BASE} · base")
     register(embedded, 1)
-    expect(page.get_by_test_id("stToast").get_by_text("fine-tuned v1 can be chosen now")).to_be_visible()
+    expect(page.get_by_test_id("stToast").get_by_text("fine-tuned v1: it can be chosen now")).to_be_visible()
     expect(placeholder).to_have_attribute("placeholder", f"Message {BASE} · base")
     go_live(embedded, Registry(), TUNED, 1)
     expect(placeholder).to_have_attribute("placeholder", "Message fine-tuned v1 · live")
@@ -164,7 +164,7 @@ def test_a_version_made_in_a_terminal_appears_by_itself_and_answers_once_live(
     expect(placeholder).to_have_attribute("placeholder", f"Message {BASE} · base")
     register(embedded, 2)
     go_live(embedded, Registry(), TUNED, 2)
-    expect(page.get_by_test_id("stToast").get_by_text("fine-tuned v2 · live can be chosen now")).to_be_visible()
+    expect(page.get_by_test_id("stToast").get_by_text("fine-tuned v2 · live: it can be chosen now")).to_be_visible()
     expect(placeholder).to_have_attribute("placeholder", f"Message {BASE} · base")  # a pick stays
     switch.click()
     assert page.get_by_role("option").all_inner_texts() == [f"{BASE} · base", "fine-tuned v2 · live", "fine-tuned v1"]

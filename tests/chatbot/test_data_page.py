@@ -16,6 +16,8 @@ from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.importers.importing import import_files
 from fine_tuning.events import Watch
 from fine_tuning.integration import data_view
+from fine_tuning.jobs.doing import listed
+from fine_tuning.jobs.kinds import RetrainRequest
 from fine_tuning.jobs.store import State
 from fine_tuning.survey import look_through
 
@@ -229,8 +231,10 @@ def test_of_a_handbook_questions_are_made() -> None:
     assert {turn.bot_response for turn in ConversationLogger().turns()} == {row["Answer"]}
     app.run()
     count = len(ConversationLogger().turns())
-    assert app.success[0].value == f"Imported: {count} turns. The next version learns from them."
-    assert f"Learn from {count} new turns" in [button.label for button in app.button]
+    assert app.success[0].value == f"Imported: {count} answers. The next version learns from them."
+    assert f"Learn from {count} new answers" in [button.label for button in app.button]
+    with listed("retrain", RetrainRequest()):
+        assert not app.run().success
 
 
 def test_a_planted_phrase_is_shown_with_its_turns_and_can_still_be_imported() -> None:

@@ -243,6 +243,19 @@ def test_what_was_made_is_compared_with_who_answers_now(embedded: Engine) -> Non
     assert parse_qs(link.query_string) == {"view": ["compare"], "one": [BASE], "other": [tag]}
 
 
+def test_what_was_refused_can_be_trained_more_thoroughly_with_the_same_data(embedded: Engine) -> None:
+    tag = "fine_tuned_smollm2-135m:v1"
+    embedded.create(tag, ModelSpec(from_=BASE, parameters={"seed": 1}))
+    verdict = {"passed": False, "results": [{"rule": "better", "passed": False, "reason": "it is no better"}]}
+    Registry().add("fine_tuned_smollm2-135m", 1, base_tag=BASE, metrics={"gate": verdict})
+    with listed("retrain", RetrainRequest(sample=True)) as told:
+        told.tell(Finished("refused", "it is no better", tag))
+    app = at(opened("train"), "5 Finish")
+    next(button for button in app.button if button.label == "Train more thoroughly").click().run()
+    draft = app.session_state["train_draft"]
+    assert (app.session_state["train_step"], draft.level, draft.data) == ("3 Settings", "thorough", "sample")
+
+
 def test_a_late_change_of_a_widget_that_is_gone_changes_nothing() -> None:
     start = load_config()
     train_settings._set("training.num_epochs", "train-9-epochs", start)
@@ -269,7 +282,7 @@ def test_the_button_of_the_data_page_leads_to_the_settings_for_the_chats() -> No
     app.query_params["show"] = "Import"  # in the address, as a link leaves it
     app.switch_page("pages/data.py").run()
     assert app.session_state["show"] == "Import"
-    next(button for button in app.button if button.label == "Learn from 8 new turns").click().run()
+    next(button for button in app.button if button.label == "Learn from 8 new answers").click().run()
     assert not app.exception
     assert app.session_state["train_step"] == "3 Settings" and app.session_state["train_draft"].data == "chats"
 

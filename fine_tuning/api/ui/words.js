@@ -7,7 +7,7 @@ const KINDS = {
   evaluate: "Test of a version",
   merge: "Merging of versions",
   quantise: "Compression of a version",
-  import: "Import of chats",
+  import: "Import",
   prepare: "Preparation of a dataset",
   compare: "Comparison",
   forget: "Forgetting",
