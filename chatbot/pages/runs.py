@@ -121,7 +121,7 @@ def show_one(id: str) -> None:
 
 def actions(job: Job) -> None:
     again(job)
-    with st.container(horizontal=True):
+    with st.container(horizontal=True, vertical_alignment="center"):
         if job.kind in TRAININGS:
             st.page_link(
                 "pages/train.py",

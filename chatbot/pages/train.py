@@ -292,7 +292,7 @@ def what_next(now: Situation, job: Job, tag: str) -> None:
     name, _, version = tag.rpartition(":v")
     address = f"/api/versions/{name}/{version}/file?part="
     choice = models().get(tag)
-    with st.container(horizontal=True):
+    with st.container(horizontal=True, vertical_alignment="center"):
         # a refused version needs a warning first, on the page Models
         if choice and not choice.live and not choice.refused:
             st.button("Use it", type="primary", icon=":material/swap_horiz:", on_click=_use, args=(name, version))

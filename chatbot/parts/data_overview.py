@@ -18,6 +18,18 @@ from fine_tuning.integration import charts, data_view, learning
 from fine_tuning.units import clock
 
 SHOWN = 300  # shown characters of an example
+_KINDS = {  # words for the kinds of private details (privacy.PII); another kind is its own word
+    "url": "web address",
+    "email": "e-mail address",
+    "secret": "key or password",
+    "iban": "IBAN",
+    "card": "card number",
+    "ssn": "social security number",
+    "ip": "IP address",
+    "phone": "phone number",
+    "address": "postal address",
+    "private": "own private word",
+}
 
 
 def draw(log: ConversationLogger, now: data_view.Counts) -> None:
@@ -111,7 +123,7 @@ def _scrubbed(examples: Sequence[data_view.Scrubbing], counts: Mapping[str, int]
     if not any(counts.values()):
         st.caption("No private details were found in what is learned.")
         return
-    st.markdown(", ".join(f"{count:,} × {kind}" for kind, count in counts.items() if count))
+    st.markdown(", ".join(f"{count:,} × {_KINDS.get(kind, kind)}" for kind, count in counts.items() if count))
     if not examples:
         return
     seen = st.toggle("Show the details as they were said", key="unmasked")

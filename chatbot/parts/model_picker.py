@@ -133,7 +133,7 @@ def learned(facts: ModelFacts) -> str:
         return ""
     turns = f"learned {answers(known.turns)}" if known.turns else "learned unknown data"
     of = f" on {known.base}" if known.base else ""
-    verdict = f". {known.verdict}" if known.verdict and not facts.choice.refused else ""
+    verdict = f". {known.verdict[0].upper()}{known.verdict[1:]}" if known.verdict and not facts.choice.refused else ""
     return f"{turns[0].upper()}{turns[1:]}{of}, made on {known.day}{verdict}"
 
 

@@ -124,7 +124,7 @@ def test_measures_are_told_in_plain_words(changes: dict[str, object], told: str)
     [
         (None, ""),
         (Learned(1, "b", "2026-05-04", ""), "Learned 1 answer on b, made on 2026-05-04"),
-        (Learned(12, "", "2026-05-04", "better"), "Learned 12 answers, made on 2026-05-04. better"),
+        (Learned(12, "", "2026-05-04", "better"), "Learned 12 answers, made on 2026-05-04. Better"),
         (Learned(0, "b", "2026-05-04", ""), "Learned unknown data on b, made on 2026-05-04"),
     ],
 )
