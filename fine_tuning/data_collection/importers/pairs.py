@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
 from fine_tuning.data_collection.importers.chats import (
     BadRecord,
@@ -25,46 +26,33 @@ from fine_tuning.data_collection.importers.chats import (
     task_in,
     text_of,
 )
+from fine_tuning.data_collection.importers.html_text import text_of_html
 from fine_tuning.data_collection.importers.message_forms import said_of
+from fine_tuning.data_collection.importers.preference import dialogue
 from fine_tuning.data_collection.importers.shape import Importer, Source, each
-from fine_tuning.json_values import JsonObject
+from fine_tuning.json_values import JsonObject, JsonValue
 
 _ASKED = (
-    *(
-        "question",
-        "questions",
-        "q",
-        "query",
-        "prompt",
-        "user",
-        "human",
-        "user_message",
-        "instruction",
-        "input",
-        "inputs",
-        "ask",
-        "request",
-    ),
-    *("customer", "frage", "pregunta", "pergunta", "domanda", "vraag", "问题", "質問"),
+    *("question", "questions", "q", "query", "prompt", "user", "human", "user_message", "instruction", "input"),
+    *("inputs", "ask", "request", "patterns", "usersays", "customer", "frage", "pregunta", "pergunta", "domanda"),
+    *("vraag", "问题", "質問"),
 )
 _ANSWERED = (
-    *(
-        "answer",
-        "answers",
-        "a",
-        "response",
-        "completion",
-        "assistant",
-        "bot",
-        "bot_response",
-        "output",
-        "target",
-        "targets",
-        "reply",
-        "agent",
-    ),
-    *("antwort", "réponse", "reponse", "respuesta", "resposta", "risposta", "antwoord", "答案", "回答"),
+    *("answer", "answers", "a", "response", "completion", "assistant", "bot", "bot_response", "output", "target"),
+    *("targets", "reply", "agent", "ai", "chatbot", "responses", "completions", "acceptedanswer", "best_answer"),
+    *("solution", "resolution", "antwort", "réponse", "reponse", "respuesta", "resposta", "risposta", "antwoord"),
+    *("答案", "回答"),
 )
+# names of questions that count only beside one of `_ANSWERED`: {"title": "…", "selftext": "…", "answers": ...}
+_TITLES, _BODIES = ("title", "name", "subject", "description", "problem", "issue"), ("selftext", "body")
+_ASKED_WORDS = frozenset(("question", "questions", "q", "query", "prompt", "user"))
+_ANSWERED_WORDS = frozenset(
+    ("answer", "answers", "a", "response", "completion", "assistant", "bot", "reply", "resolution")
+)
+_ANSWER_KEYS = ("text", "answer", "response", "content", "body", "input_text")  # of an answer that is an object
+_RANKS, _SCORES = ("rank",), ("pm_score", "overall_score", "score", "votes", "upvotes")  # the lowest rank is the best
+_ACCEPTED = ("selected", "is_selected", "accepted", "is_accepted")
+_HTML = re.compile(r"\s*<(?:p|div|ul|ol|h\d|span|br)\b[^>]*>", re.IGNORECASE)
 _NO_TEXT = frozenset(("id", "ids", "count", "date", "time", "score", "type", "url", "key", "length", "tokens"))
 _MOST_COLUMNS, _LONGEST_NAME = 12, 40
 _CONTEXT = ("context", "passage", "kontext")
@@ -78,8 +66,8 @@ def _alpaca(record: JsonObject, source: Source) -> Iterable[Chat]:
 
 
 def _before(record: JsonObject) -> Iterator[Said]:
-    """Yield the system prompt ("system") and the earlier exchanges ("history") of a record, if it has them."""
-    if system := text_of(record.get("system"), "a system prompt"):
+    """Yield the system prompt and the earlier exchanges ("history") of a record, if it has them."""
+    if system := text_of(record.get("system") or record.get("system_prompt"), "a system prompt"):
         yield Said("system", system)
     history = record.get("history")
     for earlier in history if isinstance(history, list) else ():
@@ -152,28 +140,97 @@ def _facts_of(record: JsonObject) -> JsonObject:
 
 
 def _columns(record: JsonObject, source: Source) -> Iterable[Chat]:
-    asked, answered, context = _pair(record)
-    texts = [text_of(record[name], name) for name in (asked, context) if name]
-    answer = record[answered]
-    if isinstance(answer, dict):  # in SQuAD: {"text": [...], "answer_start": [...]}
-        answer = answer.get("text")
-    if isinstance(answer, list):
-        answer = answer[0] if answer else ""
-    question = "\n\n".join(text for text in texts if text.strip())
-    said = [Said("user", question), Said("assistant", text_of(answer, answered))]
-    yield Chat(rated([*_before(record), *said], record))
+    """Yield the chat of a question and its answer, or one for each wording of the question.
+
+    Several answers to several wordings (as in the intents of a chatbot) are taken in turns, so that each
+    occurs. Of several answers to one question, the best is taken.
+    """
+    if _is_map(record):
+        for question, answer in record.items():
+            yield Chat([Said("user", question), Said("assistant", _answer(answer, "answer"))])
+        return
+    names = _pair(record)
+    asked, answer = record[names.asked], record[names.answered]
+    if not isinstance(asked, list):
+        more = [text_of(record[name], name) for name in (names.body, names.context) if name]
+        texts = [text_of(asked, names.asked), *more]
+        question = "\n\n".join(shown for text in texts if (shown := _plain(text)).strip())
+        said = [*dialogue(question, "user"), Said("assistant", _answer(answer, names.answered))]
+        yield Chat(rated([*_before(record), *(each for each in said if each.text or each is said[-1])], record))
+        return
+    answers = answer if isinstance(answer, list) and answer else [answer]
+    for number in range(max(len(asked), len(answers)) if asked else 0):
+        question, one = asked[number % len(asked)], answers[number % len(answers)]
+        yield Chat([Said("user", text_of(question, names.asked)), Said("assistant", _answer(one, names.answered))])
 
 
-def _pair(record: object) -> tuple[str, str, str]:
-    """Return the names of the columns with the question, the answer and a context; "" for each that is missing."""
+def _answer(value: JsonValue, name: str) -> str:
+    """Return the text of an answer: of several, the best; of an object, its text.
+
+    A list of texts under a name in the singular, such as "answer", has paragraphs of one answer.
+    """
+    if isinstance(value, list) and value and all(isinstance(each, str) for each in value):
+        return "\n\n".join(value) if not name.lower().endswith("s") else str(value[0])
+    if isinstance(value, list):
+        value = _best_of(value) if value else ""
+    if isinstance(value, dict):
+        value = next((value[key] for key in _ANSWER_KEYS if value.get(key)), None)
+        if isinstance(value, list):  # in SQuAD and ELI5: {"text": [...]}
+            value = value[0] if value else ""
+    return _plain(text_of(value, name))
+
+
+def _best_of(answers: list[JsonValue]) -> JsonValue:
+    """Return the answer that is marked as accepted, or has the best rank or score; else the first."""
+    rated = [each for each in answers if isinstance(each, dict)]
+    if accepted := [each for each in rated if any(each.get(key) is True for key in _ACCEPTED)]:
+        return accepted[0]
+    for keys, sign in ((_RANKS, -1), (_SCORES, 1)):
+        for key in keys:
+            if rated and all(isinstance(each.get(key), int | float) for each in rated):
+                return max(rated, key=lambda each: sign * each[key])
+    return answers[0]
+
+
+def _plain(text: str) -> str:
+    """Return a text as Markdown if it is HTML, as exports of help desks and web pages have it."""
+    return text_of_html(text) if _HTML.match(text) else text
+
+
+@dataclass(frozen=True)
+class _Names:
+    """The names of a record's fields; "" for each that is missing. `body` continues the question."""
+
+    asked: str = ""
+    answered: str = ""
+    context: str = ""
+    body: str = ""
+
+
+def _pair(record: object) -> _Names:
     names = {str(name).strip().casefold(): name for name in record} if isinstance(record, dict) else {}
-    asked, answered, context = (
-        next((names[name] for name in known if name in names), "") for known in (_ASKED, _ANSWERED, _CONTEXT)
-    )
-    return asked or _with_word(names, _ASKED[:6]), answered or _with_word(names, _ANSWERED[:6]), context
+
+    def first_of(known: Sequence[str]) -> str:
+        return next((names[name] for name in known if name in names), "")
+
+    asked, answered = first_of(_ASKED), first_of(_ANSWERED)
+    if answered and not asked:
+        asked = first_of(_TITLES)
+    asked, answered = asked or _with_word(names, _ASKED_WORDS), answered or _with_word(names, _ANSWERED_WORDS)
+    if answered and not asked:
+        asked = _with_word(names, frozenset(_TITLES[3:]))
+    is_title = asked.casefold() == "title" if asked else False
+    return _Names(asked, answered, first_of(_CONTEXT), first_of(_BODIES) if is_title else "")
 
 
-def _with_word(names: dict[str, str], known: Sequence[str]) -> str:
+def _is_map(record: object) -> bool:
+    """Return whether an object has questions as keys and their answers as values: {"What is tea?": "A drink."}."""
+    if not isinstance(record, dict) or len(record) < 2 or not all(isinstance(each, str) for each in record.values()):
+        return False
+    return 3 * sum(key.rstrip().endswith(("?", "？", "؟")) for key in record) >= 2 * len(record)
+
+
+def _with_word(names: dict[str, str], known: frozenset[str]) -> str:
     """Return the column with one of these words in its name, such as "User Question".
 
     Return "" if it is not the only such column, or if the record looks like settings and not like a
@@ -182,7 +239,7 @@ def _with_word(names: dict[str, str], known: Sequence[str]) -> str:
     if len(names) > _MOST_COLUMNS or any(len(name) > _LONGEST_NAME for name in names):
         return ""
     words = {column: set(re.split(r"[^a-z]+", name)) for name, column in names.items()}
-    found = [column for column, its in words.items() if its & set(known) and not its & _NO_TEXT]
+    found = [column for column, its in words.items() if its & known and not its & _NO_TEXT]
     return found[0] if len(found) == 1 else ""
 
 
@@ -197,8 +254,15 @@ def _fits_completion(record: object) -> bool:
 
 
 def _fits_columns(record: object) -> bool:
-    asked, answered, _ = _pair(record)
-    return bool(answered) and has(record, asked) and not isinstance(record[asked], list | dict | bool)
+    if _is_map(record):
+        return True
+    names = _pair(record)
+    if not names.answered or not has(record, names.asked):
+        return False
+    asked = record[names.asked]
+    if isinstance(asked, list):
+        return bool(asked) and all(isinstance(each, str) for each in asked)
+    return not isinstance(asked, dict | bool)
 
 
 ALPACA = Importer("Alpaca", _is_text("instruction", "output"), each(_alpaca, "instruction, input and output"))

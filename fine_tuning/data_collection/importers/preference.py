@@ -20,18 +20,14 @@ _REJECTED = ("rejected", "rejected_messages", "rejected_response", "response_k")
 
 
 def _fits(record: object) -> bool:
-    return has(record, "input", "preferred_output", "non_preferred_output") or (
+    return _is_judged(record) or (
         isinstance(record, dict) and any(key in record for key in _CHOSEN) and any(key in record for key in _REJECTED)
     )
 
 
 def _convert(record: JsonObject, source: Source) -> Iterable[Chat]:
-    if "preferred_output" in record:  # the form of OpenAI
-        record = {
-            "prompt": object_in(record, "input")["messages"],
-            "chosen": record["preferred_output"],
-            "rejected": record["non_preferred_output"],
-        }
+    if _is_judged(record):
+        record = _chosen_of(record)
     chosen, rejected = (_side(record, keys) for keys in (_CHOSEN, _REJECTED))
     if not chosen or not rejected or chosen[-1].role != "assistant" or rejected[-1].role != "assistant":
         raise BadRecord("a chosen and a rejected answer")
@@ -41,6 +37,30 @@ def _convert(record: JsonObject, source: Source) -> Iterable[Chat]:
     if better.text.strip() == worse.text.strip() or not worse.text.strip():
         raise BadRecord("a rejected answer that differs from the chosen one")
     yield Chat([*chosen[:-1], replace(better, rejected=worse.text)])
+
+
+def _is_judged(record: object) -> bool:
+    """Return whether a record has two answers, and says elsewhere which one is better."""
+    return (
+        has(record, "input", "preferred_output", "non_preferred_output")
+        or has(record, "human_ref_A", "human_ref_B", "labels")
+        or has(record, "conversation_a", "conversation_b", "winner")
+    )
+
+
+def _chosen_of(record: JsonObject) -> JsonObject:
+    """Return the record of two answers of which one was preferred, in the form with "chosen" and "rejected".
+
+    These are the forms of OpenAI, of the Stanford Human Preferences, and of the Chatbot Arena.
+    """
+    if "preferred_output" in record:
+        asked = object_in(record, "input")["messages"]
+        return {"prompt": asked, "chosen": record["preferred_output"], "rejected": record["non_preferred_output"]}
+    names = ("conversation_a", "conversation_b") if "winner" in record else ("human_ref_A", "human_ref_B")
+    best = {"model_a": 0, "model_b": 1, 1: 0, 0: 1}.get(record["winner" if "winner" in record else "labels"])
+    if best is None:
+        raise BadRecord("which of the two answers is better: it is a tie")
+    return {"prompt": record.get("history"), "chosen": record[names[best]], "rejected": record[names[1 - best]]}
 
 
 def _side(record: JsonObject, keys: Sequence[str]) -> list[Said]:
@@ -54,7 +74,7 @@ def _side(record: JsonObject, keys: Sequence[str]) -> list[Said]:
     before = (
         [said_of(each) for each in dicts(asked, "messages")]
         if isinstance(asked, list)
-        else _dialogue(text_of(asked, "a prompt"), "user")
+        else dialogue(text_of(asked, "a prompt"), "user")
     )
     if system := text_of(record.get("system"), "a system prompt"):
         before.insert(0, Said("system", system))
@@ -64,7 +84,7 @@ def _side(record: JsonObject, keys: Sequence[str]) -> list[Said]:
     said = (
         [said_of(each) for each in dicts(value, "messages")]
         if isinstance(value, list)
-        else _dialogue(text_of(value, key), "assistant")
+        else dialogue(text_of(value, key), "assistant")
     )
     if any(each.role == "user" for each in said):
         return said
@@ -73,7 +93,8 @@ def _side(record: JsonObject, keys: Sequence[str]) -> list[Said]:
     return before + said
 
 
-def _dialogue(text: str, role: Role) -> list[Said]:
+def dialogue(text: str, role: Role) -> list[Said]:
+    """Return the messages of a dialogue in plain text ("Human: … Assistant: …"); any other text is one of `role`."""
     pieces = _TURN.split(text)
     if len(pieces) < 3 or pieces[0].strip():
         return [Said(role, text)] if text.strip() else []

@@ -6,7 +6,7 @@ A malformed record is replaced by a Fault, and reading continues.
 import csv
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -140,11 +140,23 @@ def array(member: Member, read: Read = unwatched) -> Iterator[Record | Fault]:
             yield Fault(*_split(error))
 
 
-def within(member: Member, name: str, read: Read = unwatched) -> Iterator[Record | Fault]:
-    """Yield the elements of the list `name` in a large object."""
+def within(
+    member: Member, wanted: str | Callable[[str, object], bool], read: Read = unwatched
+) -> Iterator[Record | Fault]:
+    """Yield the elements of the list `wanted` in a large object.
+
+    If `wanted` is a function, yield the elements of all lists for which it returns True: it gets the
+    list's key and the element.
+    """
+    is_wanted = wanted if callable(wanted) else lambda key, value: key == wanted
     with member.text(read) as text:
         try:
-            yield from _numbered(value for path, value in events(JsonReader(text)) if path == (name, "*"))
+            found = (
+                value
+                for path, value in events(JsonReader(text))
+                if len(path) == 2 and path[1] == "*" and is_wanted(path[0], value)
+            )
+            yield from _numbered(found)
         except BadJson as error:
             yield Fault(*_split(error))
 

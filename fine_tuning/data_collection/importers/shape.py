@@ -19,6 +19,23 @@ RECORDS: frozenset[Layout] = frozenset({"array", "lines", "table", "parquet", "o
 
 
 @dataclass(frozen=True)
+class Inside:
+    """The lists of a large object whose elements are the records: those named in `keys`.
+
+    A list that is in neither `keys` nor `others` begins later in the file than was looked at; those of
+    its elements that have the format (`fits`) are records, too.
+    """
+
+    keys: frozenset[str]
+    others: frozenset[str]
+    fits: Callable[[object], bool]
+
+    def holds(self, key: str, value: object) -> bool:
+        """Return whether an element of the list `key` is a record."""
+        return key in self.keys or (key not in self.others and self.fits(value))
+
+
+@dataclass(frozen=True)
 class Source:
     """The files or the dataset that one call of an importer's `read` reads, and the options of the import.
 
@@ -29,7 +46,7 @@ class Source:
     found: Look
     me: str = ""  # in a chat among people, the person whose messages are the answers
     branches: Branches = "best"  # which paths of a tree of answers are read
-    inside: str = ""  # name of the list, in a large object, whose elements are the records
+    inside: Inside | None = None  # the lists, in a large object, whose elements are the records
     dataset: Dataset | None = None  # a dataset of Hugging Face, instead of files
     read: Read = unwatched  # called with the number of bytes after each read
     judge: Judge | None = None  # judges questions and answers made from a document
@@ -47,7 +64,9 @@ class Source:
         if self.dataset:
             yield from self.dataset.rows(self.read)
         for member in self.members:
-            yield from within(member, self.inside, self.read) if self.inside else records(member, self.found, self.read)
+            yield from (
+                within(member, self.inside.holds, self.read) if self.inside else records(member, self.found, self.read)
+            )
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """List the formats that byoai can import, by name, and recognise the format of a file."""
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import islice
 
 from fine_tuning.data_collection.importers.chatgpt import CHATGPT
@@ -19,13 +20,15 @@ from fine_tuning.data_collection.importers.jan import JAN
 from fine_tuning.data_collection.importers.lm_studio import LM_STUDIO
 from fine_tuning.data_collection.importers.messages import MESSAGE_LIST, MESSAGES
 from fine_tuning.data_collection.importers.messenger import MESSENGER
+from fine_tuning.data_collection.importers.nested import NESTED
 from fine_tuning.data_collection.importers.oasst import OASST, OASST_MESSAGES
 from fine_tuning.data_collection.importers.ollama_history import NO_ANSWERS, is_history
 from fine_tuning.data_collection.importers.open_webui import OPEN_WEBUI
 from fine_tuning.data_collection.importers.pairs import ALPACA, COLUMNS, COMPLETION, DOLLY, OWN
+from fine_tuning.data_collection.importers.passages import PASSAGES
 from fine_tuning.data_collection.importers.preference import PREFERENCE
 from fine_tuning.data_collection.importers.records import SAMPLE, Look, Record, look, look_at_table
-from fine_tuning.data_collection.importers.shape import NOT_AS_EXPECTED, Importer
+from fine_tuning.data_collection.importers.shape import NOT_AS_EXPECTED, Importer, Inside
 from fine_tuning.data_collection.importers.sharegpt import SHAREGPT
 from fine_tuning.data_collection.importers.sillytavern import SILLYTAVERN
 from fine_tuning.data_collection.importers.slack import SLACK
@@ -65,7 +68,9 @@ IMPORTERS: dict[str, Importer] = {
     "alpaca": ALPACA,
     "prompt-completion": COMPLETION,
     "columns": COLUMNS,
+    "passages": PASSAGES,
     "templated": TEMPLATED,
+    "nested": NESTED,
     "gemini-html": GEMINI_HTML,
     "whatsapp": WHATSAPP,
     "discord-text": DISCORD_TEXT,
@@ -73,8 +78,8 @@ IMPORTERS: dict[str, Importer] = {
     "document": DOCUMENT,
 }
 
-# name of a format, its importer, and the key of the list of records if the file is one large object (else "")
-Found = tuple[str, Importer, str]
+# name of a format, its importer, and if the file is one large object, its lists of records (else None)
+Found = tuple[str, Importer, Inside | None]
 
 
 def importer_named(name: str) -> Importer:
@@ -112,11 +117,15 @@ def dataset_look(dataset: Dataset) -> Look:
 def recognised(found: Look, name: str) -> Found:
     """Return the format of a file. Raises DataError, which lists the formats that were tried, if it has none."""
     formats = _formats(found)
-    if best := _best(formats, found, found.sample):
-        return best, IMPORTERS[best], ""
-    for inside, values in found.lists.items():
-        if best := _best(formats, found, values):
-            return best, IMPORTERS[best], inside
+    surface = {name: importer for name, importer in formats.items() if importer is not NESTED}
+    if best := _best(surface, found, found.sample):
+        return best, IMPORTERS[best], None
+    if best := next((best for values in found.lists.values() if (best := _best(surface, found, values))), ""):
+        return best, IMPORTERS[best], _inside(IMPORTERS[best], found)
+    if inside := _inside(NESTED, found):  # rather the lists, whose elements are read one by one, than the whole
+        return "nested", NESTED, inside
+    if NESTED in formats.values() and _best({"nested": NESTED}, found, found.sample):
+        return "nested", NESTED, None
     if found.layout == "text" and is_history(found.lines, name.rpartition("/")[2]):
         raise DataError(f"{name} {NO_ANSWERS}")
     wanted = ", ".join(importer.title for importer in formats.values()) or "none, because no format has this layout"
@@ -147,12 +156,14 @@ def forced(name: str, found: Look, file: str, surely: bool = False) -> Found:
             f"{file} contains {_told(found)}, which does not fit the format {importer.title}: leave out --format, or "
             "name another one"
         )
-    inside = ""
-    if found.lists and not any(_fits(importer, value) for value in found.sample):
-        inside = next(
-            (key for key, values in found.lists.items() if any(_fits(importer, value) for value in values)), ""
-        )
-    return name, importer, inside
+    is_whole = any(_fits(importer, value) for value in found.sample)
+    return name, importer, None if is_whole else _inside(importer, found)
+
+
+def _inside(importer: Importer, found: Look) -> Inside | None:
+    """Return the lists of a large object whose elements have the format; None if there is none."""
+    keys = frozenset(key for key, values in found.lists.items() if any(_fits(importer, value) for value in values))
+    return Inside(keys, frozenset(found.lists) - keys, partial(_fits, importer)) if keys else None
 
 
 def _formats(found: Look) -> dict[str, Importer]:

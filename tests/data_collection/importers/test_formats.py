@@ -228,6 +228,42 @@ EXPECTED = {
         [0],
         ["record 3: expected content as text, found a list"],
     ),
+    "passages.json": (
+        "passages",
+        {},
+        [
+            ("How deep is the lake?\n\nThe lake is forty metres deep.", "forty metres", "", {}),
+            ("Which fish live there?\n\nPerch live there.", "Perch", "", {}),
+            ("How deep is the pond?\n\nThe pond is two metres deep.", "Two metres.", "", {}),
+            ("In feet?", "About seven.", "", {}),
+        ],
+        [0, 1, 2, 2],
+        ["record 3: expected an answer to each of 1 questions, found 0"],
+    ),
+    "nested.json": (
+        "nested",
+        {},
+        [
+            ("How long does bread bake?", "Forty minutes.", "", {}),
+            ("And rolls?", "Twenty minutes.", "", {}),
+            ("Which mode?", "Top and bottom heat.", "", {}),
+        ],
+        [0, 1, 2],
+        [],
+    ),
+    "intents.json": (
+        "columns",
+        {},
+        [
+            ("Hi", "Welcome!", "", {}),
+            ("Hello", "How can I help?", "", {}),
+            ("Good day", "Welcome!", "", {}),
+            ("When do you open?", "At nine.", "", {}),
+            ("When do you open?", "At nine, but at ten on Sundays.", "", {}),
+        ],
+        [0, 1, 2, 3, 4],
+        [],
+    ),
     "templated.jsonl": (
         "templated",
         {},
@@ -672,6 +708,80 @@ def test_the_layout_is_found(log, tmp_path, texts):
         file.write_bytes(gzip.compress(data) if file.suffix else data)
         import_files(log, [file])
         assert [(turn.user_message, turn.bot_response) for turn in log.turns()] == [("q", "a")]
+
+
+def test_all_lists_of_an_object_that_have_the_format_are_read(log, tmp_path):
+    """Also those that begin after the elements by which the format is recognised."""
+    pairs = [{"question": f"Question {number}?", "answer": f"Answer {number}."} for number in range(600)]
+    file = tmp_path / "faq.json"
+    file.write_text(
+        json.dumps({"orders": pairs[:300], "staff": [{"name": "Kim"}], "returns": pairs[300:599], "rest": pairs[599:]})
+    )
+    report = import_files(log, [file])
+    assert (report.added, report.set_aside) == (600, 0)
+
+
+@pytest.mark.parametrize(
+    ("record", "question", "answer"),
+    [
+        ({"questions": ["q"], "answer": "a"}, "q", "a"),
+        ({"q": "q", "a": ["one", "two"]}, "q", "one\n\ntwo"),
+        ({"question": "q", "answers": ["a", "b"]}, "q", "a"),
+        ({"question": "q", "answers": [{"text": "b", "pm_score": 1}, {"text": "a", "pm_score": 3}]}, "q", "a"),
+        ({"question": "q", "answers": [{"text": "b", "selected": False}, {"text": "a", "selected": True}]}, "q", "a"),
+        (
+            {
+                "prompt": "\n\nHuman: q\n\nAssistant: ",
+                "answers": [{"answer": "b", "rank": 2}, {"answer": "a", "rank": 1}],
+            },
+            "q",
+            "a",
+        ),
+        ({"title": "q", "selftext": "more", "answers": {"text": ["a", "b"], "score": [2, 1]}}, "q\n\nmore", "a"),
+        (
+            {"@type": "Question", "name": "q", "acceptedAnswer": {"@type": "Answer", "text": "<p>a <b>b</b></p>"}},
+            "q",
+            "a **b**",
+        ),
+        (
+            {
+                "instruction": "q",
+                "completions": [{"response": "b", "overall_score": 1}, {"response": "a", "overall_score": 9}],
+            },
+            "q",
+            "a",
+        ),
+        ({"Ticket ID": 1, "Ticket Description": "q", "Resolution": "a"}, "q", "a"),
+        ({"user": "q", "shop_bot": "a"}, "q", "a"),
+        ({"How much?": "a", "Why?": "a", "Who?": "a"}, "How much?", "a"),
+    ],
+)
+def test_questions_and_answers_of_many_programs(log, tmp_path, record, question, answer):
+    file = tmp_path / "faq.json"
+    file.write_text(json.dumps([record]))
+    import_files(log, [file])
+    assert (log.turns()[0].user_message, log.turns()[0].bot_response) == (question, answer)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"history": "q", "human_ref_A": "a", "human_ref_B": "b", "labels": 1},
+        {"history": "q", "human_ref_A": "b", "human_ref_B": "a", "labels": 0},
+        {
+            "conversation_a": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "b"}],
+            "conversation_b": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}],
+            "winner": "model_b",
+        },
+    ],
+)
+def test_the_better_one_of_two_answers_is_learned(log, tmp_path, record):
+    file = tmp_path / "pairs.jsonl"
+    file.write_text(json.dumps(record) + "\n" + json.dumps({**record, "labels": 2, "winner": "tie"}) + "\n")
+    report = import_files(log, [file])
+    (turn,) = log.turns()
+    assert (turn.user_message, turn.bot_response, turn.metadata["original_response"]) == ("q", "a", "b")
+    assert "it is a tie" in report.faults[0].reason
 
 
 def test_a_spoilt_element_of_an_array_costs_only_itself(log, tmp_path):

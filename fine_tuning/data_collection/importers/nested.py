@@ -1,0 +1,100 @@
+"""Read records of a known format that are deeper within the records of a file of any program.
+
+Many programs store their chats within other objects: {"data": {"chats": [{"messages": [...]}]}}, or
+{"faqs": [{"category": "…", "questions": [{"question": "…", "answer": "…"}]}]}. Every value within a
+record is searched.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fine_tuning.data_collection.importers.chats import Chat, Fault
+from fine_tuning.data_collection.importers.messages import MESSAGE_LIST, MESSAGES
+from fine_tuning.data_collection.importers.pairs import ALPACA, COLUMNS, COMPLETION, DOLLY
+from fine_tuning.data_collection.importers.passages import PASSAGES
+from fine_tuning.data_collection.importers.preference import PREFERENCE
+from fine_tuning.data_collection.importers.records import SAMPLE, Record
+from fine_tuning.data_collection.importers.shape import NOT_AS_EXPECTED, Importer, Source
+from fine_tuning.data_collection.importers.sharegpt import SHAREGPT
+
+_FORMATS = (PREFERENCE, SHAREGPT, MESSAGES, DOLLY, ALPACA, COMPLETION, PASSAGES, COLUMNS)
+_DEEPEST = 8  # values within values
+_LOOKED_AT = 2_000  # values of a record that are searched to recognise it
+
+# an importer, and the records that it is to read
+Found = tuple[Importer, Sequence[object]]
+
+
+@dataclass(frozen=True)
+class _Part(Source):
+    """A source whose records were found within a record of another source."""
+
+    values: Sequence[object] = ()
+    place: str = ""
+
+    def records(self) -> Iterator[Record | Fault]:
+        for value in self.values:
+            yield Record(self.place, value)
+
+
+def _fits(record: object) -> bool:
+    return any(importer for importer, _ in _found(record, [_LOOKED_AT]))
+
+
+def _read(source: Source) -> Iterator[Chat | Fault]:
+    for record in source.records():
+        if isinstance(record, Fault):
+            yield record
+            continue
+        for importer, values in _found(record.value, [-1]):
+            yield from _placed(importer.read(_part(source, values, record.place)), record.place)
+
+
+def _part(source: Source, values: Sequence[object], place: str) -> Source:
+    return _Part(source.members, source.found, source.me, source.branches, read=source.read, values=values, place=place)
+
+
+def _placed(chats: Iterator[Chat | Fault], place: str) -> Iterator[Chat | Fault]:
+    for chat in chats:
+        yield Chat(chat.said, chat.id, chat.joint, place, chat.facts) if isinstance(chat, Chat) else chat
+
+
+def _found(value: object, left: list[int], depth: int = 0) -> Iterator[Found]:
+    """Yield what is found within `value`, in order.
+
+    `left` holds the number of values that may still be looked at; a negative one has no end.
+    """
+    inner: Sequence[Any] = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else ()
+    if depth == _DEEPEST or not inner or not left[0]:
+        return
+    left[0] -= 1
+    if depth and isinstance(value, list) and _has_format(MESSAGE_LIST, value[:SAMPLE]):
+        yield MESSAGE_LIST, value
+        return
+    for each in inner:
+        if isinstance(each, dict | list) and left[0]:
+            importer = _format_of(each)
+            if importer:
+                yield importer, [each]
+            else:
+                yield from _found(each, left, depth + 1)
+
+
+def _format_of(value: object) -> Importer | None:
+    return next((importer for importer in _FORMATS if _has_format(importer, [value])), None)
+
+
+def _has_format(importer: Importer, values: Sequence[object]) -> bool:
+    """Return whether more than half of the values have a format."""
+    return 2 * sum(_is_fit(importer, value) for value in values) > len(values)
+
+
+def _is_fit(importer: Importer, value: object) -> bool:
+    try:
+        return importer.fits(value)
+    except NOT_AS_EXPECTED:
+        return False
+
+
+NESTED = Importer("records within other objects", _fits, _read)
