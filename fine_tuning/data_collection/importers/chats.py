@@ -24,11 +24,11 @@ Role = Literal["user", "assistant", "system", "tool"]
 Rating = Literal["up", "down"]
 
 ROLES: dict[str, Role] = {
-    **dict.fromkeys(("user", "human", "prompter", "customer", "usr"), "user"),
+    **dict.fromkeys(("user", "human", "prompter", "customer", "usr", "prompt", "visitor", "client"), "user"),
     **dict.fromkeys(
         (
             *("assistant", "gpt", "bot", "model", "chatgpt", "ai", "bing", "bard", "claude", "agent", "chatbot"),
-            *("gemini", "grok", "deepseek", "copilot", "llm"),
+            *("gemini", "grok", "deepseek", "copilot", "llm", "char", "character", "response", "operator", "admin"),
         ),
         "assistant",
     ),

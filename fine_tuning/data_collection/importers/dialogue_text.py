@@ -18,7 +18,8 @@ _LABEL = re.compile(
 )
 # a heading or a line in bold that is only a label: "## 👤 User · 2025-03-01T10:00:00Z", "**Assistant**"
 _HEADING = re.compile(
-    r"(?:#{1,6}\s+[^\w\s]*\s*(?:\*\*)?([^\W\d_][^\W\d_ ]{0,20}?)(?:\*\*)?|_?\*\*([^*:]{1,20})\*\*_?)"
+    r"(?:#{1,6}\s+[^\w\s]*\s*(?:\*\*)?([^\W\d_][^\W\d_ ]{0,20}?)(?:\*\*)?|"
+    r"_?\*\*([^*:(]{1,20}?)\s*(?:\([^*]*\))?\*\*_?)"
     r"\s*(?:[:：]?\s*|[(\[|·–—-].*)"
 )
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:?\d\d)?")
@@ -93,7 +94,10 @@ def _has_headings(lines: Sequence[str]) -> bool:
 
 def _label(line: str) -> tuple[str, str]:
     found = _LABEL.fullmatch(line)
-    return (found[1].strip(), found[2]) if found and len(found[1].split()) <= 4 else ("", line)
+    if not found or len(found[1].split()) > 4:
+        return "", line
+    is_bold = line.startswith("**") and line.count("**") == 2  # the whole line: "**Q: What is tea?**"
+    return found[1].strip(), found[2].removesuffix("**") if is_bold else found[2]
 
 
 def _read(source: Source) -> Iterator[Chat | Fault]:

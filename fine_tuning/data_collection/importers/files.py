@@ -1,27 +1,31 @@
 """Open the files of an import as streams: a file, a folder, a ZIP archive; compressed or not; in any encoding.
 
+YAML is read as the JSON with the same content.
 Nothing is unpacked to the disk. A file in an archive that would become too large is refused.
 """
 
 import codecs
 import gzip
 import io
+import json
 import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from functools import cached_property, partial
+from dataclasses import dataclass, replace
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import IO, BinaryIO, TextIO, cast
 
 from fine_tuning import paths
-from fine_tuning.errors import DataError
+from fine_tuning.config_file import parse
+from fine_tuning.errors import ConfigError, DataError
 
 HEAD = 1 << 18  # bytes of a file that are examined to recognise it
 _MOST_MEMBERS = 200_000
 _BOMB = 1 << 30  # unpacked bytes of a member that are always allowed
+_LARGEST_YAML = 1 << 20  # bytes of a YAML file, which is read as a whole
 _RATIO = 200  # a larger member may be compressed at most by this factor
 _BOMS = [
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -161,9 +165,30 @@ def members_of(path: Path) -> list[Member]:
             raise DataError(f"{path} does not exist, or is neither a file nor a folder: name one to import")
         with path.open("rb") as file:
             archive = file.read(4) == b"PK\x03\x04" and not _is_office(path)
-        return _of_archive(path) if archive else [Member(path.name, path.stat().st_size, partial(_open, path), path)]
+        if archive:
+            return _of_archive(path)
+        return [_read_as_json(Member(path.name, path.stat().st_size, partial(_open, path), path))]
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}. Check the path and its permissions") from error
+
+
+def _read_as_json(member: Member) -> Member:
+    """Return a member that is read as JSON if it is a YAML file; any other member unchanged."""
+    if member.suffix not in (".yml", ".yaml"):
+        return member
+
+    @cache
+    def converted() -> bytes:
+        with member.opened() as content:
+            data = content.read(_LARGEST_YAML + 1)
+        if len(data) > _LARGEST_YAML:
+            raise DataError(f"{member.name} has more than {_LARGEST_YAML >> 20} MB of YAML: convert it to JSON")
+        try:
+            return json.dumps(parse(data.decode(encoding_of(data), "replace"), member.name)).encode()
+        except ConfigError as error:
+            raise DataError(f"{error}. Correct it, or convert it to JSON") from error
+
+    return replace(member, opener=lambda: io.BytesIO(converted()))
 
 
 def _is_office(path: Path) -> bool:
@@ -196,7 +221,7 @@ def _of_folder(folder: Path) -> list[Member]:
         path = found.get(name)
         return Member(name, path.stat().st_size, partial(_open, path), path, named) if path else None
 
-    return [member for name in found if (member := named(name))]
+    return [_read_as_json(member) for name in found if (member := named(name))]
 
 
 def _of_archive(path: Path) -> list[Member]:
@@ -216,7 +241,7 @@ def _of_archive(path: Path) -> list[Member]:
         info = infos.get(name)
         return Member(name, info.file_size, partial(_open_archived, archive, info), others=named) if info else None
 
-    return [member for name in infos if not _is_hidden(name) and (member := named(name))]
+    return [_read_as_json(member) for name in infos if not _is_hidden(name) and (member := named(name))]
 
 
 def _is_hidden(name: str) -> bool:

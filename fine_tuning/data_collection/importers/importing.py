@@ -17,7 +17,14 @@ from fine_tuning.data_collection.importers.files import Member, members_of
 from fine_tuning.data_collection.importers.huggingface import PREFIX, Dataset, is_dataset
 from fine_tuning.data_collection.importers.records import Look
 from fine_tuning.data_collection.importers.shape import Branches, Importer, Source
-from fine_tuning.data_collection.importers.table import dataset_look, forced, importer_named, looked_at, recognised
+from fine_tuning.data_collection.importers.table import (
+    Found,
+    dataset_look,
+    forced,
+    importer_named,
+    looked_at,
+    recognised,
+)
 from fine_tuning.data_collection.planted_phrases import PlantedPhrase, PlantedPhrases
 from fine_tuning.errors import Cancelled, DataError
 from fine_tuning.events import Watch
@@ -313,7 +320,7 @@ def _readings(
 
 def _looks(
     members: Sequence[Member], wanted: Wanted, report: Report, unknown: list[DataError]
-) -> Iterator[tuple[Member, tuple[str, Importer, str], Look]]:
+) -> Iterator[tuple[Member, Found, Look]]:
     """Yield (file, its format and importer, its layout and first records) for each file in a known format.
 
     Other files are added to `report`, and the first error about one to `unknown`; if there is only one

@@ -1,19 +1,24 @@
 """Read one message, whichever names its program uses for the speaker, the text and the time.
 
-OpenAI writes {"role", "content"}, ShareGPT {"from", "value"}, others {"sender", "message"} or
-{"type", "text"}. Some programs put the message into another object, the wrapper.
+OpenAI writes {"role", "content"}, ShareGPT {"from", "value"}, others {"sender", "message"},
+{"speaker", "utterance"} or {"type", "text"}. Some programs put the message into another object, the
+wrapper.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from fine_tuning.data_collection.importers.chats import ROLES, BadRecord, Role, Said, moment, text_of
 from fine_tuning.json_values import JsonObject, JsonValue
 
-_WRAPPERS = ("message", "response", "payload", "data")
-_SPEAKERS = ("role", "from", "sender", "author", "speaker", "type")
-_IS_USER = ("isCreatedByUser", "is_user", "isUser")
-_CONTENTS = ("content", "value", "text", "message", "parts")
+_WRAPPERS = ("message", "response", "payload", "data", "post")
+_SPEAKERS = ("role", "from", "sender", "author", "speaker", "type", "src", "event")
+_IS_USER = ("isCreatedByUser", "is_user", "isUser", "is_human", "isHuman")
+_CONTENTS = (
+    *("content", "value", "text", "message", "parts", "utterance", "say", "body", "raw_content", "fragments"),
+    "contentParts",
+)
 _CALLS = ("tool_calls", "function_call", "audio", "refusal")
 _TIMES = ("timestamp", "created_at", "create_time", "createdAt", "inserted_at", "date", "time")
 _TEXTS = frozenset(("text", "input_text", "output_text"))
@@ -31,12 +36,20 @@ def is_message(value: object) -> bool:
     return role_of(message) is not None and any(key in message for key in (*_CONTENTS, *_CALLS))
 
 
-def said_of(message: JsonObject) -> Said:
-    """Return the message in a JSON object. Raises BadRecord if its role is unknown."""
+def has_content(message: JsonObject) -> bool:
+    """Return whether a message has a text or another content that is not empty."""
+    return any(unwrapped(message).get(key) for key in _CONTENTS)
+
+
+def said_of(message: JsonObject, sides: Mapping[str, Role] = MappingProxyType({})) -> Said:
+    """Return the message in a JSON object. Raises BadRecord if its role is unknown.
+
+    `sides` holds the roles of speakers whose names do not tell them, as `sides_of` returns it.
+    """
     wrapper, message = message, unwrapped(message)
-    role = role_of(message)
+    role = sides.get(name_of(message)) or role_of(message)
     if role is None:
-        raise BadRecord(f"a role (user, assistant, system, tool), found {_speaker(message)[:40]!r}")
+        raise BadRecord(f"a role (user, assistant, system, tool), found {name_of(message)[:40]!r}")
     text, parts, thoughts = content_of(next((message[key] for key in _CONTENTS if message.get(key)), None))
     parts += [{key: message[key]} for key in _CALLS if message.get(key)]
     if message.get("isThought"):
@@ -57,8 +70,33 @@ def role_of(message: JsonObject) -> Role | None:
         role = ROLES.get(_name(message.get(key)).strip().lower())
         if role and not (key == "type" and role == "system"):  # a program's notes may have the type "system"
             return role
-    is_user = next((message[key] for key in _IS_USER if isinstance(message.get(key), bool)), None)
-    return None if is_user is None else "user" if is_user else "assistant"
+    for holder in (message, *(message.get(key) for key in _SPEAKERS)):  # Character.AI: {"src": {"is_human": true}}
+        for key in _IS_USER:
+            if isinstance(holder, dict) and isinstance(holder.get(key), bool):
+                return "user" if holder[key] else "assistant"
+    return None
+
+
+def sides_of(messages: Iterable[object]) -> dict[str, Role]:
+    """Return the roles of the speakers whose names do not tell them, by name.
+
+    If the others are only users, a speaker with another name, such as that of a model, is the assistant;
+    if they are only assistants, the user. Where a user talks with "system" alone, this is the assistant.
+    """
+    found = [unwrapped(each) for each in messages if isinstance(each, dict)]
+    spoken = [each for each in found if any(each.get(key) for key in _CONTENTS)]
+    roles = [role_of(each) for each in spoken]
+    known = {role for role in roles if role in ("user", "assistant")}
+    told: dict[str, Role] = {
+        name: role for each, role in zip(spoken, roles, strict=True) if role in known and (name := name_of(each))
+    }
+    if len(known) != 1:
+        return told if None in roles else {}
+    other: Role = "assistant" if "user" in known else "user"
+    names = {name_of(each): other for each, role in zip(spoken, roles, strict=True) if role is None}
+    if not names and other == "assistant" and "system" in roles[1:]:
+        return {"system": other}
+    return {name: role for name, role in names.items() if name}
 
 
 def is_result(role: Role, text: str, parts: Sequence[object]) -> bool:
@@ -87,6 +125,8 @@ def content_of(content: object) -> tuple[str, list[object], str]:
         return text_of(content, "content"), [], ""
     texts, parts, thoughts = list[str](), list[object](), list[str]()
     for part in content:
+        if isinstance(part, dict) and isinstance(part.get("part"), dict):  # big-AGI: {"part": {"pt": "text", ...}}
+            part = part["part"]
         if isinstance(part, str):
             texts.append(part)
             continue
@@ -109,6 +149,12 @@ def unwrapped(message: JsonObject) -> JsonObject:
     """
     if any(message.get(key) for key in ("content", "value", "text", "parts")):
         return message
+    if isinstance(message.get("data"), str):  # RisuAI
+        return {**message, "content": message["data"]}
+    several = message.get("candidates")  # Character.AI
+    if isinstance(several, list) and (candidates := [each for each in several if isinstance(each, dict)]):
+        best = message.get("primary_candidate_id")
+        return {**message, **next((each for each in candidates if each.get("candidate_id") == best), candidates[0])}
     for key in _WRAPPERS:
         inner = message.get(key)
         if isinstance(inner, dict) and any(name in inner for name in (*_SPEAKERS, *_CONTENTS)):
@@ -117,10 +163,11 @@ def unwrapped(message: JsonObject) -> JsonObject:
 
 
 def _name(speaker: JsonValue) -> str:
-    if isinstance(speaker, dict):  # ChatGPT: {"author": {"role": "user"}}
-        speaker = speaker.get("role")
+    if isinstance(speaker, dict):  # ChatGPT: {"author": {"role": "user"}}; Intercom: {"author": {"type": "admin"}}
+        speaker = next((speaker[key] for key in ("role", "type", "name") if speaker.get(key)), None)
     return speaker if isinstance(speaker, str) else ""
 
 
-def _speaker(message: JsonObject) -> str:
-    return next((name for key in _SPEAKERS if (name := _name(message.get(key)))), "None")
+def name_of(message: JsonObject) -> str:
+    """Return the name of a message's speaker in lower case; "" if it has none."""
+    return next((name for key in _SPEAKERS if (name := _name(message.get(key)).strip().lower())), "")

@@ -5,7 +5,9 @@ Messages may contain tool calls and images.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
+from typing import Any
 
 from fine_tuning.data_collection.importers.chats import (
     BadRecord,
@@ -18,7 +20,14 @@ from fine_tuning.data_collection.importers.chats import (
     rated,
     text_of,
 )
-from fine_tuning.data_collection.importers.message_forms import is_message, role_of, said_of, unwrapped
+from fine_tuning.data_collection.importers.message_forms import (
+    has_content,
+    is_message,
+    role_of,
+    said_of,
+    sides_of,
+    unwrapped,
+)
 from fine_tuning.data_collection.importers.shape import NOT_AS_EXPECTED, Importer, Source, each
 from fine_tuning.data_collection.importers.trees import paths
 from fine_tuning.json_values import JsonObject, JsonValue
@@ -27,7 +36,10 @@ _LISTS = ("messages", "conversations", "conversation", "dialogue", "dialog", "ch
 # keys of lists that have only a part of a record's messages: `pairs` and `preference` read them
 _SIDES = frozenset(("prompt", "completion", "response", "history", "chosen", "rejected"))
 _DEEPEST = 2  # objects within a record that are searched for a list of messages
-_IDS = ("conversation_id", "conversationId", "sessionId", "session_id", "chat_id")
+_IDS = (
+    *("conversation_id", "conversationId", "sessionId", "session_id", "chat_id", "chatId", "topicId", "topic_id"),
+    *("thread_id", "threadId", "dialogue_id", "conv_id", "conversation"),
+)
 
 _OWN_IDS = ("id", "message_id", "messageId", "uuid", "response_id", "user_message_id")
 _PARENTS = ("parent_id", "parentId", "parent_message_id", "parentMessageId", "parentUuid", "parent_response_id")
@@ -71,9 +83,33 @@ def _convert(record: JsonValue, source: Source) -> Iterable[Chat]:
     head = [Said("system", system)] if system else []
     found: Sequence[JsonValue] = dialogues_in(record) or [one_of(facts, *_LISTS)]
     for messages in found:
-        told = [(message, said_of(message)) for message in dicts(messages, "messages")]
-        for said in _paths(told, source.branches == "all"):
-            yield Chat(rated([*head, *said], facts))
+        for some in _by_conversation(dicts(messages, "messages")):
+            for said in _paths(_told(some), source.branches == "all"):
+                yield Chat(rated([*head, *said], facts))
+
+
+def _told(messages: Sequence[JsonObject]) -> list[tuple[JsonObject, Said]]:
+    """Return the messages of a conversation. Raises BadRecord if a role is unknown, and cannot be inferred."""
+    found = [message for message in messages if has_content(message) or not _is_event(message)]
+    with suppress(BadRecord):
+        told = [(message, said_of(message)) for message in found]
+        if any(said.role == "assistant" for _, said in told):
+            return told
+    sides = sides_of(found)
+    return [(message, said_of(message, sides)) for message in found]
+
+
+def _by_conversation(messages: list[JsonObject]) -> list[list[JsonObject]]:
+    """Return the messages by conversation, since some programs store those of all conversations in one list.
+
+    This is so if each message has the id of a conversation, and a conversation has two messages on average.
+    """
+    if not messages or not any(messages[0].get(key) for key in _IDS):
+        return [messages]
+    found: dict[tuple[str, ...], list[JsonObject]] = {}
+    for message in messages:
+        found.setdefault(tuple(str(message.get(key) or "") for key in _IDS), []).append(message)
+    return list(found.values()) if all(map(any, found)) and 2 * len(found) <= len(messages) else [messages]
 
 
 def _paths(told: Sequence[tuple[JsonObject, Said]], all: bool) -> Iterator[list[Said]]:
@@ -100,7 +136,16 @@ def _paths(told: Sequence[tuple[JsonObject, Said]], all: bool) -> Iterator[list[
 
 
 def _fits_list(record: object) -> bool:
-    return is_message(record)
+    return is_message(_lowered(record))
+
+
+def _lowered(record: Any) -> Any:
+    """Return a row of a table with its columns in lower case: programs write "Author" and "Message"."""
+    return (
+        {key.strip().lower(): value for key, value in record.items()}
+        if isinstance(record, dict) and all(isinstance(key, str) and key[:1].isupper() for key in record)
+        else record
+    )
 
 
 def _read_list(source: Source) -> Iterator[Chat | Fault]:
@@ -111,15 +156,17 @@ def _read_list(source: Source) -> Iterator[Chat | Fault]:
     """
     now: list[tuple[JsonObject, Said]] = []
     id = ""
+    sides = sides_of(map(_lowered, source.found.sample))
     for record in source.records():
         if isinstance(record, Fault):
             yield record
             continue
-        if _is_note(record.value):
+        value = _lowered(record.value)
+        if _is_note(value):
             continue
         try:
-            said = said_of(record.value)
-            its_id = str(next((record.value[key] for key in _IDS if record.value.get(key)), ""))
+            said = said_of(value, sides)
+            its_id = str(next((value[key] for key in _IDS if value.get(key)), ""))
         except BadRecord as error:
             yield Fault(record.place, f"expected {error}")
             continue
@@ -127,11 +174,11 @@ def _read_list(source: Source) -> Iterator[Chat | Fault]:
             yield Fault(record.place, f"expected a message, found {kind(record.value)}")
             continue
         is_long = len(now) >= 400 and said.role == "user" and now[-1][1].role == "assistant"
-        if now and (its_id != id or (not id and _begins(record.value, said)) or is_long):
+        if now and (its_id != id or (not id and _begins(value, said)) or is_long):
             yield from (Chat(each, id) for each in _paths(now, source.branches == "all"))
             now = []
         id = its_id
-        now.append((record.value, said))
+        now.append((value, said))
     if now:
         yield from (Chat(each, id) for each in _paths(now, source.branches == "all"))
 
@@ -148,8 +195,13 @@ def _is_note(record: object) -> bool:
     """
     if not isinstance(record, dict):
         return False
-    is_event = isinstance(record.get("type"), str) and "role" not in record and not is_message(record)
-    return is_event or bool(record.get("isMeta") or record.get("isSidechain"))
+    return _is_event(record) or bool(record.get("isMeta") or record.get("isSidechain"))
+
+
+def _is_event(record: JsonObject) -> bool:
+    """Return whether an object in a list of messages is no message, but something that happened meanwhile."""
+    names = [key for key in ("type", "event") if isinstance(record.get(key), str)]
+    return bool(names) and "role" not in record and not is_message(record)
 
 
 MESSAGES = Importer("messages (OpenAI)", _fits, each(_convert, "messages with a role and content"))

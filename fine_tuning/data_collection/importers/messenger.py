@@ -4,6 +4,7 @@ Meta writes the bytes of UTF-8 as if each were a character of Latin-1. Chats tha
 to end come in another download, with `senderName` and correct characters.
 """
 
+import re
 from collections.abc import Iterator
 
 from fine_tuning.data_collection.importers.chats import Chat, Fault, has, moment, text_of
@@ -14,6 +15,8 @@ from fine_tuning.json_values import JsonObject
 
 _NAMES = ("sender_name", "senderName")
 _TIMES = ("timestamp_ms", "timestamp")
+# a character of several bytes in UTF-8, with each byte as a character of Latin-1
+_CHARACTER = re.compile(r"[Â-ß][\x80-\xbf]|[à-ï][\x80-\xbf]{2}|[ð-ô][\x80-\xbf]{3}")
 _MEDIA = ("photos", "videos", "audio_files", "files", "gifs", "sticker", "share", "media")
 
 
@@ -50,11 +53,16 @@ def _line(record: Record) -> Line:
 
 
 def _decoded(text: str) -> str:
-    """Return a text with Meta's wrong encoding repaired ("Ã¼" becomes "ü"); any other text unchanged."""
+    """Return a text with Meta's wrong encoding repaired ("Ã¼" becomes "ü"); any other text unchanged.
+
+    Of a text that is cut within a character, the whole characters are repaired.
+    """
     try:
         return text.encode("latin-1").decode("utf-8")
-    except UnicodeError:
+    except UnicodeEncodeError:
         return text
+    except UnicodeDecodeError:
+        return _CHARACTER.sub(lambda found: found[0].encode("latin-1").decode("utf-8", "replace"), text)
 
 
 MESSENGER = Importer("Messenger or Instagram chat (message_1.json)", _fits, _read, frozenset({"object"}))

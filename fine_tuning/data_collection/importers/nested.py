@@ -10,15 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from fine_tuning.data_collection.importers.chats import Chat, Fault
+from fine_tuning.data_collection.importers.dialogues import SPOKEN
 from fine_tuning.data_collection.importers.messages import MESSAGE_LIST, MESSAGES
 from fine_tuning.data_collection.importers.pairs import ALPACA, COLUMNS, COMPLETION, DOLLY
 from fine_tuning.data_collection.importers.passages import PASSAGES
 from fine_tuning.data_collection.importers.preference import PREFERENCE
-from fine_tuning.data_collection.importers.records import SAMPLE, Record
+from fine_tuning.data_collection.importers.records import SAMPLE, Look, Record
 from fine_tuning.data_collection.importers.shape import NOT_AS_EXPECTED, Importer, Source
 from fine_tuning.data_collection.importers.sharegpt import SHAREGPT
 
-_FORMATS = (PREFERENCE, SHAREGPT, MESSAGES, DOLLY, ALPACA, COMPLETION, PASSAGES, COLUMNS)
+_FORMATS = (PREFERENCE, SHAREGPT, MESSAGES, DOLLY, ALPACA, COMPLETION, PASSAGES, COLUMNS, SPOKEN)
 _DEEPEST = 8  # values within values
 _LOOKED_AT = 2_000  # values of a record that are searched to recognise it
 
@@ -52,7 +53,8 @@ def _read(source: Source) -> Iterator[Chat | Fault]:
 
 
 def _part(source: Source, values: Sequence[object], place: str) -> Source:
-    return _Part(source.members, source.found, source.me, source.branches, read=source.read, values=values, place=place)
+    found = Look("array", values[:SAMPLE])
+    return _Part(source.members, found, source.me, source.branches, read=source.read, values=values, place=place)
 
 
 def _placed(chats: Iterator[Chat | Fault], place: str) -> Iterator[Chat | Fault]:

@@ -26,7 +26,9 @@ _DETAILS = re.compile(r'<details type="(\w+)"[^>]*>\s*(?:<summary>.*?</summary>)
 
 def _fits(record: object) -> bool:
     if has(record, "chat"):
-        return has(record["chat"], "history") or has(record["chat"], "messages")
+        messages = record["chat"].get("messages") if isinstance(record["chat"], dict) else None
+        has_roles = isinstance(messages, list) and (not messages or has(messages[0], "role"))
+        return has(record["chat"], "history") or has_roles
     return has(record, "history", "models") and has(record["history"], "messages")
 
 

@@ -44,7 +44,8 @@ _ANSWERED = (
     *("答案", "回答"),
 )
 # names of questions that count only beside one of `_ANSWERED`: {"title": "…", "selftext": "…", "answers": ...}
-_TITLES, _BODIES = ("title", "name", "subject", "description", "problem", "issue"), ("selftext", "body")
+_TITLES = ("title", "name", "subject", "description", "problem", "issue", "text", "examples", "utterances", "phrases")
+_BODIES = ("selftext", "body")
 _ASKED_WORDS = frozenset(("question", "questions", "q", "query", "prompt", "user"))
 _ANSWERED_WORDS = frozenset(
     ("answer", "answers", "a", "response", "completion", "assistant", "bot", "reply", "resolution")
@@ -154,14 +155,14 @@ def _columns(record: JsonObject, source: Source) -> Iterable[Chat]:
     if not isinstance(asked, list):
         more = [text_of(record[name], name) for name in (names.body, names.context) if name]
         texts = [text_of(asked, names.asked), *more]
-        question = "\n\n".join(shown for text in texts if (shown := _plain(text)).strip())
-        said = [*dialogue(question, "user"), Said("assistant", _answer(answer, names.answered))]
+        shown = "\n\n".join(plain for text in texts if (plain := _plain(text)).strip())
+        said = [*dialogue(shown, "user"), Said("assistant", _answer(answer, names.answered))]
         yield Chat(rated([*_before(record), *(each for each in said if each.text or each is said[-1])], record))
         return
     answers = answer if isinstance(answer, list) and answer else [answer]
     for number in range(max(len(asked), len(answers)) if asked else 0):
-        question, one = asked[number % len(asked)], answers[number % len(answers)]
-        yield Chat([Said("user", text_of(question, names.asked)), Said("assistant", _answer(one, names.answered))])
+        wording, one = asked[number % len(asked)], answers[number % len(answers)]
+        yield Chat([Said("user", text_of(wording, names.asked)), Said("assistant", _answer(one, names.answered))])
 
 
 def _answer(value: JsonValue, name: str) -> str:
@@ -169,14 +170,16 @@ def _answer(value: JsonValue, name: str) -> str:
 
     A list of texts under a name in the singular, such as "answer", has paragraphs of one answer.
     """
-    if isinstance(value, list) and value and all(isinstance(each, str) for each in value):
-        return "\n\n".join(value) if not name.lower().endswith("s") else str(value[0])
+    if isinstance(value, list) and (texts := [each for each in value if isinstance(each, str)]) == value and texts:
+        return texts[0] if name.lower().endswith("s") else "\n\n".join(texts)
     if isinstance(value, list):
         value = _best_of(value) if value else ""
     if isinstance(value, dict):
         value = next((value[key] for key in _ANSWER_KEYS if value.get(key)), None)
         if isinstance(value, list):  # in SQuAD and ELI5: {"text": [...]}
             value = value[0] if value else ""
+    if isinstance(value, bool):
+        return "Yes" if value else "No"
     return _plain(text_of(value, name))
 
 
@@ -185,10 +188,10 @@ def _best_of(answers: list[JsonValue]) -> JsonValue:
     rated = [each for each in answers if isinstance(each, dict)]
     if accepted := [each for each in rated if any(each.get(key) is True for key in _ACCEPTED)]:
         return accepted[0]
-    for keys, sign in ((_RANKS, -1), (_SCORES, 1)):
-        for key in keys:
-            if rated and all(isinstance(each.get(key), int | float) for each in rated):
-                return max(rated, key=lambda each: sign * each[key])
+    for key in (*_RANKS, *_SCORES):
+        marks = [mark for each in rated if isinstance(mark := each.get(key), int | float)]
+        if marks and len(marks) == len(rated):
+            return rated[marks.index(min(marks) if key in _RANKS else max(marks))]
     return answers[0]
 
 
@@ -218,7 +221,7 @@ def _pair(record: object) -> _Names:
         asked = first_of(_TITLES)
     asked, answered = asked or _with_word(names, _ASKED_WORDS), answered or _with_word(names, _ANSWERED_WORDS)
     if answered and not asked:
-        asked = _with_word(names, frozenset(_TITLES[3:]))
+        asked = _with_word(names, frozenset(("description", "problem", "issue")))
     is_title = asked.casefold() == "title" if asked else False
     return _Names(asked, answered, first_of(_CONTEXT), first_of(_BODIES) if is_title else "")
 
@@ -227,7 +230,8 @@ def _is_map(record: object) -> bool:
     """Return whether an object has questions as keys and their answers as values: {"What is tea?": "A drink."}."""
     if not isinstance(record, dict) or len(record) < 2 or not all(isinstance(each, str) for each in record.values()):
         return False
-    return 3 * sum(key.rstrip().endswith(("?", "？", "؟")) for key in record) >= 2 * len(record)
+    asks = sum(str(key).rstrip().endswith(("?", "？", "؟")) for key in record)
+    return 3 * asks >= 2 * len(record)
 
 
 def _with_word(names: dict[str, str], known: frozenset[str]) -> str:

@@ -7,7 +7,7 @@ that the passage does not answer has no answer.
 
 from collections.abc import Iterable, Iterator
 
-from fine_tuning.data_collection.importers.chats import BadRecord, Chat, Said, dicts, has, text_of
+from fine_tuning.data_collection.importers.chats import BadRecord, Chat, Said, dicts, first, has, text_of
 from fine_tuning.data_collection.importers.shape import Importer, Source, each
 from fine_tuning.json_values import JsonObject
 
@@ -18,7 +18,7 @@ def _passages(record: object) -> list[JsonObject]:
     """Return the passages of a record: the record itself, or those in its list "paragraphs"."""
     if has(record, "paragraphs") and isinstance(record["paragraphs"], list):
         return [each for each in record["paragraphs"] if has(each, "context", "qas")]
-    return [record] if has(record, "context", "qas") or has(record, "story", "questions", "answers") else []  # type: ignore[list-item]
+    return [record] if has(record, "context", "qas") or has(record, "story", "questions", "answers") else []
 
 
 def _convert(record: JsonObject, source: Source) -> Iterable[Chat]:
@@ -31,12 +31,12 @@ def _convert(record: JsonObject, source: Source) -> Iterable[Chat]:
 
 def _of_squad(passage: JsonObject) -> Iterator[Chat]:
     context = text_of(passage["context"], "context").removesuffix("CANNOTANSWER").strip()
-    pairs = []
-    for question in dicts(passage["qas"], "questions"):
-        given = question.get("orig_answer") or next(iter(question.get("answers") or []), None) or {}
+    pairs, questions = list[tuple[str, str]](), dicts(passage["qas"], "questions")
+    for question in questions:
+        given = question.get("orig_answer") or first(question, "answers") or question.get("answer")
         answer = text_of(given.get("text") if isinstance(given, dict) else given, "an answer")
         pairs.append((text_of(question["question"], "a question"), answer))
-    if any("orig_answer" in question for question in passage["qas"]):
+    if any("orig_answer" in question for question in questions):
         yield from _chats(context, pairs)
         return
     for pair in pairs:

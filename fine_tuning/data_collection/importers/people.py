@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
 
-from fine_tuning.data_collection.importers.chats import Chat, Fault, Said
+from fine_tuning.data_collection.importers.chats import ROLES, Chat, Fault, Said
 from fine_tuning.errors import DataError
 
 SILENCE = timedelta(hours=8)
@@ -69,6 +69,13 @@ def conversations(
         yield _chat(now, chat)
     if names and not found and not apart:
         raise DataError(f"{file} has no messages by {me!r}: choose another name. {listed(names)}")
+
+
+def answering(names: Iterable[str]) -> str:
+    """Return the name of the machine in a chat of users with one machine ("User", "Assistant"); "" in another chat."""
+    roles = {name: ROLES.get(name.strip().casefold()) for name in names if name}
+    machines = [name for name, role in roles.items() if role == "assistant"]
+    return machines[0] if len(machines) == 1 and set(roles.values()) == {"assistant", "user"} else ""
 
 
 def _chat(lines: Sequence[tuple[Line, bool]], chat: str) -> Chat:

@@ -4,14 +4,19 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import islice
 
+from fine_tuning.data_collection.importers.aider import AIDER
+from fine_tuning.data_collection.importers.chat_log import CHAT_LOG
 from fine_tuning.data_collection.importers.chatgpt import CHATGPT
 from fine_tuning.data_collection.importers.chats import kind
+from fine_tuning.data_collection.importers.cherry_studio import CHERRY_STUDIO
 from fine_tuning.data_collection.importers.claude import CLAUDE
 from fine_tuning.data_collection.importers.custom import custom
 from fine_tuning.data_collection.importers.database import LLM, OPEN_WEBUI_DATABASE, tables
 from fine_tuning.data_collection.importers.dialogue_text import DIALOGUE_TEXT
+from fine_tuning.data_collection.importers.dialogues import DIALOGUES
 from fine_tuning.data_collection.importers.discord import DISCORD, DISCORD_TEXT
 from fine_tuning.data_collection.importers.document import DOCUMENT
+from fine_tuning.data_collection.importers.faq import FAQ
 from fine_tuning.data_collection.importers.files import Member
 from fine_tuning.data_collection.importers.gemini import GEMINI
 from fine_tuning.data_collection.importers.gemini_html import GEMINI_HTML
@@ -26,6 +31,7 @@ from fine_tuning.data_collection.importers.ollama_history import NO_ANSWERS, is_
 from fine_tuning.data_collection.importers.open_webui import OPEN_WEBUI
 from fine_tuning.data_collection.importers.pairs import ALPACA, COLUMNS, COMPLETION, DOLLY, OWN
 from fine_tuning.data_collection.importers.passages import PASSAGES
+from fine_tuning.data_collection.importers.people_records import PEOPLE
 from fine_tuning.data_collection.importers.preference import PREFERENCE
 from fine_tuning.data_collection.importers.records import SAMPLE, Look, Record, look, look_at_table
 from fine_tuning.data_collection.importers.shape import NOT_AS_EXPECTED, Importer, Inside
@@ -50,6 +56,7 @@ IMPORTERS: dict[str, Importer] = {
     "open-webui-database": OPEN_WEBUI_DATABASE,
     "lm-studio": LM_STUDIO,
     "jan": JAN,
+    "cherry-studio": CHERRY_STUDIO,
     "sillytavern": SILLYTAVERN,
     "text-generation-webui": TEXT_GENERATION_WEBUI,
     "llm": LLM,
@@ -69,12 +76,17 @@ IMPORTERS: dict[str, Importer] = {
     "prompt-completion": COMPLETION,
     "columns": COLUMNS,
     "passages": PASSAGES,
+    "people": PEOPLE,
+    "dialogues": DIALOGUES,
     "templated": TEMPLATED,
     "nested": NESTED,
     "gemini-html": GEMINI_HTML,
     "whatsapp": WHATSAPP,
     "discord-text": DISCORD_TEXT,
+    "aider": AIDER,
+    "chat-log": CHAT_LOG,
     "text": DIALOGUE_TEXT,
+    "faq": FAQ,
     "document": DOCUMENT,
 }
 
@@ -130,7 +142,20 @@ def recognised(found: Look, name: str) -> Found:
         raise DataError(f"{name} {NO_ANSWERS}")
     wanted = ", ".join(importer.title for importer in formats.values()) or "none, because no format has this layout"
     told = f"{name} is in no format that byoai knows. It contains {_told(found)}. Formats that were tried: {wanted}"
-    raise DataError(f"{told}. {NAME_IT}")
+    raise DataError(f"{told}. {_advice(found)}")
+
+
+def _advice(found: Look) -> str:
+    """Return what can be done with a file in no known format."""
+    lines = [line.strip() for line in found.lines if line.strip()]
+    start = lines[0].lower() if lines else ""
+    if start.startswith("<") and not start.startswith(("<!doctype html", "<html")):
+        return "XML is not read: convert it to JSON or CSV, or use --format module:function for a function of your own"
+    if any(" --> " in line for line in lines[:20]):
+        return "Subtitles do not say who speaks, so they hold no questions and answers"
+    if found.layout == "table":
+        return f"Give the first row the names of the columns, such as question and answer. {NAME_IT}"
+    return NAME_IT
 
 
 def forced(name: str, found: Look, file: str, surely: bool = False) -> Found:

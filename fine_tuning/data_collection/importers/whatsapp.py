@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from fine_tuning.data_collection.importers.chats import Chat, Fault, iso
-from fine_tuning.data_collection.importers.people import Line, conversations
+from fine_tuning.data_collection.importers.people import Line, answering, conversations
 from fine_tuning.data_collection.importers.records import numbered_lines
 from fine_tuning.data_collection.importers.shape import Importer, Source
 
@@ -118,8 +118,10 @@ def _named(rest: str) -> tuple[str, str]:
 
 def _read(source: Source) -> Iterator[Chat | Fault]:
     day_first = _day_first(source.found.lines)
+    heads = [head for line in source.found.lines if (head := _head(line))]
+    me = source.me or answering(_named(head.rest)[0] for head in heads)
     with source.member.text(source.read) as text:
-        yield from conversations(_lines(numbered_lines(text), day_first), source.me, source.member.name)
+        yield from conversations(_lines(numbered_lines(text), day_first), me, source.member.name)
 
 
 def _lines(lines: Iterable[tuple[int, str]], day_first: bool) -> Iterator[Line | Fault]:

@@ -90,6 +90,12 @@ KEYS = [
     ("guild", "channel", "messages"),
     ("session_id", "user_message", "bot_response", "timestamp", "metadata"),
     ("question", "answer", "context"),
+    ("title", "answers", "patterns", "responses"),
+    ("context", "qas", "paragraphs", "story", "questions", "answers"),
+    ("dialog", "speakers", "turns", "data", "id"),
+    ("sender", "text", "timestamp", "from", "replies", "MessageList", "post"),
+    ("author", "candidates", "primary_candidate_id", "src", "data", "fragments"),
+    ("conversation_a", "conversation_b", "winner", "human_ref_A", "human_ref_B", "labels"),
 ]
 
 

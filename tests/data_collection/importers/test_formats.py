@@ -251,6 +251,133 @@ EXPECTED = {
         [0, 1, 2],
         [],
     ),
+    "dialogues.jsonl": (
+        "dialogues",
+        {},
+        [
+            ("How deep is the lake?", "Forty metres.", "", {}),
+            ("And the pond?", "Two.", "", {}),
+            ("Do you swim?", "Every day.", "", {"system": "Be brief."}),
+            ("I cough.", "Drink tea.", "", {"opening": "Good morning."}),
+            ("Lunch?", "At noon.\n\nAt the lake.", "", {}),
+            ("do you fish ?", "yes", "", {}),
+        ],
+        [0, 0, 1, 2, 3, 4],
+        ["line 5: expected two speakers, found 3: say with --me NAME"],
+    ),
+    "people.jsonl": (
+        "people",
+        {"me": "kim"},
+        [
+            ("How deep is the lake?", "Forty metres.", "2023-11-14T22:14:20", {}),
+            ("And the pond?", "Two.", "2023-11-15T09:01:00", {}),
+            ("Which fish?", "Perch & pike.", "2023-11-15T09:21:00", {}),
+        ],
+        [0, 1, 2],
+        ["line 8: expected a text as text, found a list"],
+    ),
+    "irc.log": (
+        "chat-log",
+        {"me": "kim"},
+        [
+            ("How deep is the lake?", "Forty metres.", "2024-01-15T10:01:00", {}),
+            ("Is it <cold>?", "Yes: four degrees.", "2024-01-15T10:03:00", {}),
+            ("And now?", "Three.", "2024-01-16T09:01:00", {}),
+        ],
+        [0, 0, 1],
+        [],
+    ),
+    "line.txt": (
+        "chat-log",
+        {"me": "Kim"},
+        [
+            ("Lunch?", "At noon.\nAt the lake.", "2026-09-25T21:05:00", {}),
+            ("", "Nice.", "2026-09-25T21:11:00", {"parts": [{"role": "user", "part": {"media": "[Sticker]"}}]}),
+            ("Where are you?", "Here.", "2026-09-26T00:01:00", {}),
+        ],
+        [0, 0, 0],
+        [],
+    ),
+    "cherry_studio.json": (
+        "cherry-studio",
+        {},
+        [
+            (
+                "How deep is the lake?",
+                "Forty metres.",
+                "2025-05-01T10:00:05",
+                {
+                    "model": "small",
+                    "thoughts": "Forty.",
+                    "parts": [
+                        {"role": "user", "part": {"id": "b2", "messageId": "m1", "type": "image", "url": "lake.png"}}
+                    ],
+                },
+            )
+        ],
+        [0],
+        [],
+    ),
+    "corpus.yml": (
+        "dialogues",
+        {},
+        [
+            ("How deep is the lake?", "Forty metres.", "", {}),
+            ("Which fish live there?", "Perch and pike.", "", {}),
+            ("Any carp?", "No", "", {}),
+        ],
+        [0, 1, 1],
+        ["record 3: expected a dialogue"],
+    ),
+    "faq.md": (
+        "faq",
+        {},
+        [
+            ("How deep is the lake?", "Forty metres.\n\n```sh\n# is this a comment?\n```", "", {}),
+            ("Which fish live there?", "Perch and pike.\n\n### Large ones\n\nYes.", "", {}),
+        ],
+        [0, 1],
+        [],
+    ),
+    "aider.chat.history.md": (
+        "aider",
+        {},
+        [
+            (
+                "Write a function\n\nthat gives the depth.",
+                "It is here:\n\n```python\n# metres\nDEPTH = 40\n```",
+                "2025-12-03T14:43:45",
+                {
+                    "parts": [
+                        {"role": "tool", "part": "Aider v0.86.1\nModel: small"},
+                        {"role": "tool", "part": "Added lake.py to the chat."},
+                        {"role": "tool", "part": "Tokens: 2k sent, 100 received."},
+                    ]
+                },
+            ),
+            ("Is it deep?", "Yes.", "2025-12-03T14:43:45", {}),
+            ("And the pond?", "Two metres.", "2025-12-04T09:00:00", {}),
+        ],
+        [0, 0, 1],
+        [],
+    ),
+    "author.csv": (
+        "message-list",
+        {},
+        [
+            ("How long does bread bake?", "Forty minutes.", "2025-05-01T10:00:05", {}),
+            ("And rolls?", "Twenty minutes.", "2025-05-02T10:00:05", {}),
+        ],
+        [0, 1],
+        [],
+    ),
+    "named_speakers.json": (
+        "messages",
+        {},
+        [("How deep is the lake?", "Forty metres.", "2024-05-01T10:00:05", {"opening": "I am Ada."})],
+        [0],
+        [],
+    ),
     "intents.json": (
         "columns",
         {},
@@ -721,6 +848,27 @@ def test_all_lists_of_an_object_that_have_the_format_are_read(log, tmp_path):
     assert (report.added, report.set_aside) == (600, 0)
 
 
+def _made_people(kind):
+    head = {"Sender Name": "Robin", "Text": "q", "Message Date": "2024-01-15 10:00:00", "Type": "Incoming"}
+    mine = {"Sender Name": "", "Text": "a", "Message Date": "2024-01-15 10:01:00", "Type": "Outgoing"}
+    linked = [
+        {"CONVERSATION ID": "1", "FROM": name, "TO": "x", "DATE": f"2024-01-15 10:0{minute}:00 UTC", "CONTENT": text}
+        for minute, name, text in ((1, "Me", "a"), (0, "Robin", "q"))  # the newest first
+    ]
+    return {"imazing": [head, mine], "linkedin": linked}[kind]
+
+
+@pytest.mark.parametrize("kind", ["imazing", "linkedin"])
+def test_tables_of_messages_of_people(log, tmp_path, kind):
+    rows = _made_people(kind)
+    file = tmp_path / "messages.csv"
+    file.write_text("\n".join(",".join(row) for row in ([*rows[0]], *(row.values() for row in rows))) + "\n")
+    with pytest.raises(DataError, match=r"--me NAME.*Me \(1\)"):
+        import_files(log, [file])
+    import_files(log, [file], Wanted(me="Me"))
+    assert [(turn.user_message, turn.bot_response) for turn in log.turns()] == [("q", "a")]
+
+
 @pytest.mark.parametrize(
     ("record", "question", "answer"),
     [
@@ -753,6 +901,11 @@ def test_all_lists_of_an_object_that_have_the_format_are_read(log, tmp_path):
         ),
         ({"Ticket ID": 1, "Ticket Description": "q", "Resolution": "a"}, "q", "a"),
         ({"user": "q", "shop_bot": "a"}, "q", "a"),
+        ({"intent": "tea", "text": ["q"], "responses": ["a"]}, "q", "a"),
+        ({"passage": "p", "question": "q", "answer": True}, "q\n\np", "Yes"),
+        ({"dialogue": [["A", "q"], ["B", "a"]]}, "q", "a"),
+        ({"history": [["Why?", "a"]]}, "Why?", "a"),
+        ({"log": [{"id": 7, "text": "q"}, {"id": 8, "text": "a"}, {"id": 9, "text": "q2"}]}, "q", "a"),
         ({"How much?": "a", "Why?": "a", "Who?": "a"}, "How much?", "a"),
     ],
 )
@@ -852,6 +1005,8 @@ def test_whatsapps_days_and_months_are_told_apart(log, tmp_path, order, expected
         "a,b\n1,2\n",
         "\x89PNG\r\n\x1a\n\0\0\0\rIHDR",
         "<html></html>",
+        '[{"title": "Tea", "content": ["It is a drink.", "It is hot."]}]',
+        '[{"id": 1, "choices": [{"turns": ["It is a drink.", "It is hot."]}]}]',
     ],
 )
 def test_what_is_no_known_format_is_refused_and_says_what_was_looked_for(log, tmp_path, text):
@@ -885,6 +1040,28 @@ def test_the_history_of_ollama_is_refused_because_it_has_no_answers(log, tmp_pat
 )
 def test_html_becomes_text_with_the_marks_of_markdown(source, text):
     assert text_of_html(source) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "advice"),
+    [
+        (
+            "posts.xml",
+            '<?xml version="1.0"?><posts><row Body="q"/></posts>',
+            "XML is not read: convert it to JSON or CSV",
+        ),
+        ("page.html", "<!DOCTYPE html>\n<html><p>Tea.</p></html>", "or use --as document to make questions"),
+        ("film.srt", "1\n00:00:01,000 --> 00:00:02,000\nWhat is tea?\n", "Subtitles do not say who speaks"),
+        ("pairs.csv", "What is tea?,A drink.\nHow hot?,Very.\n", "Give the first row the names of the columns"),
+        ("bad.yml", "a: [1\n", "bad.yml contains YAML that byoai does not accept, line 2"),
+        ("large.yaml", "- question\n" * 100_000, "has more than 1 MB of YAML: convert it to JSON"),
+    ],
+)
+def test_what_cannot_be_a_chat_says_what_to_do(log, tmp_path, name, text, advice):
+    file = tmp_path / name
+    file.write_text(text)
+    with pytest.raises(DataError, match=advice):
+        import_files(log, [file])
 
 
 def test_a_format_can_be_named(log, tmp_path):
@@ -1090,3 +1267,66 @@ def test_the_times_of_takeout(written, time):
     from fine_tuning.data_collection.importers.gemini_html import _time
 
     assert _time(written) == at(time)
+
+
+@pytest.mark.parametrize(
+    ("lines", "times"),
+    [
+        (["[10:00] <Robin> q", "[10:01] <@Kim> a", "[10:02] * Robin smiles"], ""),
+        (["2024-01-15 10:00:00\tRobin\tq", "2024-01-15 10:01:00\t@Kim\ta", "2024-01-15 10:02:00\t-->\tx"], "10:01"),
+        (["--------- 2024년 1월 15일 월요일 ---------", "[Robin] [오전 9:00] q", "[Kim] [오후 1:01] a"], "13:01"),
+        (["2024년 1월 15일 오전 9:00, Robin : q", "2024년 1월 15일 오후 1:01, Kim : a"], "13:01"),
+        (["[ 15-01-2024 ] 10:00 Robin: q", "[ 15-01-2024 ] 10:01 Kim: a"], "10:01"),
+        (["10:00:12\t From  Robin : q", "10:01:12\t From  Kim : a"], ""),
+        (["10:00:12 From Robin to Everyone:", "\tq", "10:01:12 From Kim to Everyone:", "\ta"], ""),
+        (["2024-01-15 10:00:00 Robin(12345)", "q", "", "2024-01-15 10:01:00 Kim(12346)", "a"], "10:01"),
+        (["Jan 15, 2024 10:00:00 AM", "Robin", "q", "", "Jan 15, 2024 10:01:00 AM (Read)", "Kim", "a"], "10:01"),
+        (["WEBVTT", "", "1", "00:01.000 --> 00:02.000", "<v Robin>q</v>", "0:03.000 --> 0:04.000", "<v Kim>a"], ""),
+        (["WEBVTT", "", "00:01.000 --> 00:02.000", "Robin: q", "", "00:03.000 --> 00:04.000", "Kim: a"], ""),
+        (["** Log of Mon Jan 15 09:00:00 2024", "Jan 15 10:00:00 <Robin>\tq", "Jan 15 10:01:00 <Kim>\ta"], "10:01"),
+        (["15.01.2024", "10:00\tRobin\tq", "10:01\tKim\ta"], "10:01"),
+    ],
+)  # fmt: skip
+def test_logs_of_many_programs(log, tmp_path, lines, times):
+    file = tmp_path / "log.txt"
+    file.write_text("\n".join(lines) + "\n")
+    import_files(log, [file], Wanted(me="Kim"))
+    (turn,) = log.turns()
+    assert (turn.user_message, turn.bot_response) == ("q", "a")
+    assert turn.timestamp == (at(f"2024-01-15T{times}") if times else "")
+
+
+def test_a_text_of_meta_that_is_cut_within_a_character_is_repaired_as_far_as_it_goes(log, tmp_path):
+    said = [("Robin", "Schön 😂".encode().decode("latin-1") + "ð\x9f\x98"), ("Kim", "Ja")]
+    messages = [
+        {"sender_name": name, "timestamp_ms": 1700000000000 + n, "content": text} for n, (name, text) in enumerate(said)
+    ]
+    file = tmp_path / "message_1.json"
+    file.write_text(json.dumps({"messages": messages[::-1]}))
+    import_files(log, [file], Wanted(me="Kim"))
+    assert log.turns()[0].user_message == "Schön 😂ð\x9f\x98"
+
+
+def test_the_lists_of_one_record_are_chats_of_their_own(log, tmp_path):
+    chats = [
+        [("Robin", "q", "10:00"), ("Kim", "a", "10:01")],
+        [("Lee", "x", "10:00"), ("Kim", "y", "10:02")],
+    ]
+    record = [
+        {"MessageList": [{"from": name, "content": text, "date": f"2024-01-15T{at}"} for name, text, at in chat]}
+        for chat in chats
+    ]
+    file = tmp_path / "messages.json"
+    file.write_text(json.dumps({"userId": "kim", "conversations": record}))
+    import_files(log, [file], Wanted(me="kim"))
+    assert {(turn.user_message, turn.bot_response) for turn in log.turns()} == {("q", "a"), ("x", "y")}
+    assert len({turn.session_id for turn in log.turns()}) == 2
+
+
+@pytest.mark.parametrize("form", ["[2024-01-15 10:00:0{}] {}: {}", "10:00:0{} <{}> {}"])
+def test_a_log_of_a_user_and_a_machine_needs_no_name(log, tmp_path, form):
+    said = [("User", "q"), ("Assistant", "a"), ("User", "q2"), ("Assistant", "a2")]
+    file = tmp_path / "chat_log.txt"
+    file.write_text("".join(f"{form.format(n, name, text)}\n" for n, (name, text) in enumerate(said)))
+    import_files(log, [file])
+    assert [(turn.user_message, turn.bot_response) for turn in log.turns()] == [("q", "a"), ("q2", "a2")]

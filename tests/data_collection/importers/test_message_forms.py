@@ -196,3 +196,37 @@ def test_a_message_that_answers_none_begins_a_conversation(log, tmp_path):
     file.write_text(json.dumps(messages))
     import_files(log, [file])
     assert pairs(log) == [("q", "a"), ("q2", "a2")] and len({turn.session_id for turn in log.turns()}) == 2
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [{"author": "human", "text": "q"}, {"author": "chinchilla", "text": "a"}],
+        [{"speaker": "USER", "utterance": "q"}, {"speaker": "SYSTEM", "utterance": "a"}],
+        [{"role": "Prompt", "say": "q"}, {"role": "Response", "say": "a"}],
+        [{"role": "user", "data": "q"}, {"role": "char", "data": "a"}],
+        [{"role": "user", "contentParts": [{"type": "text", "text": "q"}]},
+         {"role": "assistant", "contentParts": [{"type": "text", "text": "a"}]}],
+        [{"role": "user", "fragments": [{"ft": "content", "part": {"pt": "text", "text": "q"}}]},
+         {"role": "assistant", "fragments": [{"ft": "content", "part": {"pt": "text", "text": "a"}}]}],
+        [{"event": "action", "name": "listen"}, {"event": "user", "text": "q"}, {"event": "bot", "text": "a"}],
+        [{"author": {"type": "user"}, "body": "q"}, {"author": {"type": "admin"}, "body": "a"}],
+        [{"src": {"is_human": True}, "text": "q"}, {"src": {"is_human": False}, "text": "a"}],
+    ],
+)  # fmt: skip
+def test_the_sides_of_many_programs(log, tmp_path, messages):
+    for name, value in (("list.json", messages), ("chats.json", {"app": {"chats": [{"messages": messages}]}})):
+        file = tmp_path / name
+        file.write_text(json.dumps(value))
+        import_files(log, [file])
+        assert [(turn.user_message, turn.bot_response) for turn in log.turns()] == [("q", "a")]
+
+
+def test_messages_of_several_chats_in_one_list_are_told_apart(log, tmp_path):
+    said = [("s1", "user", "q1"), ("s2", "user", "q2"), ("s1", "assistant", "a1"), ("s2", "assistant", "a2")]
+    file = tmp_path / "state.json"
+    file.write_text(
+        json.dumps({"messages": [{"sessionId": id, "role": role, "content": text} for id, role, text in said]})
+    )
+    import_files(log, [file])
+    assert [(turn.user_message, turn.bot_response) for turn in log.turns()] == [("q1", "a1"), ("q2", "a2")]

@@ -1,0 +1,161 @@
+"""Read chats among people from JSON or tables: each record is a message with a sender, a text and a time.
+
+Exports of Matrix, Mattermost, Rocket.Chat, Google Chat, Microsoft Teams, Skype, Zulip, LinkedIn,
+iMazing and KakaoTalk have such records. Each names the three otherwise (`_NAMES`, `_TEXTS`, `_TIMES`).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from itertools import groupby
+from typing import Any
+
+from fine_tuning.data_collection.importers.chats import Chat, Fault, moment, text_of
+from fine_tuning.data_collection.importers.html_text import text_of_html
+from fine_tuning.data_collection.importers.people import Line, conversations
+from fine_tuning.data_collection.importers.records import Record
+from fine_tuning.data_collection.importers.shape import UNREADABLE, Importer, Source, spoilt
+from fine_tuning.json_values import JsonObject
+
+# in lower case and without "_", "-" and spaces
+_NAMES = (
+    *("sendername", "senderfullname", "imdisplayname", "displayname", "author", "sender", "from", "user", "username"),
+    *("creator", "u", "nickname", "speaker", "name"),
+)
+_TEXTS = ("text", "content", "message", "msg", "body", "strcontent", "messagetext")
+_TIMES = (
+    *("timestamp", "ts", "date", "time", "datetime", "createdat", "createat", "createddate", "createddatetime"),
+    *("originalarrivaltime", "originserverts", "sentat", "messagedate", "strtime"),
+)
+_CHATS = (
+    *("conversationid", "roomid", "rid", "channel", "channelid", "chatid", "chatsession", "topicid", "talkerid"),
+    *("streamid",),
+)
+_NOTES = frozenset(("systemmessage", "m.room.member", "m.reaction", "notice", "system", "event"))
+_WITHIN = ("post", "message")  # Mattermost: {"type": "post", "post": {"user": ..., "message": ...}}
+_LISTS = ("MessageList", "messages", "value", "replies")
+_NO_SIGNS = dict.fromkeys(map(ord, "_- "))
+_FEW = 4  # keys of a record that may have no time
+_DATES = ("%A, %B %d, %Y at %I:%M:%S %p %Z", "%Y-%m-%d %H:%M:%S %Z", "%Y-%m-%d %H:%M:%S %z", "%m/%d/%Y %H:%M")
+
+
+def _plain(record: object) -> dict[str, Any]:
+    """Return a record with its keys in lower case and without "_", "-" and spaces; {} if it is no object."""
+    if not isinstance(record, dict):
+        return {}
+    for key in _WITHIN:
+        if isinstance(inner := record.get(key), dict) and ("user" in inner or "sender" in inner):
+            record = inner
+    return {_key(str(key)): value for key, value in record.items()}
+
+
+@lru_cache(maxsize=1000)
+def _key(name: str) -> str:
+    return name.lower().translate(_NO_SIGNS)
+
+
+def _sender(found: Mapping[str, Any]) -> str:
+    """Return the name of a message's sender; iMazing names none for what its user sent."""
+    name = _named(_first(found, _NAMES))
+    return name or ("Me" if str(found.get("type")).lower() in ("outgoing", "sent") else "")
+
+
+def _first(record: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
+    return next((record[key] for key in keys if record.get(key) not in (None, "", [], {})), None)
+
+
+def _is_message(record: object) -> bool:
+    found = _plain(record)
+    if not _sender(found) or not any(key in found for key in _TEXTS):
+        return False
+    return bool(_time(found)) or (len(found) <= _FEW and any(key in found for key in ("sender", "speaker")))
+
+
+def _lists_in(record: object) -> list[list[Any]]:
+    """Return the lists of messages in a record, such as the one of a Skype conversation."""
+    found = [record[key] for key in _LISTS if isinstance(record.get(key), list)] if isinstance(record, dict) else []
+    return [each for each in found if any(map(_is_message, each[:20]))]
+
+
+def _fits(record: object) -> bool:
+    return _is_message(record) or bool(_lists_in(record))
+
+
+def _read(source: Source) -> Iterator[Chat | Fault]:
+    lines: list[tuple[str, Line]] = []
+    for record in source.records():
+        if isinstance(record, Fault):
+            yield record
+            continue
+        try:
+            lines += _lines(record)
+        except UNREADABLE as error:
+            yield spoilt(error, record.place, "a message with a sender, a text and a time", record.value)
+    if len(lines) > 1 and lines[0][1].time > lines[-1][1].time:  # the newest first
+        lines.reverse()
+    begun: dict[str, str] = {}
+    for chat, line in lines:
+        begun[chat] = min(begun.get(chat, line.time), line.time)
+    lines.sort(key=lambda line: (begun[line[0]], line[0], line[1].time))
+    if not source.me:  # names all who wrote
+        yield from conversations((line for _, line in lines), "", source.member.name)
+    everyone = {name for _, line in lines for name in (line.name, *line.known_as)}
+    found = source.me.strip().casefold() in {name.casefold() for name in everyone}
+    for chat, some in groupby(lines, key=lambda line: line[0]):
+        yield from conversations((line for _, line in some), source.me, source.member.name, chat, apart=found)
+
+
+def _chat_of(record: JsonObject, messages: Sequence[object]) -> str:
+    """Return an id for a list of messages in a record: the record's, or one made from the first message."""
+    if id := _first(record, ("id", "_id", "displayName", "name")):
+        return str(id)
+    first = _plain(messages[0])
+    return f"{_sender(first)} {_time(first)} {str(_first(first, _TEXTS))[:200]}"
+
+
+def _lines(record: Record, within: str = "") -> list[tuple[str, Line]]:
+    """Return the messages of a record, each with the id of its chat, else `within`; [] for a notice."""
+    if not _is_message(record.value) and (several := _lists_in(record.value)):
+        return [
+            line
+            for messages in several
+            for each in messages
+            for line in _lines(Record(record.place, each), _chat_of(record.value, messages))
+        ]
+    found = _plain(record.value)
+    name = _sender(found)
+    text = _first(found, _TEXTS)
+    if not name or str(found.get("messagetype") or found.get("type") or "").lower().replace("_", "") in _NOTES:
+        return []
+    if isinstance(text, dict):
+        text = _first(_plain(text), ("body", "content", "text"))
+    shown = text_of(text, "a text")
+    if shown.lstrip().startswith("<") or found.get("messagetype") == "RichText":
+        shown = text_of_html(shown)
+    chat = str(_first(found, _CHATS) or within)
+    known = [str(found[key]) for key in ("senderemail", "senderid", "from", "id") if isinstance(found.get(key), str)]
+    replies = found.get("replies")
+    more = (
+        [line for each in replies for line in _lines(Record(record.place, each))] if isinstance(replies, list) else []
+    )
+    return [
+        (chat, Line(name, shown, _time(found), known_as=known, place=record.place)),
+        *((chat, line) for _, line in more),
+    ]
+
+
+def _named(sender: object) -> str:
+    """Return the name of a sender: a text, or an object with a name, which Microsoft Teams has in another object."""
+    if isinstance(sender, dict):
+        found = _plain(sender)
+        return _named(_first(found, ("displayname", "name", "username", "user", "email", "id")))
+    return sender.strip() if isinstance(sender, str) else ""
+
+
+def _time(found: Mapping[str, Any]) -> str:
+    time = _first(found, _TIMES)
+    while isinstance(time, dict) and len(time) == 1:  # MongoDB: {"$date": "2024-01-15T10:00:00Z"}
+        time = next(iter(time.values()))
+    return moment(time.replace("\u202f", " ") if isinstance(time, str) else time, *_DATES)
+
+
+PEOPLE = Importer("messages of people, with a sender, a text and a time", _fits, _read)
