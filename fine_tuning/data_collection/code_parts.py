@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Literal, NamedTuple
 
+from fine_tuning.data_collection.text_signs import ALL, CODE, ROWS
+
 Kind = Literal["prose", "code", "table"]
 
 
@@ -19,9 +21,12 @@ class Part(NamedTuple):
     text: str
 
 
-def parts(text: str) -> list[Part]:
-    """Divide `text` into parts. Neighbouring parts differ in kind; their texts, joined, are `text` exactly."""
-    if not _may_hold_any(text):
+def parts(text: str, signs: int = ALL) -> list[Part]:
+    """Divide `text` into parts. Neighbouring parts differ in kind; their texts, joined, are `text` exactly.
+
+    `signs` are those of the text (`text_signs.py`).
+    """
+    if not _may_hold_any(text, signs):
         return [Part("prose", text)] if text else []
     if "\n" not in text:
         return [Part("code" if _FENCE.match(text) or is_code_line(text) else "prose", text)]
@@ -97,9 +102,11 @@ _CELL = r"(?:[\d%.–—-]|\bnan|\binf)"
 _ROWS = re.compile(rf"(?i),(?=\S)[^\n]*?,(?=\S)|{_CELL}(?:(?!\n)[\s,;\[\](){{}}])+[-+−]?{_CELL}")
 
 
-def _may_hold_any(text: str) -> bool:
+def _may_hold_any(text: str, signs: int) -> bool:
     """Return whether a text may contain code or a table; if not, its lines need not be examined."""
-    anywhere = "  " in text or _SIGN.search(text) or ("\n" in text and _ROWS.search(text))
+    anywhere = (signs & CODE and ("  " in text or _SIGN.search(text))) or (
+        signs & ROWS and "\n" in text and _ROWS.search(text)
+    )
     return bool(anywhere or _FIRST_LINE.match(text) or _LINE_BELOW.search(text))
 
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from fine_tuning import paths
 from fine_tuning.data_collection.number_table import NumberTable
-from fine_tuning.data_collection.wording import Wording, fold, gist, may_be_mistyped, same_wording, wording
+from fine_tuning.data_collection.wording import Wording, fold, may_be_mistyped, same_wording, topic, wording
 
 Hashes = npt.NDArray[np.uint64]
 Groups = npt.NDArray[np.int64]
@@ -47,7 +47,7 @@ def fingerprint(asked: Wording, answered: Wording) -> bytes:
     its words without articles and polite words, and of long words only the first letter. Only questions
     with the same sketch are compared with each other.
     """
-    return b"".join(map(_hash, (answered.words, asked.words, _sketched(gist(asked)[0]))))
+    return b"".join(map(_hash, (answered.words, asked.words, _sketched(topic(asked)))))
 
 
 def _hash(words: Sequence[str]) -> bytes:

@@ -7,6 +7,7 @@ refund that", or a sentence about an AI engineer.
 import re
 
 from fine_tuning.data_collection.plain_text import Layout, small_letters
+from fine_tuning.data_collection.text_signs import GIBBERISH, REFUSAL
 
 _BEGINNING = 240  # characters at the beginning of an answer in which a refusal is looked for
 
@@ -35,7 +36,7 @@ _TALK_OF_ITSELF = re.compile(
 )
 # Every match of `_TALK_OF_ITSELF` contains one of these texts in lower case: an answer without any of
 # them need not be searched.
-_SIGNS_OF_ITSELF = (
+SIGNS_OF_ITSELF = (
     " ai",
     "artificial",
     "language model",
@@ -67,22 +68,25 @@ _VOWELS = frozenset("aeiouywàáâãäåæèéêëìíîïòóôõöøœùúûü
 _LEAST_VOWELS = 0.15  # of the letters of a word
 _ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm", "qwertzuiop", "yxcvbnm")
 _RUN = 4  # neighbouring keys in a row; words rarely have as many ("property" has three)
-_RUNS = frozenset(way[at : at + _RUN] for row in _ROWS for way in (row, row[::-1]) for at in range(len(row) - _RUN + 1))
-# Each run of `_RUNS` contains one of these, or the reverse of one.
+RUNS = frozenset(way[at : at + _RUN] for row in _ROWS for way in (row, row[::-1]) for at in range(len(row) - _RUN + 1))
+# Each run of `RUNS` contains one of these, or the reverse of one.
 _OF_RUNS = ["qwe", "wert", "rty", "yui", "uiop", "rtz", "zui", "sdf", "fgh", "hjk", "xcv", "vbn"]
 _SIGNS_OF_RUNS = (*_OF_RUNS, *(part[::-1] for part in _OF_RUNS))
 # A word with hardly any vowels has four consonants in a row, or three on both sides of a vowel.
-_OTHERS = "[bcdfghjklmnpqrstvxzßçðñþ]"
-_HARDLY_VOWELS = re.compile(f"{_OTHERS}{{3}}(?:{_OTHERS}|[{''.join(sorted(_VOWELS))}]{_OTHERS}{{3}})")
+CONSONANT, VOWEL = "[bcdfghjklmnpqrstvxzßçðñþ]", f"[{''.join(sorted(_VOWELS))}]"
+_HARDLY_VOWELS = re.compile(f"{CONSONANT}{{3}}(?:{CONSONANT}|{VOWEL}{CONSONANT}{{3}})")
 
 
 def refuses(text: str | Layout) -> bool:
     """Return whether an answer is a model talking about itself ("As an AI, I ..."), or only a refusal to help."""
-    said = Layout.of(text).text[:_BEGINNING]
+    layout = Layout.of(text)
+    if not layout.signs & REFUSAL:
+        return False
+    said = layout.text[:_BEGINNING]
     if _BARE_REFUSAL.match(said):
         return True
     small = small_letters(said)
-    return any(map(small.__contains__, _SIGNS_OF_ITSELF)) and _TALK_OF_ITSELF.search(said) is not None
+    return any(map(small.__contains__, SIGNS_OF_ITSELF)) and _TALK_OF_ITSELF.search(said) is not None
 
 
 def is_polite_only(text: str | Layout) -> bool:
@@ -96,7 +100,10 @@ def is_gibberish(text: str | Layout) -> bool:
 
     Only words in Latin letters that are not all capitals are judged.
     """
-    prose = " ".join([piece for is_prose, piece in Layout.of(text).pieces if is_prose])
+    layout = Layout.of(text)
+    if not layout.signs & GIBBERISH:
+        return False
+    prose = " ".join([piece for is_prose, piece in layout.pieces if is_prose])
     small = prose.casefold()
     if len(_HARDLY_VOWELS.findall(small)) < 2 and not any(map(small.__contains__, _SIGNS_OF_RUNS)):
         return False  # a quick exit for nearly every text
@@ -111,4 +118,4 @@ def _is_mashed(word: str) -> bool:
     vowels = sum(letter in _VOWELS for letter in word)
     if len(word) >= 5 and vowels < _LEAST_VOWELS * len(word):
         return True
-    return any(word[at : at + _RUN] in _RUNS for at in range(len(word) - _RUN + 1))
+    return any(word[at : at + _RUN] in RUNS for at in range(len(word) - _RUN + 1))

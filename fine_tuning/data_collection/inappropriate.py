@@ -15,6 +15,7 @@ from collections import Counter
 from functools import cache
 
 from fine_tuning.data_collection.plain_text import Layout
+from fine_tuning.data_collection.text_signs import OBSCENE
 
 _ANYWHERE = "fuck cocksuck dickhead bullshit asshole arsehole faggot hurensohn arschloch vaffanculo"
 _WHOLE = """
@@ -36,6 +37,7 @@ _SHARED = {
 }
 _SHARED_WORD = re.compile(rf"(?i)(?<![^\W_])(?:{'|'.join(_SHARED)})(?![^\W_])")
 _SHARED_STEMS = ("slut", "fick", "puta", "хуй")
+STEMS = (*_ANYWHERE.split(), *_WHOLE.split(), *_SHARED_STEMS)  # of which one is in each text with a word of the lists
 _SURELY = re.compile(
     r"(?i)\b(?:(?:you|dirty|stupid|little|fat|such a|what a|like a|is a|called me a|fucking) sluts?|fick "
     r"(?:dich|euch|mich|deine?)"
@@ -75,8 +77,8 @@ _WORDS_OF_CODE = (
 )
 _OF_CODE = frozenset(_WORDS_OF_CODE.split())
 
-_LEET = str.maketrans("@$013457", "asoieast")
-_OF_LEET = re.compile(f"[{''.join(map(chr, _LEET))}]")
+LEET = str.maketrans("@$013457", "asoieast")
+_OF_LEET = re.compile(f"[{''.join(map(chr, LEET))}]")
 _REPEATED = re.compile(r"(.)\1+")
 _AGAIN = re.compile(r"(.)(?=\1)")
 _WORD = re.compile(r"[^\W_]+")
@@ -89,10 +91,12 @@ _SENTENCE = re.compile(r"[^.!?\n\"“”„«»()]+")
 def is_inappropriate(text: str | Layout) -> bool:
     """Return whether `text` contains a word of the list, also if written as "sh1t", "fuuuck" or "f u c k"."""
     layout = Layout.of(text)
+    if not layout.signs & OBSCENE:
+        return False
     text = layout.text
     plain = text.casefold()
     if _OF_LEET.search(plain):
-        plain = plain.translate(_LEET)
+        plain = plain.translate(LEET)
     found = _SPELLED.findall(plain) if _OF_SPELLED.search(plain) else ()
     spelled = [re.sub(r"[ ._-]", "", match) for match in found]
     if _holds(plain) or any(map(_holds, spelled)):

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from fine_tuning.data_collection.code_parts import Part, parts
+from fine_tuning.data_collection.text_signs import ALL
 
 _LINE_ENDS = re.compile("\r\n?")
 _LINE_ENDS_OF_PROSE = re.compile("[\v\f\x85\u2028\u2029]")
@@ -28,12 +29,15 @@ _UNSEEN = re.compile(
 
 
 class Layout:
-    """A text divided into prose, code and tables. The division is computed on first use, and only once."""
+    """A text divided into prose, code and tables. The division is computed on first use, and only once.
 
-    __slots__ = ("_parts", "_pieces", "text")
+    `signs` says which rules may apply to the text (`text_signs.py`); by default all.
+    """
 
-    def __init__(self, text: str) -> None:
-        self.text = text
+    __slots__ = ("_parts", "_pieces", "signs", "text")
+
+    def __init__(self, text: str, signs: int = ALL) -> None:
+        self.text, self.signs = text, signs
         self._parts: list[Part] | None = None
         self._pieces: list[tuple[bool, str]] | None = None
 
@@ -46,7 +50,7 @@ class Layout:
     def parts(self) -> list[Part]:
         """The parts of the text: prose, code and tables (`code_parts.parts`)."""
         if self._parts is None:
-            self._parts = parts(self.text)
+            self._parts = parts(self.text, self.signs)
         return self._parts
 
     @property

@@ -21,6 +21,7 @@ from fine_tuning.data_collection.private_details.numbers import cards, ibans, ss
 from fine_tuning.data_collection.private_details.own_words import own_words
 from fine_tuning.data_collection.private_details.phones import phones
 from fine_tuning.data_collection.private_details.reading import Reading, Span
+from fine_tuning.data_collection.text_signs import CARD, EMAIL, IBAN, IP, PHONE, PRIVATE, SECRET, SSN, URL
 
 
 class PII(StrEnum):
@@ -113,13 +114,14 @@ def _with_names(found: list[Find], layout: Layout) -> list[Find]:
 
 
 def _known(layout: Layout) -> list[Find]:
-    if not _may_hold_any(layout.text):
+    if not layout.signs & PRIVATE or not _may_hold_any(layout.text):
         return []
     reading = Reading(layout)
     digits = sum(map(reading.plain.count, "0123456789"))
     found: list[Find] = []
     for kind, least, sign, search in _SEARCHES:
-        if digits >= least and sign(reading.plain) and (spans := list(search(reading))):
+        needed = layout.signs & _SIGNS[kind] and digits >= least and sign(reading.plain)
+        if needed and (spans := list(search(reading))):
             found = [*_outside(found, spans), *(Find(kind, *span) for span in spans)]
             reading.blank(spans)
     return sorted(found, key=lambda find: find.start)
@@ -180,6 +182,16 @@ _OF_MACHINE = re.compile(
     r"(?i)[.:](?:(?<=[0-9]\.)[0-9]{1,3}\.[0-9]|(?<=[0-9a-f]{4}:)[0-9a-f:]{2}|(?<=[0-9a-f]:)[0-9a-f]{1,4}:)"
 )
 
+_SIGNS = {
+    PII.URL: URL,
+    PII.EMAIL: EMAIL,
+    PII.SECRET: SECRET,
+    PII.IBAN: IBAN,
+    PII.CARD: CARD,
+    PII.SSN: SSN,
+    PII.IP: IP,
+    PII.PHONE: PHONE,
+}
 # (kind, digits it needs, quick test, search), in order of precedence: a link may contain an address,
 # and a card number may look like a phone number. Most of the time is saved by skipping a search if
 # the text has too few digits or fails the quick test.

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from fine_tuning.data_collection.placeholders import PLACEHOLDER
 from fine_tuning.data_collection.plain_text import Layout, letters_and_digits
+from fine_tuning.data_collection.text_signs import LITTLE, REPEATED
 
 _WORD = re.compile(r"[\W_]*[^\W\d_]")  # not a number: 0, 0x00, 0px
 _LEAST_RUN = 8
@@ -22,17 +23,23 @@ def is_repetitive(text: str | Layout) -> bool:
     Small models write such text when they are stuck (duplicate n-grams: Rae et al., arXiv 2112.11446).
     In scripts without spaces between words, characters count instead of words.
     """
-    prose = "\n".join([piece for is_prose, piece in Layout.of(text).pieces if is_prose])
+    layout = Layout.of(text)
+    if not layout.signs & REPEATED and _is_prose(layout):
+        return False
+    prose = "\n".join([piece for is_prose, piece in layout.pieces if is_prose])
     if max(map(len, prose.split()), default=0) >= _LEAST_ENCODED:
         prose = _ENCODED.sub(_unless_encoded, prose)
     prose = _without_refrains(prose)
-    # only long words can contain a run
-    long = filter(_LEAST_RUN.__le__, map(len, prose.split()))
+    long = filter(_LEAST_RUN.__le__, map(len, prose.split()))  # only long words can contain a run
     if 2 * sum(long) > len(prose) > 2 * len(_RUN.sub(r"\1", prose)):
         return True
     words: Sequence[str] = prose.casefold().split()
     units = words if 12 * len(words) > len(prose) else list(filter(str.isalpha, "".join(words)))
     return _circles(units) or _circles(units[len(units) // 2 :])
+
+
+def _is_prose(layout: Layout) -> bool:
+    return [is_prose for is_prose, _ in layout.pieces] == [True]
 
 
 def _circles(units: Sequence[str]) -> bool:
@@ -90,7 +97,10 @@ def says_little(text: str | Layout) -> bool:
     Too few is less than a quarter of the visible characters, without placeholders. Too much is more than
     5 % replacement characters (U+FFFD).
     """
-    found = _without_placeholders(Layout.of(text)).pieces
+    layout = Layout.of(text)
+    if not layout.signs & LITTLE and _is_prose(layout):
+        return False
+    found = _without_placeholders(layout).pieces
     told = "".join(piece for is_prose, piece in found if is_prose)
     if 4 * letters_and_digits(told) > len(told) and not any("\ufffd" in piece for _, piece in found):
         return False  # a quick exit for nearly every text

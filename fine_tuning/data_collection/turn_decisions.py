@@ -29,6 +29,7 @@ from fine_tuning.data_collection.placeholders import Placeholders
 from fine_tuning.data_collection.plain_text import Layout, normalise, normalised
 from fine_tuning.data_collection.privacy import PII, Find, Scrubbed, scrub, without
 from fine_tuning.data_collection.text_quality import is_repetitive, says_little
+from fine_tuning.data_collection.turn_screens import screen
 from fine_tuning.data_collection.wording import wording
 
 
@@ -169,7 +170,7 @@ def decide_line(line: bytes) -> bytes:
     """
     settings, turns = json.loads(line)
     limits = CleanSettings(**settings)
-    return json.dumps([decide(texts, limits).written() for texts in turns]).encode()
+    return json.dumps([decision.written() for decision in decide_all(turns, limits)]).encode()
 
 
 def texts_to_clean(turn: Turn) -> Texts:
@@ -185,22 +186,35 @@ def texts_to_clean(turn: Turn) -> Texts:
 
 def decide(texts: Texts, settings: CleanSettings) -> Decision:
     """Return the decision on a turn with these texts."""
-    question, answer = (_clean_side(text, settings) for text in texts[:2])
-    if reasons := [side.unfit for side in (question, answer) if side.unfit]:
+    question, answer = (_clean_side(text, normalised(text), settings) for text in texts[:2])
+    return _decided(texts, question, answer, settings)
+
+
+def decide_all(turns: Sequence[Texts], settings: CleanSettings) -> list[Decision]:
+    """Return `decide` of each turn, in less time than one by one: the texts are screened together."""
+    texts = [text for turn in turns for text in turn[:2]]
+    layouts = list(map(normalised, texts))
+    screen(layouts)
+    sides = [_clean_side(text, layout, settings) for text, layout in zip(texts, layouts, strict=True)]
+    screen([side.clean for side in sides if side.clean is not side.layout])
+    return [_decided(*each, settings) for each in zip(turns, sides[::2], sides[1::2], strict=True)]
+
+
+def _decided(texts: Texts, question: "_Side", answer: "_Side", settings: CleanSettings) -> Decision:
+    if reasons := [reason for side in (question, answer) if (reason := _unfit(side, settings))]:
         return Decision(first_reason(reasons))
-    if empty := _teaches_nothing(question.layout, answer.layout, settings):
+    if empty := _teaches_nothing(question.clean, answer.clean, settings):
         return Decision(empty)
-    said, fits = (wording(side.layout) for side in (question, answer)), False
-    asked, answered = said
+    asked, answered, fits = wording(question.clean), wording(answer.clean), False
     if asked.words == answered.words:  # the answer only repeats the question
         return Decision(Reason.LOW_QUALITY)
     sides = {"user_message": question, "bot_response": answer}
     if texts[2] is not None:
-        sides["original_response"] = before = _clean_side(texts[2], settings)
+        sides["original_response"] = before = _clean_side(texts[2], normalised(texts[2]), settings)
         fits = (
-            not before.unfit
-            and not _teaches_nothing(question.layout, before.layout, settings)
-            and wording(before.layout).words != asked.words
+            not _unfit(before, settings)
+            and not _teaches_nothing(question.clean, before.clean, settings)
+            and wording(before.clean).words != asked.words
         )
     if texts[3] is not None:
         sides["thoughts"] = _scrubbed_side(texts[3], normalised(texts[3]), settings)
@@ -232,37 +246,38 @@ def carried_out(turn: Turn, decision: Decision, names: Placeholders | None = Non
 
 
 class _Side(NamedTuple):
-    """The clean question or answer of a turn."""
+    """A question or an answer."""
 
-    layout: Layout
-    change: Change | None = None
-    unfit: Reason | None = None
+    layout: Layout  # the normalised text
+    clean: Layout  # the same with placeholders; empty if the text is too long
+    change: Change | None
 
 
-def _clean_side(text: str, settings: CleanSettings) -> _Side:
-    layout = normalised(text)
+def _clean_side(text: str, layout: Layout, settings: CleanSettings) -> _Side:
     if len(layout.text) > settings.max_length:  # before the expensive checks
-        return _Side(Layout(""), Change(False, [], leave_out=True), Reason.TOO_LONG)
-    clean, change, _ = _scrubbed_side(text, layout, settings)
-    return _Side(clean, change, _unfit(layout, clean, settings))
+        return _Side(layout, Layout(""), Change(False, [], leave_out=True))
+    return _scrubbed_side(text, layout, settings)
 
 
 def _scrubbed_side(text: str, layout: Layout, settings: CleanSettings) -> _Side:
     said = _scrub(layout, settings) if settings.scrub_pii else Scrubbed(layout.text, {})
     change = Change(text != layout.text, said.finds) if said.text != text else None
-    return _Side(Layout(said.text) if said.finds else layout, change)
+    return _Side(layout, Layout(said.text) if said.finds else layout, change)
 
 
-def _unfit(layout: Layout, scrubbed: Layout, settings: CleanSettings) -> Reason | None:
+def _unfit(side: _Side, settings: CleanSettings) -> Reason | None:
+    layout, clean, change = side
+    if change and change.leave_out:
+        return Reason.TOO_LONG
     if not layout.text:
         return Reason.EMPTY
     if _fullness(layout.text) < settings.min_length:
         return Reason.TOO_SHORT
-    if is_inappropriate(scrubbed):
+    if is_inappropriate(clean):
         return Reason.INAPPROPRIATE
     if is_repetitive(layout):  # in the text before scrubbing: placeholders repeat themselves
         return Reason.REPETITIVE
-    return Reason.LOW_QUALITY if says_little(scrubbed) else None
+    return Reason.LOW_QUALITY if says_little(clean) else None
 
 
 def _teaches_nothing(question: Layout, answer: Layout, settings: CleanSettings) -> Reason | None:

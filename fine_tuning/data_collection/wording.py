@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from rapidfuzz.distance import OSA
 
 from fine_tuning.data_collection.plain_text import Layout
+from fine_tuning.data_collection.text_signs import ALL, FORMULA, KEPT, QUOTED, UNIT
 
 
 def fold(text: str) -> str:
@@ -30,11 +31,9 @@ def folded_words(text: str) -> list[str]:
 
 def _spaced(text: str) -> str:
     """Return `text` with a space for each punctuation mark, bracket and control character (see `_Marks`)."""
-    if text.isascii():
-        return text.translate(_MARKS)
-    # str.translate is slow for other texts: it looks up each of their characters in the table
+    # str.translate is slow: it looks up each character in the table
     tidy = text.encode("utf-8", "surrogatepass").translate(_ASCII_MARKS).decode("utf-8", "surrogatepass")
-    return _OTHER_SIGN.sub(lambda sign: _MARKS[ord(sign[0])], tidy)
+    return tidy if tidy.isascii() else _OTHER_SIGN.sub(lambda sign: _MARKS[ord(sign[0])], tidy)
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,12 @@ class Wording:
     @property
     def names(self) -> tuple[bool, ...]:
         """Whether each word is written like a name (with a capital letter), or is code."""
-        return tuple(not word or (not self.shouted and _has_capital(word)) for word in self.written)
+        return tuple(map(self.is_name, range(len(self.written))))
+
+    def is_name(self, index: int) -> bool:
+        """Return whether the word with this index is written like a name, or is code."""
+        word = self.written[index]
+        return not word or (not self.shouted and _has_capital(word))
 
 
 def _has_capital(word: str) -> bool:
@@ -65,8 +69,10 @@ def wording(text: str | Layout) -> Wording:
             words.append(part.text.strip("\n"))
             written.append("")
             continue
-        for index, piece in enumerate(_QUOTED_CODE.split(part.text) if "`" in part.text else (part.text,)):
-            said = "" if index % 2 else _without_marks(piece)
+        pieces = _QUOTED_CODE.split(part.text) if "`" in part.text else (part.text,)
+        signs = layout.signs if pieces == (layout.text,) else ALL
+        for index, piece in enumerate(pieces):
+            said = "" if index % 2 else _without_marks(piece, signs)
             words += [piece] if index % 2 else said.casefold().split()
             written += [""] if index % 2 else said.split()
     return Wording(tuple(words), tuple(written), layout.text == layout.text.upper())
@@ -124,17 +130,27 @@ _UNIT = re.compile(
 )
 
 
-def _without_marks(text: str) -> str:
-    """Return the words of prose, separated by spaces, without punctuation that does not change the meaning."""
+def _without_marks(text: str, signs: int) -> str:
+    """Return the words of prose, separated by spaces, without punctuation that does not change the meaning.
+
+    `signs` are those of the text (`text_signs.py`).
+    """
     if not text.isascii():
+        signs = ALL  # NFKC may add any of them
         text = _POWER.sub(lambda match: "^" + match[0], text)  # NFKC would make 10² into 102
         text = unicodedata.normalize("NFKC", text.translate(_TYPED_ALIKE))
-    if "'" in text or '"' in text:
-        text = _QUOTED.sub(r" \2 ", _APOSTROPHE.sub("", text))
+    if "'" in text:
+        text = _APOSTROPHE.sub("", text)
+    if signs & QUOTED and ("'" in text or '"' in text):
+        text = _QUOTED.sub(r" \2 ", text)
         # a quotation mark that closes nothing means feet or inches
         text = re.sub(r"(?<=\d)\s?'", "\u2032", re.sub(r'(?<=\d)\s?"', "\u2033", text))
-    if _BEGINS_UNIT.search(text):
+    if signs & (QUOTED | UNIT):
+        signs = ALL  # what is replaced may add any of them
+    if signs & UNIT and _BEGINS_UNIT.search(text):
         text = _UNIT.sub(lambda match: match[1] + re.sub(r"([A-Z])", "⇧\\1", match[2]), text)
+    if not signs & (FORMULA | KEPT):
+        return _spaced(text)
     in_formula = _IN_FORMULA.search(text) and _FORMULA.search(text)
     pieces, end = [], 0
     for match in _found(*(_KEPT_IN_FORMULA, _BEGINS_KEPT_IN_FORMULA) if in_formula else (_KEPT, _BEGINS_KEPT), text):
@@ -262,16 +278,29 @@ def gist(said: Wording) -> tuple[tuple[str, ...], tuple[bool, ...]]:
 
     Words that are written with a capital letter count as names, except the first.
     """
-    words: list[str] = []
-    names: list[bool] = []
-    for index, (word, named) in enumerate(zip(said.words, said.names, strict=True)):
-        named = named and index > 0  # the first word is capitalised as the beginning of the sentence
-        if word in _POLITE and not named:
-            continue
-        parts = _SHORT.get(word, (word,))
-        words += parts
-        names += (named, False)[: len(parts)]
-    return (tuple(words), tuple(names)) if words else (said.words, said.names)
+    kept = _without_polite(said)
+    if not kept:
+        return said.words, said.names
+    names = [each for index in kept for each in (_is_name(said, index), False)[: len(_parts(said.words[index]))]]
+    return topic(said), tuple(names)
+
+
+def topic(said: Wording) -> tuple[str, ...]:
+    """Return the words of a question without articles and polite words."""
+    return tuple(part for index in _without_polite(said) for part in _parts(said.words[index])) or said.words
+
+
+def _without_polite(said: Wording) -> list[int]:
+    """Return the indices of the words that are not polite words; a name is none."""
+    return [index for index, word in enumerate(said.words) if word not in _POLITE or _is_name(said, index)]
+
+
+def _is_name(said: Wording, index: int) -> bool:
+    return index > 0 and said.is_name(index)  # the first word is capitalised as the beginning of the sentence
+
+
+def _parts(word: str) -> tuple[str, ...]:
+    return _SHORT.get(word, (word,))
 
 
 def same_gist(words: Sequence[str], names: Sequence[bool], others: Sequence[str], other_names: Sequence[bool]) -> bool:

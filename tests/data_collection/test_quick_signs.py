@@ -9,6 +9,7 @@ from fine_tuning.data_collection import code_parts, empty_answers, inappropriate
 from fine_tuning.data_collection.plain_text import Layout
 from fine_tuning.data_collection.private_details import addresses, credentials
 from fine_tuning.data_collection.private_details.reading import Reading
+from fine_tuning.data_collection.text_signs import ALL
 
 _PIECES = """
     as an AI ai, I language model artificial intelligence I'm I’m i am can't cannot help with that
@@ -46,11 +47,11 @@ texts = st.lists(st.one_of(st.sampled_from([*_PIECES.split(), *_ODD]), st.text(m
 )
 
 
-def _always(text: str) -> bool:
+def _always(text: str, signs: int = ALL) -> bool:
     return True
 
 
-def _without(module: object, name: str, act: Callable[[], object], quick: Callable[[str], bool] = _always) -> object:
+def _without(module: object, name: str, act: Callable[[], object], quick: Callable[..., bool] = _always) -> object:
     """Return what `act` does without a quick look."""
     before = getattr(module, name)
     setattr(module, name, quick)
@@ -110,7 +111,7 @@ def test_words_of_keys_hit_at_random_have_a_sign(word: str) -> None:
 
 
 def test_runs_of_keys_have_a_sign() -> None:
-    assert all(any(sign in run for sign in empty_answers._SIGNS_OF_RUNS) for run in empty_answers._RUNS)
+    assert all(any(sign in run for sign in empty_answers._SIGNS_OF_RUNS) for run in empty_answers.RUNS)
 
 
 @settings(max_examples=400, deadline=None)

@@ -38,7 +38,7 @@ _STEMS = (
     "contraseña hasło lösenord şifre парол 密码 密碼 口令 パスワード 暗証番号 비밀 암호 รหัสผ่าน पासवर्ड كلمة סיסמה пин"
     " 密钥 密鑰 秘钥 令牌 トークン 秘密鍵 토큰 токен ключ คีย์ टोकन कुंजी مفتاح رمز"
 )
-_ALL_STEMS = (*_ASCII_STEMS, *_STEMS.split())
+ALL_STEMS = (*_ASCII_STEMS, *_STEMS.split())
 _END = rf"""\s"'`,;，。；、「」（）{UNSPACED}"""
 # The word, the sign or verb after it, and the value: in quotes, or up to a space or the next letter
 # of a script without spaces.
@@ -87,7 +87,7 @@ def credentials(reading: Reading) -> Iterator[Span]:
 
 def _names_one(text: str) -> bool:
     """Return whether a text may contain a word of `_ASSIGNED`. This is ten times as fast as the search itself."""
-    return any(map(small_letters(text).__contains__, _ASCII_STEMS if text.isascii() else _ALL_STEMS))
+    return any(map(small_letters(text).__contains__, _ASCII_STEMS if text.isascii() else ALL_STEMS))
 
 
 def _is_key(token: str) -> bool:
