@@ -10,8 +10,9 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -30,26 +31,53 @@ class AllCores:
         self._work = work
         self._wanted = cores() - 1 if children is None else children
         self._children: list[subprocess.Popen[bytes]] = []
+        self._threads: list[threading.Thread] = []  # one for each child, while it has work
+        self._waiting: deque[int] = deque()  # indices of the lines that no process has taken yet
 
     def __enter__(self) -> "AllCores":
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._waiting.clear()
         for child in self._children:
             child.kill()
             child.wait()
+        for thread in self._threads:
+            thread.join()
+        for child in self._children:
             for pipe in filter(None, (child.stdin, child.stdout)):
                 with suppress(OSError):  # unwritten input of a child that died
                     pipe.close()
 
     def apply(self, lines: Sequence[bytes]) -> list[bytes]:
         """Return the result of `work` for each line, in order. Raises what `work` raises."""
+        return self.begin(lines)()
+
+    def begin(self, lines: Sequence[bytes]) -> Callable[[], list[bytes]]:
+        """Let the children begin with `lines`, and return a function that helps them and returns what `apply` does.
+
+        The function must be called before the next `begin`.
+        """
         self._start()
         results: list[bytes | None] = [None] * len(lines)
-        waiting = deque(range(len(lines)))
-        with self._fed(lines, waiting, results):
-            while number := _next(waiting):
+        self._waiting = deque(range(len(lines)))
+        self._threads = [
+            threading.Thread(target=_feed, args=(child, lines, self._waiting, results), daemon=True)
+            for child in self._children
+        ]
+        for thread in self._threads:
+            thread.start()
+        return partial(self._finish, lines, results)
+
+    def _finish(self, lines: Sequence[bytes], results: list[bytes | None]) -> list[bytes]:
+        try:
+            while number := _next(self._waiting):
                 results[number[0]] = self._work(lines[number[0]])
+            for thread in self._threads:
+                thread.join()
+        except BaseException:
+            self.__exit__()
+            raise
         # compute what a child took but did not return, because it died
         return [self._work(line) if result is None else result for line, result in zip(lines, results, strict=True)]
 
@@ -61,29 +89,6 @@ class AllCores:
                 [sys.executable, "-P", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_environment()
             )
             self._children.append(child)
-
-    @contextmanager
-    def _fed(self, lines: Sequence[bytes], waiting: deque[int], results: list[bytes | None]) -> Iterator[None]:
-        """Let the children process lines while the `with` block runs, and wait for them at its end.
-
-        `waiting` holds the indices of the lines that no process has taken yet. The result of a line is
-        stored in `results` at the line's index.
-        """
-        threads = [
-            threading.Thread(target=_feed, args=(child, lines, waiting, results), daemon=True)
-            for child in self._children
-        ]
-        for thread in threads:
-            thread.start()
-        try:
-            yield
-        except BaseException:
-            waiting.clear()
-            self.__exit__()
-            raise
-        finally:
-            for thread in threads:
-                thread.join()
 
 
 def cores() -> int:

@@ -8,9 +8,9 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from hashlib import blake2b
-from itertools import islice
+from itertools import chain, islice
 
 from fine_tuning.branches import chosen_path, system_of
 from fine_tuning.conversation import Conversation, Turn, approved, parse_conversations
@@ -30,7 +30,7 @@ from fine_tuning.data_collection.turn_decisions import (
     Texts,
     carried_out,
     clean_text,
-    decide,
+    decide_all,
     decide_line,
     first_reason,
     rules,
@@ -174,30 +174,48 @@ class DataCleaner:
         return clean_text(text, self.settings)
 
     def _decided(self, conversations: Iterable[Conversation]) -> Iterator[tuple[Conversation, list[Decision]]]:
-        """Yield each conversation with the decisions on its turns. Decisions are made in large batches."""
+        """Yield each conversation with the decisions on its turns.
+
+        Decisions are made in large batches, those of the next batch in the children while this one is used.
+        """
         decider = _Decider(self.settings)
+        before: list[Conversation] = []
+        decided: Callable[[], list[Decision]] = list
         with AllCores(decide_line) as all_cores:
-            for batch in _batches(conversations):
-                decisions = iter(
-                    self._decide([turn for conversation in batch for turn in conversation.turns], decider, all_cores)
-                )
-                for conversation in batch:
+            for batch in chain(_batches(conversations), [[]]):
+                decisions = iter(decided())
+                decided = self._begin([turn for each in batch for turn in each.turns], decider, all_cores)
+                for conversation in before:
                     yield conversation, list(islice(decisions, len(conversation.turns)))
+                before = batch
 
-    def _decide(self, turns: Sequence[Turn], decider: "_Decider", all_cores: AllCores) -> list[Decision]:
-        """Return the decision on each turn: the stored one if it was made from the same texts and rules, else a new one.
+    def _begin(self, turns: Sequence[Turn], decider: "_Decider", all_cores: AllCores) -> Callable[[], list[Decision]]:
+        """Begin to decide on turns, and return a function that returns the decision on each.
 
-        New decisions are stored.
-        """  # noqa: E501
+        It is the stored one if that was made from the same texts and rules, else a new one, which is stored.
+        """
         texts = [texts_to_clean(turn) for turn in turns]
         if self._kept is None:
-            return [decision for decision, _ in decider.decide(texts, all_cores)]
+            made = decider.begin(texts, all_cores)
+            return lambda: [decision for decision, _ in made()]
         made_from = list(map(decider.hash, texts))
         known = self._kept.get([turn.id for turn in turns])
         kept = [known.get(turn.id, (b"", "")) for turn in turns]
         new = [number for number, made in enumerate(made_from) if kept[number][0] != made]
-        decided = dict(zip(new, decider.decide([texts[number] for number in new], all_cores), strict=True))
-        if new:
+        return partial(
+            self._decisions, turns, made_from, kept, new, decider.begin([texts[number] for number in new], all_cores)
+        )
+
+    def _decisions(
+        self,
+        turns: Sequence[Turn],
+        made_from: Sequence[bytes],
+        kept: Sequence[tuple[bytes, str]],
+        new: Sequence[int],
+        made: "_Made",
+    ) -> list[Decision]:
+        decided = dict(zip(new, made(), strict=True))
+        if self._kept and new:
             self._kept.put((turns[number].id, made_from[number], text) for number, (_, text) in decided.items())
         return [
             decided[number][0] if number in decided else Decision.read(text) for number, (_, text) in enumerate(kept)
@@ -352,18 +370,19 @@ class _Decider:
         found.update(repr(texts).encode())
         return found.digest()
 
-    def decide(self, turns: Sequence[Texts], all_cores: AllCores) -> list[tuple[Decision, str]]:
-        """Return (decision, decision as text) for each turn. Many turns are distributed over all cores."""
+    def begin(self, turns: Sequence[Texts], all_cores: AllCores) -> "_Made":
+        """Begin to decide on turns, and return what returns the decisions. Many are distributed over all cores."""
         if len(turns) < _MANY:
-            return [(decision, decision.written()) for decision in (decide(texts, self._settings) for texts in turns)]
+            return lambda: [(decision, decision.written()) for decision in decide_all(turns, self._settings)]
         pieces = [turns[first : first + _PIECE] for first in range(0, len(turns), _PIECE)]
-        done = all_cores.apply([json.dumps([asdict(self._settings), piece]).encode() for piece in pieces])
-        return [(Decision.read(text), text) for line in done for text in json.loads(line)]
+        done = all_cores.begin([json.dumps([asdict(self._settings), piece]).encode() for piece in pieces])
+        return lambda: [(Decision.read(text), text) for line in done() for text in line.decode().split("\t")]
 
 
+_Made = Callable[[], list[tuple[Decision, str]]]  # returns (decision, decision as text) for each turn
 _SYSTEMS = 64  # clean system prompts kept in memory: most chats share a few
 _MANY = 2000  # from this many turns on, child processes save more than the half second that starting them takes
-_PIECE = 250  # turns given to a core at once
+_PIECE = 500  # turns given to a core at once
 _BATCH = 10_000  # turns decided on at once
 
 

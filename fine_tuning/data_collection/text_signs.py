@@ -54,6 +54,7 @@ class Batch:
         self.size = int(sizes.sum()) + len(pieces) + 1  # with the NUL after the last text
         self.bytes = np.frombuffer(b"\0" + b"\0".join(pieces) + bytes(_LONGEST), np.uint8)
         self.places: Places = self.bytes.astype(np.intp)  # the bytes as indices of a table
+        self.pairs: Places = self.places[:-1] | self.places[1:] << 8  # two bytes as an index
 
     def looked_up(self, table: npt.NDArray[_Entry]) -> npt.NDArray[_Entry]:
         """Return the entry of `table` for each byte."""
@@ -102,17 +103,19 @@ class Sequences:
         sequences = [_CHARACTER.findall(sequence) for each in wanted.values() for sequence in each]
         if len(sequences) > _MOST or max(map(len, sequences)) > _LONGEST:
             raise ValueError("too many sequences, or a sequence is too long")
-        self._tables = np.zeros((_LONGEST, 256), np.uint64)
+        tables = np.zeros((_LONGEST, 256), np.uint64)
         for number, sequence in enumerate(sequences):
             bit = np.uint64(1 << number)
-            for place, table in enumerate(self._tables):
+            for place, table in enumerate(tables):
                 table[table_of(sequence[place]) if place < len(sequence) else slice(None)] |= bit
+        # of two places at once, by the pair of bytes there
+        self._tables = (tables[1::2, :, np.newaxis] & tables[::2, np.newaxis, :]).reshape(-1, 1 << 16)
 
     def at(self, batch: Batch) -> Bits:
         """Return for each byte the bits of the sequences that begin there."""
-        found: Bits = self._tables[0][batch.places[: batch.size]]
-        for place in range(1, _LONGEST):
-            found &= self._tables[place][batch.places[place : batch.size + place]]
+        found: Bits = self._tables[0][batch.pairs[: batch.size]]
+        for place, table in enumerate(self._tables[1:], 1):
+            found &= table[batch.pairs[2 * place : batch.size + 2 * place]]
         return found
 
     def has(self, sign: int, found: Bits) -> npt.NDArray[np.bool_]:

@@ -140,7 +140,10 @@ class Decision(NamedTuple):
             name: [*change[:1], [list(find) for find in change.finds], *change[2:]]
             for name, change in self.changes.items()
         }
-        return json.dumps([self.unfit, changes, self.original_fits, self.wording.hex()])
+        unfit = f'"{self.unfit}"' if self.unfit else "null"
+        fits = "true" if self.original_fits else "false"
+        # json.dumps for all of it takes four times as long
+        return f'[{unfit}, {json.dumps(changes) if changes else "{}"}, {fits}, "{self.wording.hex()}"]'
 
     @staticmethod
     def read(text: str) -> "Decision":
@@ -164,13 +167,13 @@ def rules() -> list[str]:
 
 
 def decide_line(line: bytes) -> bytes:
-    """Return the decisions on many turns as a JSON list of `Decision.written`.
+    """Return the decisions on many turns, each as `Decision.written`, with tabs between them.
 
     `line` is JSON: [fields of CleanSettings, list of the turns' `Texts`].
     """
     settings, turns = json.loads(line)
     limits = CleanSettings(**settings)
-    return json.dumps([decision.written() for decision in decide_all(turns, limits)]).encode()
+    return "\t".join(decision.written() for decision in decide_all(turns, limits)).encode()
 
 
 def texts_to_clean(turn: Turn) -> Texts:

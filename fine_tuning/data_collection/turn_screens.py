@@ -101,7 +101,6 @@ _HASHES = np.random.default_rng(0).integers(1 << 48, size=0x10000, dtype=np.uint
 _HASHES = np.where(_SPACE, 0, np.where(_LETTERS_ONLY, _HASHES << 16, 1)).astype(np.uint64)
 _LEAST_DIGITS = {PHONE: 7, SSN: 9, CARD: 12}
 _LEAST_LONG = {SECRET: 15, REPEATED: 40}  # characters without a space
-_LEAST_RUN = 8  # times that one character is repeated
 
 
 def screen(layouts: Sequence[Layout]) -> None:
@@ -123,8 +122,7 @@ def screen(layouts: Sequence[Layout]) -> None:
     for sign, least in _LEAST_LONG.items():
         signs[_texts_with_gaps(batch, spaces, least + 1)] |= sign
     signs[_may_repeat_words(batch, spaces)] |= REPEATED
-    changes = np.flatnonzero(np.diff(batch.bytes[: batch.size + 1]))
-    signs[_texts_with_gaps(batch, changes, _LEAST_RUN)] |= REPEATED
+    signs[batch.numbers_of(_runs(batch))] |= REPEATED
     numbers, of_stems = _stems(batch)
     np.bitwise_or.at(signs, numbers, of_stems)
     for layout, sign in zip(layouts, signs.tolist(), strict=True):
@@ -136,6 +134,14 @@ def _texts_with_gaps(batch: Batch, places: Places, least: int) -> Places:
     return batch.numbers_of(places[:-1][np.diff(places) >= least])
 
 
+def _runs(batch: Batch) -> Places:
+    """Return the places at which eight equal characters begin."""
+    equal = batch.bytes[1:] == batch.bytes[:-1]  # two
+    for further in (1, 2, 3):
+        equal = equal[:-further] & equal[further:]  # three, five, eight
+    return np.flatnonzero(equal)
+
+
 def _may_repeat_words(batch: Batch, spaces: Places) -> npt.NDArray[np.bool_]:
     """Return for each text whether its words may repeat themselves (`text_quality.is_repetitive`).
 
@@ -143,7 +149,7 @@ def _may_repeat_words(batch: Batch, spaces: Places) -> npt.NDArray[np.bool_]:
     those in its second half. `spaces` are the places of spaces and line ends, and of the NULs between texts.
     """
     words = np.add.reduceat(batch.looked_up(_HASHES), spaces)  # of the characters from each space to the next
-    numbers = batch.numbers_of(spaces)
+    numbers = np.cumsum(batch.bytes[spaces] == 0) - 1
     filled = np.diff(spaces, append=batch.size) > 1
     words, numbers = words[filled], numbers[filled]
     counts = np.bincount(numbers, minlength=len(batch.starts))

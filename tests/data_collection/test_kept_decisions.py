@@ -27,6 +27,7 @@ from fine_tuning.data_collection.turn_decisions import (
     carried_out,
     clean_turn,
     decide,
+    decide_all,
     decide_line,
     texts_to_clean,
 )
@@ -49,9 +50,9 @@ def logger(home: Path) -> ConversationLogger:
 
 @pytest.fixture
 def decided(monkeypatch: pytest.MonkeyPatch) -> list[Texts]:
-    """What `decide` is asked, in this process."""
+    """What `decide_all` is asked, in this process."""
     asked: list[Texts] = []
-    monkeypatch.setattr(data_cleaner, "decide", lambda texts, settings: asked.append(texts) or decide(texts, settings))
+    monkeypatch.setattr(data_cleaner, "decide_all", lambda turns, by: asked.extend(turns) or decide_all(turns, by))
     return asked
 
 
