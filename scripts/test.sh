@@ -79,5 +79,4 @@ export BYOAI_TEST_BASE_GGUF
 lint
 start_server "$ollama"
 cd "$ROOT"
-# Tests wait for half of their time, so three processes keep two cores busy.
-"$VENV/bin/python" -m pytest --numprocesses 3 --dist loadgroup "$@"
+"$VENV/bin/python" -m pytest --numprocesses logical --maxprocesses 2 --dist loadgroup "$@"
