@@ -139,8 +139,12 @@ def views_of_dialogs(chat: str, job: str) -> list[View]:
 
 def in_section(name: str) -> Callable[[Page], None]:
     def choose(page: Page) -> None:
-        page.get_by_role("radio", name=name).click()
-        expect(page.get_by_role("radio", name=name)).to_be_checked()
+        section = page.get_by_role("radio", name=name)
+        if not section.is_checked():
+            drawn = page.evaluate("window.timesDrawn")
+            section.click()
+            page.wait_for_function("drawn => window.timesDrawn > drawn", arg=drawn)
+        expect(section).to_be_checked()
         if name == "3 Settings":
             expect(page.get_by_role("heading", name="Summary")).to_be_visible(timeout=GENERATED)
 
@@ -184,8 +188,16 @@ def look_at_all(chromium: Browser, site: str, name: str, views: Sequence[View]) 
 
 
 def opened(chromium: Browser, device: dict[str, Any]) -> Page:
+    """Open a tab that counts in `window.timesDrawn` how often Streamlit has begun to draw its page."""
     page = chromium.new_context(**device).new_page()
     page.set_default_timeout(SOON)
+    page.add_init_script(
+        """window.timesDrawn = 0
+        new MutationObserver((changes) => {
+            const state = changes[0].target.dataset.testScriptState
+            window.timesDrawn += state === "running" || state === "rerunRequested"
+        }).observe(document, {subtree: true, attributeFilter: ["data-test-script-state"]})"""
+    )
     return page
 
 
@@ -197,7 +209,7 @@ def faults_in_looks(page: Page, name: str) -> list[str]:
         page.emulate_media(color_scheme="dark" if look == "dark" else "light")
         expect(page.get_by_test_id("stApp")).to_have_css("background-color", DARK if look == "dark" else LIGHT)
         keep_picture(page, f"{name}-{look}")
-        found += [f"{name}, {look}: {fault}" for fault in (*faults_of(page, look), *overflow(page))]
+        found += [f"{name}, {look}: {fault}" for fault in (*lasting_faults(page, look), *overflow(page))]
     page.emulate_media(color_scheme="light")
     return found
 
@@ -209,6 +221,15 @@ def settled(page: Page) -> None:
     expect(page.locator('[data-stale="true"]')).to_have_count(0)
     expect(page.get_by_test_id("stSkeleton")).to_have_count(0)
     page.evaluate("document.fonts.ready.then(() => true)")
+
+
+def lasting_faults(page: Page, look: str) -> list[str]:
+    """Return the faults that are still found when all is drawn: what is drawn anew is dimmed for a moment."""
+    found = faults_of(page, look)
+    if found:
+        settled(page)
+        found = faults_of(page, look)
+    return found
 
 
 def faults_of(page: Page, look: str) -> list[str]:
