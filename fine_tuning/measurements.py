@@ -25,7 +25,7 @@ def recall(key: str) -> dict[str, Any] | None:
 
 
 def keep(key: str, values: Mapping[str, object]) -> None:
-    """Store JSON-able values under `key`; if the file cannot be written, the next `recall` returns None."""
+    """Store values that JSON can represent under `key`. If the file cannot be written, nothing is stored."""
     newest = sorted(_read().items(), key=lambda each: each[1]["time"])[1 - _MOST :]
     with suppress(OSError):
         paths.write_json(_file(), {**dict(newest), key: {"time": time.time(), "values": dict(values)}})

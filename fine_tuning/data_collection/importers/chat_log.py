@@ -173,8 +173,10 @@ def _day(text: str) -> date | None:
         if found := form.search(text):
             with suppress(ValueError):
                 return datetime.strptime(re.sub(" +", " ", found[0]), written).date()
-    options = [tuple(map(int, found.groups())) for found in [_YEAR_FIRST.search(text)] if found]
-    if not options and (found := _YEAR_LAST.search(text)):
+    options: list[tuple[int, int, int]] = []
+    if found := _YEAR_FIRST.search(text):
+        options = [(int(found[1]), int(found[2]), int(found[3]))]
+    elif found := _YEAR_LAST.search(text):
         one, two, year = map(int, found.groups())
         options = [(year, one, two), (year, two, one)] if "/" in found[0] else [(year, two, one), (year, one, two)]
     days = []

@@ -265,17 +265,22 @@ def rated(said: Sequence[Said], record: JsonObject) -> list[Said]:
     return [*said[:-1], replace(said[-1], rating="up" if label else "down")]
 
 
+QUESTION_MARKS = ("?", "？", "؟")
 _LONGEST_TASK = 60  # characters; a longer text is an instruction and no label
 
 
 def task_in(record: object, *keys: str) -> JsonObject:
     """Return {"task": label}, for the metadata of a record's turns, if it names its task under one of `keys`; else {}.
 
-    The label is on one line. A text that is too long for a label is left out.
+    What is no label (`as_task`) is left out.
     """
-    found = next((record[key] for key in keys if record.get(key)), None) if isinstance(record, dict) else None
-    label = " ".join(found.split()) if isinstance(found, str) else ""
-    return {"task": label} if 0 < len(label) <= _LONGEST_TASK else {}
+    return as_task(next((record[key] for key in keys if record.get(key)), None)) if isinstance(record, dict) else {}
+
+
+def as_task(label: object) -> JsonObject:
+    """Return {"task": label} with the label on one line; {} for what is no text, blank, or too long for a label."""
+    words = " ".join(label.split()) if isinstance(label, str) else ""
+    return {"task": words} if 0 < len(words) <= _LONGEST_TASK else {}
 
 
 # Access to the values of records, which may have any type

@@ -5,9 +5,8 @@ The answer is what follows, until the next question or the next heading of the s
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 
-from fine_tuning.data_collection.importers.chats import Chat, Fault, Said
+from fine_tuning.data_collection.importers.chats import QUESTION_MARKS, Chat, Fault, Said
 from fine_tuning.data_collection.importers.records import numbered_lines
 from fine_tuning.data_collection.importers.shape import Importer, Source
 
@@ -19,7 +18,6 @@ _FORMS = (
 _NUMBER = re.compile(r"(?:Q(?:uestion)?\s*\d*\s*[:.)]|\d+[.)])\s*", re.IGNORECASE)  # "Q1:", "3."
 _ANSWER = re.compile(r"\s*(?:\*\*)?A(?:nswer)?\s*\d*\s*[:.)](?:\*\*)?\s*", re.IGNORECASE)
 _BREAKS = re.compile(r"(?:([-*_])\s?){3,}|</?details[^>]*>|<br\s*/?>")
-_MARKS = ("?", "？", "؟")
 _LONGEST = 10_000  # lines of one answer
 
 
@@ -37,7 +35,7 @@ def _level(lines: Sequence[str]) -> str:
     for line in lines:
         level, text = _heading(line)
         if level:
-            levels.setdefault(level, []).append(text.endswith(_MARKS))
+            levels.setdefault(level, []).append(text.endswith(QUESTION_MARKS))
     fit = {level: sum(asks) for level, asks in levels.items() if sum(asks) >= 2 and 2 * sum(asks) >= len(asks)}
     return max(fit, key=lambda level: fit[level], default="")
 
@@ -53,7 +51,7 @@ def _read(source: Source) -> Iterator[Chat | Fault]:
             ends = level == wanted or (level[:1] == "#" and (wanted[:1] != "#" or len(level) < len(wanted)))
             if ends:
                 yield from _chat(question, told, place)
-                question, told, place = title if title.endswith(_MARKS) else "", [], f"line {number}"
+                question, told, place = title if title.endswith(QUESTION_MARKS) else "", [], f"line {number}"
             elif question and len(told) < _LONGEST:
                 told.append(line)
     yield from _chat(question, told, place)
@@ -61,9 +59,8 @@ def _read(source: Source) -> Iterator[Chat | Fault]:
 
 def _chat(question: str, told: list[str], place: str) -> Iterator[Chat]:
     lines = list(told)
-    with suppress(IndexError):  # nothing is left
-        while not lines[-1].strip() or _BREAKS.fullmatch(lines[-1].strip()):
-            lines.pop()
+    while lines and (not lines[-1].strip() or _BREAKS.fullmatch(lines[-1].strip())):
+        lines.pop()
     text = "\n".join(lines).strip()
     found = _ANSWER.match(text)
     answer = text[found.end() :] if found else text

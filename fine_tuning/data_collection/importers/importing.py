@@ -12,7 +12,7 @@ from fine_tuning.conversation import Turn
 from fine_tuning.data_collection import chat_labels
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.documents.entailment import Judge
-from fine_tuning.data_collection.importers.chats import BadRecord, Entry, Fault, entries_of, task_in
+from fine_tuning.data_collection.importers.chats import BadRecord, Entry, Fault, as_task, entries_of
 from fine_tuning.data_collection.importers.files import Member, members_of
 from fine_tuning.data_collection.importers.huggingface import PREFIX, Dataset, is_dataset
 from fine_tuning.data_collection.importers.records import Look
@@ -232,7 +232,7 @@ def _read(places: Sequence[str | Path], wanted: Wanted, report: Report, progress
         for format, importer, source in readings:
             report.readings += 1
             told: JsonObject = {key: fact for key, fact in {**facts, "format": format}.items() if fact}
-            noted = {"source": told, "import": report.id, **task_in({"task": wanted.task}, "task")}
+            noted = {"source": told, "import": report.id, **as_task(wanted.task)}
             try:
                 for entry in _entries(format, importer, source, noted, report):
                     progress.watch.stop_if_asked()

@@ -83,8 +83,7 @@ def sides_of(messages: Iterable[object]) -> dict[str, Role]:
     If the others are only users, a speaker with another name, such as that of a model, is the assistant;
     if they are only assistants, the user. Where a user talks with "system" alone, this is the assistant.
     """
-    found = [unwrapped(each) for each in messages if isinstance(each, dict)]
-    spoken = [each for each in found if any(each.get(key) for key in _CONTENTS)]
+    spoken = [unwrapped(each) for each in messages if isinstance(each, dict) and has_content(each)]
     roles = [role_of(each) for each in spoken]
     known = {role for role in roles if role in ("user", "assistant")}
     told: dict[str, Role] = {

@@ -6,7 +6,7 @@ record is searched.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fine_tuning.data_collection.importers.chats import Chat, Fault
@@ -59,7 +59,7 @@ def _part(source: Source, values: Sequence[object], place: str) -> Source:
 
 def _placed(chats: Iterator[Chat | Fault], place: str) -> Iterator[Chat | Fault]:
     for chat in chats:
-        yield Chat(chat.said, chat.id, chat.joint, place, chat.facts) if isinstance(chat, Chat) else chat
+        yield replace(chat, place=place) if isinstance(chat, Chat) else chat
 
 
 def _found(value: object, left: list[int], depth: int = 0) -> Iterator[Found]:

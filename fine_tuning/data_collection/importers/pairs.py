@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from fine_tuning.data_collection.importers.chats import (
+    QUESTION_MARKS,
     BadRecord,
     Chat,
     Rating,
@@ -222,15 +223,15 @@ def _pair(record: object) -> _Names:
     asked, answered = asked or _with_word(names, _ASKED_WORDS), answered or _with_word(names, _ANSWERED_WORDS)
     if answered and not asked:
         asked = _with_word(names, frozenset(("description", "problem", "issue")))
-    is_title = asked.casefold() == "title" if asked else False
-    return _Names(asked, answered, first_of(_CONTEXT), first_of(_BODIES) if is_title else "")
+    body = first_of(_BODIES) if asked.casefold() == "title" else ""
+    return _Names(asked, answered, first_of(_CONTEXT), body)
 
 
 def _is_map(record: object) -> bool:
     """Return whether an object has questions as keys and their answers as values: {"What is tea?": "A drink."}."""
     if not isinstance(record, dict) or len(record) < 2 or not all(isinstance(each, str) for each in record.values()):
         return False
-    asks = sum(str(key).rstrip().endswith(("?", "？", "؟")) for key in record)
+    asks = sum(str(key).rstrip().endswith(QUESTION_MARKS) for key in record)
     return 3 * asks >= 2 * len(record)
 
 

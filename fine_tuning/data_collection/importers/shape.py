@@ -1,7 +1,7 @@
 """Define what an importer is: how it recognises its format, and how it turns records into chats."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from fine_tuning.data_collection.documents.entailment import Judge
@@ -111,7 +111,7 @@ def each(
             try:
                 task = task_in(record.value, "task", *tasks)
                 for chat in convert(record.value, source):
-                    yield Chat(chat.said, chat.id, chat.joint, record.place, {**task, **chat.facts})
+                    yield replace(chat, place=record.place, facts={**task, **chat.facts})
             except UNREADABLE as error:
                 yield spoilt(error, record.place, expected, record.value)
 
