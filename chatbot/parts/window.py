@@ -1,9 +1,9 @@
-"""Run a script in the browser: it applies the theme, closes a narrow side bar, and tells of a lost server.
+"""Run a script in the browser for the theme, the side bar of a narrow window, and a server that is gone.
 
 Streamlit keeps the theme for each page's address by itself, without a way to set it from Python. It
 closes the side bar only on devices that call themselves phones, and opens it again at the next
-visit, which would hide the page on a narrow window. Of a lost server it says what is not true of
-byoai.
+visit, which would hide the page on a narrow window. When the server is gone, it blames the internet
+connection.
 """
 
 import json

@@ -54,7 +54,7 @@ def _key(name: str) -> str:
 
 
 def _sender(found: Mapping[str, Any]) -> str:
-    """Return the name of a message's sender; iMazing names none for what its user sent."""
+    """Return the name of a message's sender: "Me" for what the user of iMazing sent, where it names nobody."""
     name = _named(_first(found, _NAMES))
     return name or ("Me" if str(found.get("type")).lower() in ("outgoing", "sent") else "")
 
