@@ -16,7 +16,9 @@ Serve = Callable[..., str]
 
 
 def ask(page: Page, text: str) -> None:
+    """Send a question; the field takes none while an attached file is on its way."""
     page.get_by_test_id("stChatInputTextArea").fill(text)
+    expect(page.get_by_test_id("stChatInputSubmitButton")).to_be_enabled()
     page.get_by_test_id("stChatInputTextArea").press("Enter")
 
 
