@@ -1,8 +1,9 @@
 """Import chats from elsewhere into the log: preview them, log them under one import id, list and undo imports."""
 
+import os
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import islice
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from fine_tuning.conversation import Turn
 from fine_tuning.data_collection import chat_labels
+from fine_tuning.data_collection.all_cores import AllCores, cores
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.documents.entailment import Judge
 from fine_tuning.data_collection.importers.chats import BadRecord, Entry, Fault, as_task, entries_of
@@ -25,6 +27,7 @@ from fine_tuning.data_collection.importers.table import (
     looked_at,
     recognised,
 )
+from fine_tuning.data_collection.log_index import update_index
 from fine_tuning.data_collection.planted_phrases import PlantedPhrase, PlantedPhrases
 from fine_tuning.errors import Cancelled, DataError
 from fine_tuning.events import Watch
@@ -32,6 +35,7 @@ from fine_tuning.json_values import JsonObject
 
 _BATCH = 2_000  # turns written at once, at most
 _BATCH_TEXT = 8 << 20  # characters of a batch at which it is written, with fewer turns
+_MANY = 5  # batches from which on a child process saves more than the half second that its start takes
 _SHOWN = 20  # faults, and unread files, that a report names
 
 
@@ -118,8 +122,7 @@ def import_files(
     watch, report = watch or Watch(), Report(id or new_id(), logged=log.index.count())
     try:
         with watch.stage("Importing"):
-            for batch in _batches(_read(places, wanted or Wanted(), report, _Progress(watch))):
-                report.added += log.log_imported(batch)
+            _log(log, _batches(_read(places, wanted or Wanted(), report, _Progress(watch))), report)
     except Cancelled as error:
         undo = (
             f"remove them with byoai import --undo {report.id}, or import again to add the rest"
@@ -132,6 +135,18 @@ def import_files(
         name = wanted.source if wanted and wanted.source else _name(places[0])
         chat_labels.keep_together(log.index.sessions_of_import(report.id), name)
     return report
+
+
+def _log(log: ConversationLogger, batches: Iterable[list[Entry]], report: Report) -> None:
+    """Log the batches. While one is read, a child process adds the previous one to the log's index."""
+    indexed: Callable[[], object] = list
+    with AllCores(update_index, min(cores() - 1, 1)) as child:
+        for number, batch in enumerate(batches, 1):
+            indexed()
+            report.added += log.log_imported(batch)
+            if number >= _MANY:
+                indexed = child.begin([os.fsencode(log.path)])
+        indexed()
 
 
 def new_id() -> str:

@@ -1,6 +1,7 @@
 """An import is one step: previewed, written in batches, listed, taken back to the byte."""
 
 import json
+import os
 import shutil
 import sqlite3
 import zipfile
@@ -10,8 +11,9 @@ from test_formats import EXPECTED
 
 from fine_tuning import paths
 from fine_tuning.cli.main import main
+from fine_tuning.data_collection.all_cores import AllCores
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
-from fine_tuning.data_collection.importers import files
+from fine_tuning.data_collection.importers import files, importing
 from fine_tuning.data_collection.importers.importing import Wanted, import_files, imports, preview, undo
 from fine_tuning.errors import Cancelled, DataError
 from fine_tuning.events import Count, Event, Stage, Watch
@@ -177,6 +179,36 @@ def test_progress_is_told_and_a_stop_is_heard(log, tmp_path):
 
 
 # Folders and archives
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_the_index_is_whole_after_a_long_import_also_where_its_child_is_killed(log, tmp_path, monkeypatch, killed):
+    begin, children = AllCores.begin, set()
+
+    def begun(self, lines):
+        done = begin(self, lines)
+        children.update(child.pid for child in self._children)
+        for child in self._children if killed else ():
+            child.kill()
+        return done
+
+    monkeypatch.setattr(AllCores, "begin", begun)
+    monkeypatch.setattr(importing, "_BATCH", 50)
+    monkeypatch.setattr(importing, "_MANY", 2)
+    monkeypatch.setattr(importing, "cores", lambda: 2)
+    assert import_files(log, [write_alpaca(tmp_path / "many.json", 500)]).added == 500
+    (child,) = children
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
+    with sqlite3.connect(paths.state_db()) as database:
+        columns = "id, session, start, length, answered, state_hash, text"
+        query = f"SELECT {columns} FROM log_turns JOIN log_texts ON key = log_texts.rowid ORDER BY start"
+        indexed = database.execute(query).fetchall()
+        assert database.execute("SELECT turns, size FROM logs").fetchone() == (500, log.path.stat().st_size)
+        database.execute("UPDATE logs SET tail = 0, size = 0")  # so that it is made anew
+        database.commit()
+        log.index.mark()
+        assert len(indexed) == 500 and database.execute(query).fetchall() == indexed
 
 
 def test_a_folder_is_read_whole_and_what_is_unknown_in_it_is_named(log, sample, tmp_path):
