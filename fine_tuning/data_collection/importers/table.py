@@ -20,8 +20,10 @@ from fine_tuning.data_collection.importers.faq import FAQ
 from fine_tuning.data_collection.importers.files import Member
 from fine_tuning.data_collection.importers.gemini import GEMINI
 from fine_tuning.data_collection.importers.gemini_html import GEMINI_HTML
+from fine_tuning.data_collection.importers.hangouts import HANGOUTS
 from fine_tuning.data_collection.importers.huggingface import Dataset
 from fine_tuning.data_collection.importers.jan import JAN
+from fine_tuning.data_collection.importers.kobold import KOBOLD
 from fine_tuning.data_collection.importers.lm_studio import LM_STUDIO
 from fine_tuning.data_collection.importers.messages import MESSAGE_LIST, MESSAGES
 from fine_tuning.data_collection.importers.messenger import MESSENGER
@@ -41,6 +43,7 @@ from fine_tuning.data_collection.importers.slack import SLACK
 from fine_tuning.data_collection.importers.telegram import TELEGRAM
 from fine_tuning.data_collection.importers.templated import TEMPLATED
 from fine_tuning.data_collection.importers.text_generation_webui import TEXT_GENERATION_WEBUI
+from fine_tuning.data_collection.importers.vscode import VSCODE
 from fine_tuning.data_collection.importers.whatsapp import WHATSAPP
 from fine_tuning.errors import ConfigError, DataError
 
@@ -59,9 +62,12 @@ IMPORTERS: dict[str, Importer] = {
     "cherry-studio": CHERRY_STUDIO,
     "sillytavern": SILLYTAVERN,
     "text-generation-webui": TEXT_GENERATION_WEBUI,
+    "kobold": KOBOLD,
+    "vscode": VSCODE,
     "llm": LLM,
     "telegram": TELEGRAM,
     "messenger": MESSENGER,
+    "hangouts": HANGOUTS,
     "discord": DISCORD,
     "slack": SLACK,
     "byoai": OWN,

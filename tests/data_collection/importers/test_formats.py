@@ -329,6 +329,57 @@ EXPECTED = {
         [0, 1, 1],
         ["record 3: expected a dialogue"],
     ),
+    "vscode_chat.json": (
+        "vscode",
+        {},
+        [
+            (
+                "How deep is the lake?",
+                "It says in `lake.txt`: forty metres.",
+                "2023-11-14T22:13:20",
+                {
+                    "model": "copilot/small",
+                    "thoughts": "See the map.",
+                    "parts": [{"role": "assistant", "part": {"kind": "mcpServersStarting", "didStartServerIds": []}}],
+                    "rating": "up",
+                },
+            ),
+            (
+                "Write it down.",
+                "I will.\n\nDone.",
+                "",
+                {"parts": [{"role": "assistant", "part": {"kind": "textEditGroup", "edits": [[{"text": "40"}]]}}]},
+            ),
+        ],
+        [0, 0],
+        ["record 3: expected a message as text, found a list"],
+    ),
+    "kobold.json": (
+        "kobold",
+        {},
+        [
+            ("How deep is the lake?", "Forty metres.", "", {"system": "Answer briefly."}),
+            ("And the pond?", "Two.", "", {}),
+        ],
+        [0, 0],
+        [],
+    ),
+    "Hangouts.json": (
+        "hangouts",
+        {"me": "kim"},
+        [
+            ("How deep is the lake?", "Forty metres.\nCold.", "2023-11-14T22:14:20", {}),
+            (
+                "",
+                "Nice.",
+                "2023-11-14T22:14:40",
+                {"parts": [{"role": "user", "part": {"embed_item": {"type": ["PLUS_PHOTO"]}}}]},
+            ),
+            ("And the pond?", "Two.", "2023-11-14T22:13:21", {}),
+        ],
+        [0, 0, 1],
+        ["record 3: expected segments as a list of objects, found text"],
+    ),
     "faq.md": (
         "faq",
         {},
@@ -1330,3 +1381,35 @@ def test_a_log_of_a_user_and_a_machine_needs_no_name(log, tmp_path, form):
     file.write_text("".join(f"{form.format(n, name, text)}\n" for n, (name, text) in enumerate(said)))
     import_files(log, [file])
     assert [(turn.user_message, turn.bot_response) for turn in log.turns()] == [("q", "a"), ("q2", "a2")]
+
+
+@pytest.mark.parametrize(
+    ("actions", "settings"),
+    [
+        (["\nq\nBot: a", "\nKim: q2\nBot:", " a2"], {"chatname": "Kim", "chatopponent": "Bot||$||Cat"}),
+        (["{{[INPUT]}}q{{[INPUT_END]}}{{[OUTPUT]}}a{{[OUTPUT_END]}}", "{{[INPUT]}}q2{{[OUTPUT]}}", "a2"], {}),
+        (["\n> q\n\na", "\n\n> q2\n", "a2"], {"chatname": "You", "chatopponent": ""}),
+        (
+            [
+                "<|im_start|>user\nq<|im_end|>\n",
+                "<|im_start|>assistant\na",
+                "<|im_start|>user\nq2\n<|im_start|>model\na2",
+            ],
+            {},
+        ),
+    ],
+)
+def test_the_modes_of_kobold(log, tmp_path, actions, settings):
+    prompt = "Kim:" if actions[0] == "\nq\nBot: a" else ""
+    file = tmp_path / "story.json"
+    story = {"gamestarted": True, "prompt": prompt, "actions": actions, "savedsettings": settings}
+    file.write_text(json.dumps(story))
+    import_files(log, [file])
+    assert [(turn.user_message, turn.bot_response) for turn in log.turns()] == [("q", "a"), ("q2", "a2")]
+
+
+def test_a_story_without_turns_is_set_aside(log, tmp_path):
+    file = tmp_path / "story.json"
+    file.write_text(json.dumps({"gamestarted": True, "prompt": "It was dark.", "actions": [" The wind blew."]}))
+    (fault,) = import_files(log, [file]).faults
+    assert "found a story without them" in fault.reason
