@@ -48,8 +48,13 @@ def _read(source: Source) -> Iterator[Chat | Fault]:
         if isinstance(record, Fault):
             yield record
             continue
-        for importer, values in _found(record.value, [-1]):
-            yield from _placed(importer.read(_part(source, values, record.place)), record.place)
+        yield from chats_within(record.value, record.place, source)
+
+
+def chats_within(value: object, place: str, source: Source) -> Iterator[Chat | Fault]:
+    """Yield the chats of all records within a value. `place` says where in the source the value is."""
+    for importer, values in _found(value, [-1]):
+        yield from _placed(importer.read(_part(source, values, place)), place)
 
 
 def _part(source: Source, values: Sequence[object], place: str) -> Source:

@@ -24,7 +24,7 @@ _NAMES = (
 _TEXTS = ("text", "content", "message", "msg", "body", "strcontent", "messagetext")
 _TIMES = (
     *("timestamp", "ts", "date", "time", "datetime", "createdat", "createat", "createddate", "createddatetime"),
-    *("originalarrivaltime", "originserverts", "sentat", "messagedate", "strtime"),
+    *("originalarrivaltime", "originserverts", "sentat", "messagedate", "strtime", "created", "createdutc"),
 )
 _CHATS = (
     *("conversationid", "roomid", "rid", "channel", "channelid", "chatid", "chatsession", "topicid", "talkerid"),
@@ -35,10 +35,16 @@ _WITHIN = ("post", "message")  # Mattermost: {"type": "post", "post": {"user": .
 _LISTS = ("MessageList", "messages", "value", "replies")
 _NO_SIGNS = dict.fromkeys(map(ord, "_- "))
 _FEW = 4  # keys of a record that may have no time
-_DATES = ("%A, %B %d, %Y at %I:%M:%S %p %Z", "%Y-%m-%d %H:%M:%S %Z", "%Y-%m-%d %H:%M:%S %z", "%m/%d/%Y %H:%M")
+_DATES = (
+    "%A, %B %d, %Y at %I:%M:%S %p %Z",
+    "%Y-%m-%d %H:%M:%S %Z",
+    "%Y-%m-%d %H:%M:%S %z",
+    "%a %b %d %H:%M:%S %z %Y",
+    "%m/%d/%Y %H:%M",
+)
 
 
-def _plain(record: object) -> dict[str, Any]:
+def lowered(record: object) -> dict[str, Any]:
     """Return a record with its keys in lower case and without "_", "-" and spaces; {} if it is no object."""
     if not isinstance(record, dict):
         return {}
@@ -55,19 +61,19 @@ def _key(name: str) -> str:
 
 def _sender(found: Mapping[str, Any]) -> str:
     """Return the name of a message's sender: "Me" for what the user of iMazing sent, where it names nobody."""
-    name = _named(_first(found, _NAMES))
+    name = _named(first_in(found, _NAMES))
     return name or ("Me" if str(found.get("type")).lower() in ("outgoing", "sent") else "")
 
 
-def _first(record: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
+def first_in(record: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
     return next((record[key] for key in keys if record.get(key) not in (None, "", [], {})), None)
 
 
 def _is_message(record: object) -> bool:
-    found = _plain(record)
+    found = lowered(record)
     if not _sender(found) or not any(key in found for key in _TEXTS):
         return False
-    return bool(_time(found)) or (len(found) <= _FEW and any(key in found for key in ("sender", "speaker")))
+    return bool(time_in(found)) or (len(found) <= _FEW and any(key in found for key in ("sender", "speaker")))
 
 
 def _lists_in(record: object) -> list[list[Any]]:
@@ -106,10 +112,10 @@ def _read(source: Source) -> Iterator[Chat | Fault]:
 
 def _chat_of(record: JsonObject, messages: Sequence[object]) -> str:
     """Return an id for a list of messages in a record: the record's, or one made from the first message."""
-    if id := _first(record, ("id", "_id", "displayName", "name")):
+    if id := first_in(record, ("id", "_id", "displayName", "name")):
         return str(id)
-    first = _plain(messages[0])
-    return f"{_sender(first)} {_time(first)} {str(_first(first, _TEXTS))[:200]}"
+    first = lowered(messages[0])
+    return f"{_sender(first)} {time_in(first)} {str(first_in(first, _TEXTS))[:200]}"
 
 
 def _lines(record: Record, within: str = "") -> list[tuple[str, Line]]:
@@ -121,24 +127,24 @@ def _lines(record: Record, within: str = "") -> list[tuple[str, Line]]:
             for each in messages
             for line in _lines(Record(record.place, each), _chat_of(record.value, messages))
         ]
-    found = _plain(record.value)
+    found = lowered(record.value)
     name = _sender(found)
-    text = _first(found, _TEXTS)
+    text = first_in(found, _TEXTS)
     if not name or str(found.get("messagetype") or found.get("type") or "").lower().replace("_", "") in _NOTES:
         return []
     if isinstance(text, dict):
-        text = _first(_plain(text), ("body", "content", "text"))
+        text = first_in(lowered(text), ("body", "content", "text"))
     shown = text_of(text, "a text")
     if shown.lstrip().startswith("<") or found.get("messagetype") == "RichText":
         shown = text_of_html(shown)
-    chat = str(_first(found, _CHATS) or within)
+    chat = str(first_in(found, _CHATS) or within)
     known = [str(found[key]) for key in ("senderemail", "senderid", "from", "id") if isinstance(found.get(key), str)]
     replies = found.get("replies")
     more = (
         [line for each in replies for line in _lines(Record(record.place, each))] if isinstance(replies, list) else []
     )
     return [
-        (chat, Line(name, shown, _time(found), known_as=known, place=record.place)),
+        (chat, Line(name, shown, time_in(found), known_as=known, place=record.place)),
         *((chat, line) for _, line in more),
     ]
 
@@ -146,13 +152,13 @@ def _lines(record: Record, within: str = "") -> list[tuple[str, Line]]:
 def _named(sender: object) -> str:
     """Return the name of a sender: a text, or an object with a name, which Microsoft Teams has in another object."""
     if isinstance(sender, dict):
-        found = _plain(sender)
-        return _named(_first(found, ("displayname", "name", "username", "user", "email", "id")))
+        found = lowered(sender)
+        return _named(first_in(found, ("displayname", "name", "username", "user", "email", "id")))
     return sender.strip() if isinstance(sender, str) else ""
 
 
-def _time(found: Mapping[str, Any]) -> str:
-    time = _first(found, _TIMES)
+def time_in(found: Mapping[str, Any]) -> str:
+    time = first_in(found, _TIMES)
     while isinstance(time, dict) and len(time) == 1:  # MongoDB: {"$date": "2024-01-15T10:00:00Z"}
         time = next(iter(time.values()))
     return moment(time.replace("\u202f", " ") if isinstance(time, str) else time, *_DATES)

@@ -23,6 +23,7 @@ from fine_tuning.data_collection.importers.gemini_html import GEMINI_HTML
 from fine_tuning.data_collection.importers.hangouts import HANGOUTS
 from fine_tuning.data_collection.importers.huggingface import Dataset
 from fine_tuning.data_collection.importers.jan import JAN
+from fine_tuning.data_collection.importers.json_ld import JSON_LD
 from fine_tuning.data_collection.importers.kobold import KOBOLD
 from fine_tuning.data_collection.importers.lm_studio import LM_STUDIO
 from fine_tuning.data_collection.importers.messages import MESSAGE_LIST, MESSAGES
@@ -36,6 +37,7 @@ from fine_tuning.data_collection.importers.passages import PASSAGES
 from fine_tuning.data_collection.importers.people_records import PEOPLE
 from fine_tuning.data_collection.importers.preference import PREFERENCE
 from fine_tuning.data_collection.importers.records import SAMPLE, Look, Record, look, look_at_table
+from fine_tuning.data_collection.importers.replies import REPLIES
 from fine_tuning.data_collection.importers.shape import NOT_AS_EXPECTED, Importer, Inside
 from fine_tuning.data_collection.importers.sharegpt import SHAREGPT
 from fine_tuning.data_collection.importers.sillytavern import SILLYTAVERN
@@ -43,6 +45,7 @@ from fine_tuning.data_collection.importers.slack import SLACK
 from fine_tuning.data_collection.importers.telegram import TELEGRAM
 from fine_tuning.data_collection.importers.templated import TEMPLATED
 from fine_tuning.data_collection.importers.text_generation_webui import TEXT_GENERATION_WEBUI
+from fine_tuning.data_collection.importers.tickets import TICKETS
 from fine_tuning.data_collection.importers.vscode import VSCODE
 from fine_tuning.data_collection.importers.whatsapp import WHATSAPP
 from fine_tuning.errors import ConfigError, DataError
@@ -75,11 +78,13 @@ IMPORTERS: dict[str, Importer] = {
     "oasst-messages": OASST_MESSAGES,
     "preference": PREFERENCE,
     "sharegpt": SHAREGPT,
+    "tickets": TICKETS,
     "messages": MESSAGES,
     "message-list": MESSAGE_LIST,
     "dolly": DOLLY,
     "alpaca": ALPACA,
     "prompt-completion": COMPLETION,
+    "replies": REPLIES,
     "columns": COLUMNS,
     "passages": PASSAGES,
     "people": PEOPLE,
@@ -87,6 +92,7 @@ IMPORTERS: dict[str, Importer] = {
     "templated": TEMPLATED,
     "nested": NESTED,
     "gemini-html": GEMINI_HTML,
+    "json-ld": JSON_LD,
     "whatsapp": WHATSAPP,
     "discord-text": DISCORD_TEXT,
     "aider": AIDER,

@@ -95,6 +95,10 @@ KEYS = [
     ("dialog", "speakers", "turns", "data", "id"),
     ("sender", "text", "timestamp", "from", "replies", "MessageList", "post"),
     ("author", "candidates", "primary_candidate_id", "src", "data", "fragments"),
+    ("requester_id", "comments", "source", "conversation_parts", "users", "description"),
+    ("id", "reply_to", "author", "text", "inbound", "conversation_id"),
+    ("requests", "prompt", "actions", "gamestarted", "savedsettings"),
+    ("conversation", "events"),
     ("conversation_a", "conversation_b", "winner", "human_ref_A", "human_ref_B", "labels"),
 ]
 

@@ -380,6 +380,55 @@ EXPECTED = {
         [0, 0, 1],
         ["record 3: expected segments as a list of objects, found text"],
     ),
+    "tickets.json": (
+        "tickets",
+        {},
+        [
+            (
+                "How deep is the lake?",
+                "Forty metres.",
+                "2024-01-15T10:02:00",
+                {
+                    "parts": [
+                        {"role": "user", "part": {"file_name": "lake.png"}},
+                        {"role": "tool", "part": "Robin again."},
+                    ]
+                },
+            ),
+            ("And the **pond**?", "Two.", "2023-11-14T22:14:20", {}),
+            ("Which fish live there?", "Perch.", "2024-01-16T10:01:00", {}),
+            ("Any pike?", "Few.", "2024-01-16T10:03:00", {}),
+        ],
+        [0, 1, 2, 2],
+        ["record 4: expected a body as text, found a list"],
+    ),
+    "replies.csv": (
+        "replies",
+        {},
+        [
+            ("How deep is the lake?", "Forty metres.\n\nAnd cold.", "2017-10-31T22:10:00", {}),
+            ("Which fish live there?", "Perch.", "2017-10-31T22:14:00", {}),
+        ],
+        [0, 0],
+        ["line 9: expected a message with an id of its own"],
+    ),
+    "utterances.jsonl": (
+        "replies",
+        {},
+        [("Do you swim?", "Every day.", "", {}), ("In the lake?", "In the pond.", "", {})],
+        [0, 0],
+        [],
+    ),
+    "faq_page.html": (
+        "json-ld",
+        {},
+        [
+            ("How deep is the lake?", "Forty **metres**.", "", {}),
+            ("Which fish live there?", "Perch.", "", {}),
+        ],
+        [0, 1],
+        ["line 9: expected JSON"],
+    ),
     "faq.md": (
         "faq",
         {},
@@ -838,6 +887,7 @@ def test_without_me_a_chat_among_people_names_who_wrote(log, sample, name):
         ("oasst_messages.jsonl", 3),
         ("MyActivity.json", 3),
         ("claude", 2),
+        ("replies.csv", 3),
     ],
 )
 def test_all_branches_of_a_tree_can_be_wanted(log, sample, name, turns):
@@ -1413,3 +1463,31 @@ def test_a_story_without_turns_is_set_aside(log, tmp_path):
     file.write_text(json.dumps({"gamestarted": True, "prompt": "It was dark.", "actions": [" The wind blew."]}))
     (fault,) = import_files(log, [file]).faults
     assert "found a story without them" in fault.reason
+
+
+def test_me_says_whose_replies_are_the_answers(log, sample):
+    import_files(log, [sample("utterances.jsonl")], Wanted(me="Ann"))
+    assert [(turn.user_message, turn.bot_response) for turn in log.turns()] == [("Every day.", "In the lake?")]
+    assert log.turns()[0].metadata["opening"] == "Do you swim?"
+
+
+@pytest.mark.parametrize(
+    "sides",
+    [
+        [{"direction": "INCOMING"}, {"direction": "OUTGOING"}],
+        [{"is_inbound": True}, {"is_inbound": False}],
+        [{"from_agent": False}, {"from_agent": True}],
+        [{"message_type": 0}, {"message_type": 1}],
+        [{"author": {"type": "contact"}}, {"author": {"type": "user"}}],
+        [{"type": "customer"}, {"type": "message", "createdBy": {"type": "user"}}],
+        [{"author_id": "r"}, {"author_id": "k@x"}],
+    ],
+)
+def test_the_sides_of_a_help_desk(log, tmp_path, sides):
+    texts = [{"body": "q<br>2", "created_at": 1700000000}, {"body": "a", "created_at": 1700000060}]
+    messages = [{**side, **text} for side, text in zip(sides, texts, strict=True)]
+    users = [{"id": "r", "type": "customer"}, {"id": "k@x", "type": "agent"}]
+    file = tmp_path / "tickets.json"
+    file.write_text(json.dumps({"chats": [{"id": 1, "thread": {"events": messages[::-1]}, "users": users}]}))
+    import_files(log, [file])
+    assert [(turn.user_message, turn.bot_response) for turn in log.turns()] == [("q\n2", "a")]
