@@ -18,9 +18,9 @@ from fine_tuning.data_collection.importers.chats import (
     kind,
     one_of,
     rated,
-    text_of,
 )
 from fine_tuning.data_collection.importers.message_forms import (
+    content_of,
     has_content,
     is_message,
     role_of,
@@ -35,6 +35,8 @@ from fine_tuning.json_values import JsonObject, JsonValue
 _LISTS = ("messages", "conversations", "conversation", "dialogue", "dialog", "chat", "turns", "responses", "chunks")
 # keys of lists that have only a part of a record's messages: `pairs` and `preference` read them
 _SIDES = frozenset(("prompt", "completion", "response", "history", "chosen", "rejected"))
+# "context": PaLM and Vertex AI
+_SYSTEM = ("system", "system_prompt", "systemInstruction", "system_instruction", "context")
 _DEEPEST = 2  # objects within a record that are searched for a list of messages
 _IDS = (
     *("conversation_id", "conversationId", "sessionId", "session_id", "chat_id", "chatId", "topicId", "topic_id"),
@@ -79,8 +81,8 @@ def _fits(record: object) -> bool:
 
 def _convert(record: JsonValue, source: Source) -> Iterable[Chat]:
     facts = record if isinstance(record, dict) else {}
-    system = text_of(facts.get("system") or facts.get("system_prompt"), "a system prompt")
-    head = [Said("system", system)] if system else []
+    system, parts, _ = content_of(next((facts[key] for key in _SYSTEM if facts.get(key)), None))
+    head = [Said("system", system, parts=parts)] if system or parts else []
     found: Sequence[JsonValue] = dialogues_in(record) or [one_of(facts, *_LISTS)]
     for messages in found:
         for some in _by_conversation(dicts(messages, "messages")):

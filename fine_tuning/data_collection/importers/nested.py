@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from fine_tuning.data_collection.importers.calls import CALLS
 from fine_tuning.data_collection.importers.chats import Chat, Fault
 from fine_tuning.data_collection.importers.dialogues import SPOKEN
 from fine_tuning.data_collection.importers.messages import MESSAGE_LIST, MESSAGES
@@ -18,8 +19,9 @@ from fine_tuning.data_collection.importers.preference import PREFERENCE
 from fine_tuning.data_collection.importers.records import SAMPLE, Look, Record
 from fine_tuning.data_collection.importers.shape import NOT_AS_EXPECTED, Importer, Source
 from fine_tuning.data_collection.importers.sharegpt import SHAREGPT
+from fine_tuning.data_collection.importers.tickets import TICKETS
 
-_FORMATS = (PREFERENCE, SHAREGPT, MESSAGES, DOLLY, ALPACA, COMPLETION, PASSAGES, COLUMNS, SPOKEN)
+_FORMATS = (PREFERENCE, SHAREGPT, CALLS, TICKETS, MESSAGES, DOLLY, ALPACA, COMPLETION, PASSAGES, COLUMNS, SPOKEN)
 _DEEPEST = 8  # values within values
 _LOOKED_AT = 2_000  # values of a record that are searched to recognise it
 

@@ -35,13 +35,36 @@ from fine_tuning.json_values import JsonObject, JsonValue
 
 _ASKED = (
     *("question", "questions", "q", "query", "prompt", "user", "human", "user_message", "instruction", "input"),
-    *("inputs", "ask", "request", "patterns", "usersays", "customer", "frage", "pregunta", "pergunta", "domanda"),
+    *(
+        "input_text",
+        "inputs",
+        "ask",
+        "request",
+        "patterns",
+        "usersays",
+        "customer",
+        "frage",
+        "pregunta",
+        "pergunta",
+        "domanda",
+    ),
     *("vraag", "问题", "質問"),
 )
 _ANSWERED = (
     *("answer", "answers", "a", "response", "completion", "assistant", "bot", "bot_response", "output", "target"),
     *("targets", "reply", "agent", "ai", "chatbot", "responses", "completions", "acceptedanswer", "best_answer"),
-    *("solution", "resolution", "antwort", "réponse", "reponse", "respuesta", "resposta", "risposta", "antwoord"),
+    *(
+        "output_text",
+        "solution",
+        "resolution",
+        "antwort",
+        "réponse",
+        "reponse",
+        "respuesta",
+        "resposta",
+        "risposta",
+        "antwoord",
+    ),
     *("答案", "回答"),
 )
 # names of questions that count only beside one of `_ANSWERED`: {"title": "…", "selftext": "…", "answers": ...}
@@ -55,6 +78,7 @@ _ANSWER_KEYS = ("text", "answer", "response", "content", "body", "input_text")  
 _RANKS, _SCORES = ("rank",), ("pm_score", "overall_score", "score", "votes", "upvotes")  # the lowest rank is the best
 _ACCEPTED = ("selected", "is_selected", "accepted", "is_accepted")
 _HTML = re.compile(r"\s*<(?:p|div|ul|ol|h\d|span|br)\b[^>]*>", re.IGNORECASE)
+_CUE = re.compile(r"\n\nAssistant:\s*$")  # Anthropic's former form: "\n\nHuman: What is tea?\n\nAssistant:"
 _NO_TEXT = frozenset(("id", "ids", "count", "date", "time", "score", "type", "url", "key", "length", "tokens"))
 _MOST_COLUMNS, _LONGEST_NAME = 12, 40
 _CONTEXT = ("context", "passage", "kontext")
@@ -95,11 +119,12 @@ def _completion(record: JsonObject, source: Source) -> Iterable[Chat]:
 
 
 def _messages(value: object, role: Role) -> list[Said]:
-    return (
-        [said_of(message) for message in dicts(value, "messages")]
-        if isinstance(value, list)
-        else [Said(role, text_of(value, "text"))]
-    )
+    if isinstance(value, list):
+        return [said_of(message) for message in dicts(value, "messages")]
+    text = text_of(value, "text")
+    if role == "user" and _CUE.search(text) and (said := dialogue(_CUE.sub("", text), role)):
+        return said
+    return [Said(role, text)]
 
 
 def _dolly(record: JsonObject, source: Source) -> Iterable[Chat]:

@@ -20,13 +20,20 @@ from fine_tuning.data_collection.importers.chats import (
 from fine_tuning.data_collection.importers.shape import Importer, Source, each
 from fine_tuning.json_values import JsonObject
 
-_LISTS = ("conversations", "conversation", "items", "messages")
+_TURNS = ("turns", "dialogue", "dialog")
+_LISTS = ("conversations", "conversation", "items", "messages", *_TURNS)
 _PAIRS = (("human", "assistant"), ("user", "assistant"), ("input", "output"))
+# of these, the elements of other lists may each be a question of its own
+_TURN_PAIRS = (("human", "ai"), ("user", "bot"), ("prompt", "response"), ("query", "response"), ("question", "answer"))
 
 
 def _fits(record: object) -> bool:
-    message = first(record, *_LISTS)
-    return has(message, "from", "value") or any(has(message, *pair) for pair in _PAIRS)
+    message, turn = first(record, *_LISTS), first(record, *_TURNS)
+    return (
+        has(message, "from", "value")
+        or any(has(message, *pair) for pair in _PAIRS)
+        or any(has(turn, *pair) for pair in _TURN_PAIRS)
+    )
 
 
 def _convert(record: JsonObject, source: Source) -> Iterable[Chat]:
@@ -37,11 +44,12 @@ def _convert(record: JsonObject, source: Source) -> Iterable[Chat]:
 
 
 def _said(message: JsonObject) -> Iterator[Said]:
-    for asked, answered in _PAIRS:
-        if asked in message and "from" not in message:
-            yield Said("user", text_of(message[asked], asked))
-            yield Said("assistant", text_of(message.get(answered), answered))
-            return
+    pairs = [pair for pair in (*_PAIRS, *_TURN_PAIRS) if pair[0] in message and "from" not in message]
+    if pairs:  # the last question may have no answer
+        asked, answered = next((pair for pair in pairs if pair[1] in message), pairs[0])
+        yield Said("user", text_of(message[asked], asked))
+        yield Said("assistant", text_of(message.get(answered), answered))
+        return
     role = ROLES.get(text_of(message.get("from"), '"from"').lower())
     if role is None:
         raise BadRecord(f'"from" as human, gpt, system or tool, found {str(message.get("from"))[:40]!r}')

@@ -5,6 +5,7 @@ from functools import partial
 from itertools import islice
 
 from fine_tuning.data_collection.importers.aider import AIDER
+from fine_tuning.data_collection.importers.calls import CALLS
 from fine_tuning.data_collection.importers.chat_log import CHAT_LOG
 from fine_tuning.data_collection.importers.chatgpt import CHATGPT
 from fine_tuning.data_collection.importers.chats import kind
@@ -78,6 +79,7 @@ IMPORTERS: dict[str, Importer] = {
     "oasst-messages": OASST_MESSAGES,
     "preference": PREFERENCE,
     "sharegpt": SHAREGPT,
+    "calls": CALLS,
     "tickets": TICKETS,
     "messages": MESSAGES,
     "message-list": MESSAGE_LIST,

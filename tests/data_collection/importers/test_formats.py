@@ -429,6 +429,19 @@ EXPECTED = {
         [0, 1],
         ["line 9: expected JSON"],
     ),
+    "calls.jsonl": (
+        "calls",
+        {},
+        [
+            ("How deep is the lake?", "Forty metres.", "2024-01-15T10:00:00", {"system": "Answer briefly."}),
+            ("And the pond?", "Two.", "", {"model": "small"}),
+            ("Which fish?", "Perch.", "", {"rating": "down"}),
+            ("Any pike?", "Few.", "", {}),
+            ("How cold?", "Four degrees.", "", {"model": "small"}),
+        ],
+        [0, 1, 2, 3, 4],
+        ["line 4: expected a call of a model", "line 7: expected a role"],
+    ),
     "faq.md": (
         "faq",
         {},
@@ -1491,3 +1504,32 @@ def test_the_sides_of_a_help_desk(log, tmp_path, sides):
     file.write_text(json.dumps({"chats": [{"id": 1, "thread": {"events": messages[::-1]}, "users": users}]}))
     import_files(log, [file])
     assert [(turn.user_message, turn.bot_response) for turn in log.turns()] == [("q\n2", "a")]
+
+
+@pytest.mark.parametrize("key", ["system", "systemInstruction", "context"])
+@pytest.mark.parametrize(
+    "system", ["Be brief.", [{"type": "text", "text": "Be brief."}], {"parts": [{"text": "Be brief."}]}]
+)
+def test_the_system_prompt_of_fine_tuning_forms(log, tmp_path, key, system):
+    file = tmp_path / "set.jsonl"
+    said = [{"role": "user", "parts": [{"text": "q"}]}, {"role": "model", "parts": [{"text": "a"}]}]
+    file.write_text(json.dumps({key: system, "contents": said}) + "\n")
+    import_files(log, [file])
+    assert [(turn.user_message, turn.bot_response) for turn in log.turns()] == [("q", "a")]
+    assert log.turns()[0].metadata["system"] == "Be brief."
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"prompt": "\n\nHuman: q\n\nAssistant: a\n\nHuman: q2\n\nAssistant:", "completion": "a2"},
+        {"turns": [{"prompt": "q", "response": "a"}, {"prompt": "q2", "response": "a2"}]},
+        {"dialogue": [{"human": "q", "ai": "a"}, {"human": "q2", "ai": "a2"}]},
+    ],
+)
+def test_exchanges_of_one_conversation(log, tmp_path, record):
+    file = tmp_path / "set.jsonl"
+    file.write_text(json.dumps(record) + "\n")
+    import_files(log, [file])
+    assert [(turn.user_message, turn.bot_response.strip()) for turn in log.turns()] == [("q", "a"), ("q2", "a2")]
+    assert len({turn.session_id for turn in log.turns()}) == 1

@@ -1,0 +1,131 @@
+"""Read logs of calls to a model: each record has what was sent to it, and what it answered.
+
+LangSmith, Langfuse, Weave, Helicone, promptfoo, OpenAI Evals and programs of one's own write such
+records, and so are data sets of examples for evaluations. What was sent is a text, a list of messages,
+or a request that contains them; the answer is a text, a message, or a response with choices.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+from fine_tuning.data_collection.importers.chats import ROLES, BadRecord, Chat, Role, Said, rated, text_of
+from fine_tuning.data_collection.importers.message_forms import content_of, said_of, time_of
+from fine_tuning.data_collection.importers.shape import NOT_AS_EXPECTED, Importer, Source, each
+from fine_tuning.json_values import JsonObject
+
+_PAIRS = (
+    *(("inputs", "outputs"), ("inputs", "output"), ("input", "output"), ("request", "response")),
+    *(("request_body", "response_body"), ("input", "choices"), ("input", "ideal"), ("input", "expectedOutput")),
+    *(("input", "expected_output"), ("inputs", "reference_outputs"), ("prompt", "sampled"), ("prompt", "response")),
+)
+_WITHIN = ("data", "run")  # OpenAI Evals: {"type": "sampling", "data": {"prompt": [...], "sampled": [...]}}
+_ASKED = ("messages", "body", "input", "inputs", "prompt", "question", "query", "contents", "raw", "text", "content")
+_ANSWERED = (
+    *("body", "choices", "generations", "message", "messages", "output", "outputs", "output_text", "answer"),
+    *("response", "completion", "content", "text", "result", "generation"),
+)
+_SYSTEM = ("system", "instructions", "systemInstruction", "system_instruction")
+_TIMES = ("start_time", "startTime", "started_at", "timestamp", "created_at", "created")
+_CLASSES: dict[str, Role] = {"HumanMessage": "user", "AIMessage": "assistant", "SystemMessage": "system"}
+_DEEPEST = 8
+
+
+def _call(record: object) -> tuple[object, object] | None:
+    """Return what was sent and what was answered; None if a record has them not, or both as plain texts."""
+    if not isinstance(record, dict):
+        return None
+    for holder in (record, *(record[key] for key in _WITHIN if isinstance(record.get(key), dict))):
+        for asked, answered in _PAIRS:
+            sent, got = holder.get(asked), holder.get(answered)
+            is_list = isinstance(got, list) and bool(got) and isinstance(got[0], dict)
+            is_told = bool(sent) and bool(got) and (isinstance(sent, dict | list) or isinstance(got, dict) or is_list)
+            if is_told and not (asked == "prompt" and isinstance(got, list) and answered != "sampled"):
+                return sent, got
+    return None
+
+
+def _fits(record: object) -> bool:
+    if not (found := _call(record)):
+        return False
+    try:
+        return any(said.role == "user" for said in _sent(found[0])) and bool(list(_got(found[1])))
+    except BadRecord:
+        return False
+    except NOT_AS_EXPECTED:
+        return False
+
+
+def _convert(record: JsonObject, source: Source) -> Iterable[Chat]:
+    if not (found := _call(record)):
+        raise BadRecord("a call of a model: what was sent, and the answer")
+    time, model = time_of({"timestamp": next((record[key] for key in _TIMES if record.get(key)), None)}), ""
+    for holder in (record, *found):
+        if isinstance(holder, dict) and isinstance(holder.get("model"), str):
+            model = model or str(holder["model"])
+    said = [
+        replace(one, time=one.time or time, model=one.model or (model if one.role == "assistant" else ""))
+        for one in (*_sent(found[0]), *_got(found[1]))
+    ]
+    success = record.get("success")  # promptfoo: whether the answer passed the test
+    yield Chat(rated(said, {"label": success} if isinstance(success, bool) else {}))
+
+
+def _sent(value: Any, depth: int = 0) -> Iterator[Said]:
+    """Yield the messages that were sent to the model."""
+    if depth > _DEEPEST:
+        return
+    if isinstance(value, str):
+        with suppress(ValueError, RecursionError):  # promptfoo writes a list of messages as its JSON
+            if value.lstrip().startswith("[{"):
+                yield from _sent(json.loads(value), depth + 1)
+                return
+        yield Said("user", value)
+    elif isinstance(value, list) and value and isinstance(value[0], list):  # LangChain: one list for each prompt
+        yield from _sent(value[0], depth + 1)
+    elif isinstance(value, list):
+        for message in value:
+            yield Said("user", message) if isinstance(message, str) else _message(message)
+    elif isinstance(value, dict):
+        if system := content_of(next((value[key] for key in _SYSTEM if value.get(key)), None))[0]:
+            yield Said("system", system)
+        inner = next((value[key] for key in _ASKED if value.get(key)), None)
+        texts = [text for text in value.values() if isinstance(text, str)]
+        if inner is not None:
+            yield from _sent(inner, depth + 1)
+        elif len(texts) == 1 == len(value):
+            yield Said("user", texts[0])
+
+
+def _got(value: Any, depth: int = 0) -> Iterator[Said]:
+    """Yield the messages of the answer: those of the first choice, where there are several."""
+    if depth > _DEEPEST or not value:
+        return
+    if isinstance(value, str):
+        yield Said("assistant", value)
+    elif isinstance(value, list) and isinstance(value[0], dict) and ("type" in value[0] or "role" in value[0]):
+        for message in value:  # the items of a response, or a list of messages
+            if isinstance(message, dict) and ROLES.get(str(message.get("role"))) in ("assistant", "tool"):
+                yield _message(message)
+    elif isinstance(value, list):
+        yield from _got(value[0], depth + 1)
+    elif isinstance(value, dict) and (value.get("role") or value.get("kwargs")):
+        yield replace(_message(value), role="assistant")
+    elif isinstance(value, dict):
+        inner = next((value[key] for key in _ANSWERED if value.get(key)), None)
+        texts = [text for text in value.values() if isinstance(text, str)]
+        yield from _got(inner if inner is not None else texts[0] if len(texts) == 1 == len(value) else "", depth + 1)
+
+
+def _message(message: JsonObject) -> Said:
+    """Return a message in a form of `said_of`, or of LangChain: {"id": [..., "AIMessage"], "kwargs": {...}}."""
+    names, inner = message.get("id"), message.get("kwargs")
+    if isinstance(names, list) and names and isinstance(inner, dict):
+        role = _CLASSES.get(text_of(names[-1], "a class").removesuffix("Chunk"), "tool")
+        return said_of({**inner, "role": role})
+    return said_of(message)
+
+
+CALLS = Importer("calls of a model, with what was sent and the answer", _fits, each(_convert, "a call of a model"))
