@@ -55,6 +55,7 @@ _MEDIA = re.compile(
     r"\[(?:写真|スタンプ|動画|ファイル|照片|貼圖|影片|图片|表情)\].*|"
     r"사진(?: \d+장)?|동영상|이모티콘|파일: .*"
 )
+_TAPBACKS = re.compile(r"\n+Tapbacks:[ \t]*\n")  # imessage-exporter: who liked the message
 _YEAR_FIRST = re.compile(r"(\d{4})[-./년]\s?(\d{1,2})[-./월]\s?(\d{1,2})")
 _YEAR_LAST = re.compile(r"(\d{1,2})[-./](\d{1,2})[-./](\d{4})")
 _WORDS = (
@@ -134,7 +135,7 @@ def _stands_alone(line: str) -> bool:
 
 
 def _line(name: str, told: Sequence[str], at: str, place: str) -> Line:
-    text = "\n".join(told).strip()
+    text = _TAPBACKS.split("\n".join(told), 1)[0].strip()
     if text.startswith('"') and text.endswith('"') and "\n" in text:  # LINE quotes a text of several lines
         text = text[1:-1]
     is_media = bool(_MEDIA.fullmatch(text))

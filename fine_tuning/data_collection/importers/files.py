@@ -26,6 +26,8 @@ HEAD = 1 << 18  # bytes of a file that are examined to recognise it
 _MOST_MEMBERS = 200_000
 _BOMB = 1 << 30  # unpacked bytes of a member that are always allowed
 _LARGEST_YAML = 1 << 20  # bytes of a YAML file, which is read as a whole
+_ASSIGNMENT = re.compile(rb"\s*window\.YTD\.[\w.]+\s*=\s*")
+_LONGEST_NAME = 200  # bytes
 _RATIO = 200  # a larger member may be compressed at most by this factor
 _BOMS = [
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -173,7 +175,9 @@ def members_of(path: Path) -> list[Member]:
 
 
 def _read_as_json(member: Member) -> Member:
-    """Return a member that is read as JSON if it is a YAML file; any other member unchanged."""
+    """Return a member that is read as JSON if it is a YAML file or a script of X; any other member unchanged."""
+    if member.suffix == ".js":
+        return _without_assignment(member)
     if member.suffix not in (".yml", ".yaml"):
         return member
 
@@ -189,6 +193,20 @@ def _read_as_json(member: Member) -> Member:
             raise DataError(f"{error}. Correct it, or convert it to JSON") from error
 
     return replace(member, opener=lambda: io.BytesIO(converted()))
+
+
+def _without_assignment(member: Member) -> Member:
+    """Return a member that begins after "window.YTD.direct_messages.part0 =", as X begins the files of an archive."""
+
+    def opened() -> IO[bytes]:
+        content = member.opener()
+        if found := _ASSIGNMENT.match(content.read(_LONGEST_NAME)):
+            content.seek(found.end())
+        else:
+            content.seek(0)
+        return content
+
+    return replace(member, opener=opened)
 
 
 def _is_office(path: Path) -> bool:

@@ -37,7 +37,7 @@ def _read(source: Source) -> Iterator[Chat | Fault]:
         except (ValueError, RecursionError) as error:
             yield Fault(place, f"expected JSON: {error}")
             continue
-        yield from chats_within([value], place, source)
+        yield from chats_within([value], place, source, [])
 
 
 JSON_LD = Importer("questions and answers in a web page (JSON-LD)", _fits, _read, frozenset({"text"}))

@@ -15,6 +15,7 @@ from fine_tuning.data_collection.importers.dialogues import SPOKEN
 from fine_tuning.data_collection.importers.messages import MESSAGE_LIST, MESSAGES
 from fine_tuning.data_collection.importers.pairs import ALPACA, COLUMNS, COMPLETION, DOLLY
 from fine_tuning.data_collection.importers.passages import PASSAGES
+from fine_tuning.data_collection.importers.people_records import PEOPLE
 from fine_tuning.data_collection.importers.preference import PREFERENCE
 from fine_tuning.data_collection.importers.records import SAMPLE, Look, Record
 from fine_tuning.data_collection.importers.shape import NOT_AS_EXPECTED, Importer, Source
@@ -46,17 +47,26 @@ def _fits(record: object) -> bool:
 
 
 def _read(source: Source) -> Iterator[Chat | Fault]:
+    people: list[object] = []
     for record in source.records():
         if isinstance(record, Fault):
             yield record
-            continue
-        yield from chats_within(record.value, record.place, source)
+        else:
+            yield from chats_within(record.value, record.place, source, people)
+    if people:  # of the whole file, since the person named by --me may have written in a few of the chats only
+        yield from PEOPLE.read(_part(source, people, "a chat"))
 
 
-def chats_within(value: object, place: str, source: Source) -> Iterator[Chat | Fault]:
-    """Yield the chats of all records within a value. `place` says where in the source the value is."""
+def chats_within(value: object, place: str, source: Source, people: list[object]) -> Iterator[Chat | Fault]:
+    """Yield the chats of all records within a value. Chats among people are added to `people` instead.
+
+    `place` says where in the source the value is.
+    """
     for importer, values in _found(value, [-1]):
-        yield from _placed(importer.read(_part(source, values, place)), place)
+        if importer is PEOPLE:
+            people += values
+        else:
+            yield from _placed(importer.read(_part(source, values, place)), place)
 
 
 def _part(source: Source, values: Sequence[object], place: str) -> Source:
@@ -80,6 +90,9 @@ def _found(value: object, left: list[int], depth: int = 0) -> Iterator[Found]:
     left[0] -= 1
     if depth and isinstance(value, list) and _has_format(MESSAGE_LIST, value[:SAMPLE]):
         yield MESSAGE_LIST, value
+        return
+    if isinstance(value, list) and len(value) > 1 and _has_format(PEOPLE, value[:SAMPLE]):
+        yield PEOPLE, [{"messages": value}]
         return
     for each in inner:
         if isinstance(each, dict | list) and left[0]:

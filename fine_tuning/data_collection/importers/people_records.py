@@ -4,6 +4,7 @@ Exports of Matrix, Mattermost, Rocket.Chat, Google Chat, Microsoft Teams, Skype,
 iMazing and KakaoTalk have such records. Each names the three otherwise (`_NAMES`, `_TEXTS`, `_TIMES`).
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import groupby
@@ -19,7 +20,7 @@ from fine_tuning.json_values import JsonObject
 # in lower case and without "_", "-" and spaces
 _NAMES = (
     *("sendername", "senderfullname", "imdisplayname", "displayname", "author", "sender", "from", "user", "username"),
-    *("creator", "u", "nickname", "speaker", "name"),
+    *("creator", "u", "nickname", "speaker", "name", "senderid"),
 )
 _TEXTS = ("text", "content", "message", "msg", "body", "strcontent", "messagetext")
 _TIMES = (
@@ -31,17 +32,19 @@ _CHATS = (
     *("streamid",),
 )
 _NOTES = frozenset(("systemmessage", "m.room.member", "m.reaction", "notice", "system", "event"))
-_WITHIN = ("post", "message")  # Mattermost: {"type": "post", "post": {"user": ..., "message": ...}}
+# Mattermost: {"type": "post", "post": {"user": ..., "message": ...}}; X: {"messageCreate": {"senderId": ...}}
+_WITHIN = ("post", "message", "messageCreate")
+_SENDERS = {"user", "sender", "senderId"}
 _LISTS = ("MessageList", "messages", "value", "replies")
 _NO_SIGNS = dict.fromkeys(map(ord, "_- "))
 _FEW = 4  # keys of a record that may have no time
 _DATES = (
-    "%A, %B %d, %Y at %I:%M:%S %p %Z",
-    "%Y-%m-%d %H:%M:%S %Z",
-    "%Y-%m-%d %H:%M:%S %z",
-    "%a %b %d %H:%M:%S %z %Y",
-    "%m/%d/%Y %H:%M",
+    *("%A, %B %d, %Y at %I:%M:%S %p %Z", "%Y-%m-%d %H:%M:%S %Z", "%Y-%m-%d %H:%M:%S %z"),
+    *("%a %b %d %H:%M:%S %z %Y", "%d.%m.%Y %H:%M:%S", "%d.%m.%Y %H:%M"),
 )
+_MONTH_FIRST = ("%m/%d/%Y %H:%M", "%m/%d/%Y %H:%M:%S", "%m/%d/%Y %I:%M:%S %p")
+_DAY_FIRST = ("%d/%m/%Y %H:%M", "%d/%m/%Y %H:%M:%S", "%d/%m/%Y %I:%M:%S %p")
+_CLOCK = re.compile(r"\d{1,2}:\d\d(?::\d\d)?(?: ?[AaPp][Mm])?")
 
 
 def lowered(record: object) -> dict[str, Any]:
@@ -49,7 +52,7 @@ def lowered(record: object) -> dict[str, Any]:
     if not isinstance(record, dict):
         return {}
     for key in _WITHIN:
-        if isinstance(inner := record.get(key), dict) and ("user" in inner or "sender" in inner):
+        if isinstance(inner := record.get(key), dict) and inner.keys() & _SENDERS:
             record = inner
     return {_key(str(key)): value for key, value in record.items()}
 
@@ -60,9 +63,10 @@ def _key(name: str) -> str:
 
 
 def _sender(found: Mapping[str, Any]) -> str:
-    """Return the name of a message's sender: "Me" for what the user of iMazing sent, where it names nobody."""
+    """Return the name of a message's sender: "Me" for what the program's user sent, where it names nobody."""
     name = _named(first_in(found, _NAMES))
-    return name or ("Me" if str(found.get("type")).lower() in ("outgoing", "sent") else "")
+    is_mine = str(found.get("type")).lower() in ("outgoing", "sent") or bool(found.get("to"))  # iMazing; Snapchat
+    return name or ("Me" if is_mine else "")
 
 
 def first_in(record: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
@@ -73,7 +77,9 @@ def _is_message(record: object) -> bool:
     found = lowered(record)
     if not _sender(found) or not any(key in found for key in _TEXTS):
         return False
-    return bool(time_in(found)) or (len(found) <= _FEW and any(key in found for key in ("sender", "speaker")))
+    return bool(time_in(found) or time_in(found, True)) or (
+        len(found) <= _FEW and any(key in found for key in ("sender", "speaker"))
+    )
 
 
 def _lists_in(record: object) -> list[list[Any]]:
@@ -88,14 +94,16 @@ def _fits(record: object) -> bool:
 
 def _read(source: Source) -> Iterator[Chat | Fault]:
     lines: list[tuple[str, Line]] = []
+    day_first = _is_day_first([*source.found.sample, *(each for some in source.found.lists.values() for each in some)])
     for record in source.records():
         if isinstance(record, Fault):
             yield record
             continue
-        try:
-            lines += _lines(record)
-        except UNREADABLE as error:
-            yield spoilt(error, record.place, "a message with a sender, a text and a time", record.value)
+        for message, chat in _messages(record):
+            try:
+                lines += _lines(message, day_first, chat)
+            except UNREADABLE as error:
+                yield spoilt(error, record.place, "a message with a sender, a text and a time", message.value)
     if len(lines) > 1 and lines[0][1].time > lines[-1][1].time:  # the newest first
         lines.reverse()
     begun: dict[str, str] = {}
@@ -118,15 +126,19 @@ def _chat_of(record: JsonObject, messages: Sequence[object]) -> str:
     return f"{_sender(first)} {time_in(first)} {str(first_in(first, _TEXTS))[:200]}"
 
 
-def _lines(record: Record, within: str = "") -> list[tuple[str, Line]]:
-    """Return the messages of a record, each with the id of its chat, else `within`; [] for a notice."""
-    if not _is_message(record.value) and (several := _lists_in(record.value)):
-        return [
-            line
-            for messages in several
-            for each in messages
-            for line in _lines(Record(record.place, each), _chat_of(record.value, messages))
-        ]
+def _messages(record: Record) -> Iterator[tuple[Record, str]]:
+    """Yield the messages of a record, each with the id of its chat: those of its lists, else the record itself."""
+    several = [] if _is_message(record.value) else _lists_in(record.value)
+    if not several:
+        yield record, ""
+    for messages in several:
+        chat = _chat_of(record.value, messages)
+        for each in messages:
+            yield Record(record.place, each), chat
+
+
+def _lines(record: Record, day_first: bool, within: str = "") -> list[tuple[str, Line]]:
+    """Return a message with its replies, each with the id of its chat, else `within`; [] for a notice."""
     found = lowered(record.value)
     name = _sender(found)
     text = first_in(found, _TEXTS)
@@ -141,10 +153,12 @@ def _lines(record: Record, within: str = "") -> list[tuple[str, Line]]:
     known = [str(found[key]) for key in ("senderemail", "senderid", "from", "id") if isinstance(found.get(key), str)]
     replies = found.get("replies")
     more = (
-        [line for each in replies for line in _lines(Record(record.place, each))] if isinstance(replies, list) else []
+        [line for each in replies for line in _lines(Record(record.place, each), day_first)]
+        if isinstance(replies, list)
+        else []
     )
     return [
-        (chat, Line(name, shown, time_in(found), known_as=known, place=record.place)),
+        (chat, Line(name, shown, time_in(found, day_first), known_as=known, place=record.place)),
         *((chat, line) for _, line in more),
     ]
 
@@ -157,11 +171,23 @@ def _named(sender: object) -> str:
     return sender.strip() if isinstance(sender, str) else ""
 
 
-def time_in(found: Mapping[str, Any]) -> str:
+def time_in(found: Mapping[str, Any], day_first: bool = False) -> str:
+    """Return the time of a message, as `moment` returns it. `day_first`: whether "3/4/2024" is in April."""
     time = first_in(found, _TIMES)
     while isinstance(time, dict) and len(time) == 1:  # MongoDB: {"$date": "2024-01-15T10:00:00Z"}
         time = next(iter(time.values()))
-    return moment(time.replace("\u202f", " ") if isinstance(time, str) else time, *_DATES)
+    if isinstance(time, str):
+        clock = found.get("time")
+        if time is found.get("date") and isinstance(clock, str) and _CLOCK.fullmatch(clock.strip()):  # two columns
+            time = f"{time} {clock.strip()}"
+        time = time.replace("\u202f", " ")
+    return moment(time) or moment(time, *_DATES, *(_DAY_FIRST if day_first else _MONTH_FIRST))
+
+
+def _is_day_first(sample: Sequence[object]) -> bool:
+    """Return whether dates such as "15/1/2024" begin with the day: one of the first records would have no month 15."""
+    founds = [lowered(record) for record in sample]
+    return any(time_in(found, True) and not time_in(found) for found in founds)
 
 
 PEOPLE = Importer("messages of people, with a sender, a text and a time", _fits, _read)

@@ -442,6 +442,17 @@ EXPECTED = {
         [0, 1, 2, 3, 4],
         ["line 4: expected a call of a model", "line 7: expected a role"],
     ),
+    "direct-messages.js": (
+        "nested",
+        {"me": "22"},
+        [
+            ("How deep is the lake?", "Forty metres.", "2024-01-15T10:01:00", {}),
+            ("Which fish live there?", "Perch.", "2024-01-15T10:03:00", {}),
+            ("And the pond?", "Two.", "2024-01-15T10:05:00", {}),
+        ],
+        [0, 0, 1],
+        ["a chat: expected a text as text, found a list"],
+    ),
     "faq.md": (
         "faq",
         {},
@@ -1533,3 +1544,34 @@ def test_exchanges_of_one_conversation(log, tmp_path, record):
     import_files(log, [file])
     assert [(turn.user_message, turn.bot_response.strip()) for turn in log.turns()] == [("q", "a"), ("q2", "a2")]
     assert len({turn.session_id for turn in log.turns()}) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("viber.csv", "Date,Time,Sender,Message\n15/01/2024,10:00:00,Robin,q\n15/01/2024,10:01:00,Me,a\n"),
+        ("viber.csv", "Date,Time,Sender,Message\n1/15/2024,10:00:00 AM,Robin,q\n1/15/2024,10:01:00 AM,Me,a\n"),
+        (
+            "chat_history.json",
+            '{"Received": [{"From": "robin", "Created": "2024-01-15 10:00:00 UTC", "Text": "q"}],'
+            ' "Sent": [{"To": "robin", "Created": "2024-01-15 10:01:00 UTC", "Text": "a"}]}',
+        ),
+        (
+            "user_data.json",
+            '{"Direct Messages": {"Chat History": {"with robin": [{"Date": "2024-01-15 10:00:00", "From": "robin",'
+            ' "Content": "q"}, {"Date": "2024-01-15 10:01:00", "From": "me", "Content": "a"}], "with lee": ['
+            '{"Date": "2024-01-15 10:00:00", "From": "lee", "Content": "x"},'
+            ' {"Date": "2024-01-15 10:00:01", "From": "lee", "Content": "y"}]}}}',
+        ),
+        (
+            "imessage.txt",
+            "Jan 15, 2024 10:00:00 AM\nRobin\nq\n\nTapbacks:\nLoved by Me\n\nJan 15, 2024 10:01:00 AM\nMe\na\n",
+        ),
+    ],
+)
+def test_messages_of_more_programs(log, tmp_path, name, text):
+    file = tmp_path / name
+    file.write_text(text)
+    import_files(log, [file], Wanted(me="me"))
+    (turn,) = log.turns()
+    assert (turn.user_message, turn.bot_response, turn.timestamp) == ("q", "a", at("2024-01-15T10:01:00"))
