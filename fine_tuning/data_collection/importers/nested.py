@@ -12,6 +12,7 @@ from typing import Any
 from fine_tuning.data_collection.importers.calls import CALLS
 from fine_tuning.data_collection.importers.chats import Chat, Fault
 from fine_tuning.data_collection.importers.dialogues import SPOKEN
+from fine_tuning.data_collection.importers.intents import INTENTS
 from fine_tuning.data_collection.importers.messages import MESSAGE_LIST, MESSAGES
 from fine_tuning.data_collection.importers.pairs import ALPACA, COLUMNS, COMPLETION, DOLLY
 from fine_tuning.data_collection.importers.passages import PASSAGES
@@ -22,7 +23,10 @@ from fine_tuning.data_collection.importers.shape import NOT_AS_EXPECTED, Importe
 from fine_tuning.data_collection.importers.sharegpt import SHAREGPT
 from fine_tuning.data_collection.importers.tickets import TICKETS
 
-_FORMATS = (PREFERENCE, SHAREGPT, CALLS, TICKETS, MESSAGES, DOLLY, ALPACA, COMPLETION, PASSAGES, COLUMNS, SPOKEN)
+_FORMATS = (
+    *(PREFERENCE, SHAREGPT, CALLS, TICKETS, MESSAGES, DOLLY, ALPACA, COMPLETION, PASSAGES, COLUMNS, INTENTS),
+    SPOKEN,
+)
 _DEEPEST = 8  # values within values
 _LOOKED_AT = 2_000  # values of a record that are searched to recognise it
 

@@ -52,7 +52,18 @@ _ASKED = (
 )
 _ANSWERED = (
     *("answer", "answers", "a", "response", "completion", "assistant", "bot", "bot_response", "output", "target"),
-    *("targets", "reply", "agent", "ai", "chatbot", "responses", "completions", "acceptedanswer", "best_answer"),
+    *(
+        "targets",
+        "generation",
+        "reply",
+        "agent",
+        "ai",
+        "chatbot",
+        "responses",
+        "completions",
+        "acceptedanswer",
+        "best_answer",
+    ),
     *(
         "output_text",
         "solution",
@@ -80,6 +91,7 @@ _ACCEPTED = ("selected", "is_selected", "accepted", "is_accepted")
 _HTML = re.compile(r"\s*<(?:p|div|ul|ol|h\d|span|br)\b[^>]*>", re.IGNORECASE)
 _CUE = re.compile(r"\n\nAssistant:\s*$")  # Anthropic's former form: "\n\nHuman: What is tea?\n\nAssistant:"
 _NO_TEXT = frozenset(("id", "ids", "count", "date", "time", "score", "type", "url", "key", "length", "tokens"))
+_VERDICTS = ("accept", "reject", "ignore")  # Prodigy: an annotator's verdict, under the name "answer"
 _MOST_COLUMNS, _LONGEST_NAME = 12, 40
 _CONTEXT = ("context", "passage", "kontext")
 _COMPLETIONS = ("completion", "response")
@@ -290,6 +302,8 @@ def _fits_columns(record: object) -> bool:
     if not names.answered or not has(record, names.asked):
         return False
     asked = record[names.asked]
+    if record[names.answered] in _VERDICTS:
+        return False
     if isinstance(asked, list):
         return bool(asked) and all(isinstance(each, str) for each in asked)
     return not isinstance(asked, dict | bool)

@@ -5,6 +5,7 @@ from functools import partial
 from itertools import islice
 
 from fine_tuning.data_collection.importers.aider import AIDER
+from fine_tuning.data_collection.importers.annotations import ANNOTATIONS
 from fine_tuning.data_collection.importers.calls import CALLS
 from fine_tuning.data_collection.importers.chat_log import CHAT_LOG
 from fine_tuning.data_collection.importers.chatgpt import CHATGPT
@@ -23,6 +24,7 @@ from fine_tuning.data_collection.importers.gemini import GEMINI
 from fine_tuning.data_collection.importers.gemini_html import GEMINI_HTML
 from fine_tuning.data_collection.importers.hangouts import HANGOUTS
 from fine_tuning.data_collection.importers.huggingface import Dataset
+from fine_tuning.data_collection.importers.intents import INTENTS
 from fine_tuning.data_collection.importers.jan import JAN
 from fine_tuning.data_collection.importers.json_ld import JSON_LD
 from fine_tuning.data_collection.importers.kobold import KOBOLD
@@ -54,6 +56,17 @@ from fine_tuning.errors import ConfigError, DataError
 NAME_IT = "Name the format with --format, or use --as document to make questions from a text"
 """The advice in messages about a file in no known format."""
 
+_BOTH = "write both into one table, with the columns question and answer"
+_NO_ANSWER = f"It holds the wordings of a chatbot's intents without the answers: {_BOTH}"
+_NO_QUESTION = f"It holds the answers of a chatbot without the questions: {_BOTH}"
+# keys of files that hold no chats, and what can be done with them
+_KNOWN = (
+    ({"ID", "Timestamp", "Contents"}, "Discord's own download has only what you wrote: use DiscordChatExporter"),
+    *(({key}, _NO_ANSWER) for key in ("nlu", "rasa_nlu_data", "dialog_nodes", "sampleUtterances", "userSays")),
+    ({"version", "responses"}, _NO_QUESTION),
+    ({"text", "label"}, "Labels are classes. If they are answers, name the columns question and answer"),
+)
+
 # More specific formats come first: of those that fit equally well, the first is chosen.
 IMPORTERS: dict[str, Importer] = {
     "chatgpt": CHATGPT,
@@ -79,6 +92,7 @@ IMPORTERS: dict[str, Importer] = {
     "oasst-messages": OASST_MESSAGES,
     "preference": PREFERENCE,
     "sharegpt": SHAREGPT,
+    "annotations": ANNOTATIONS,
     "calls": CALLS,
     "tickets": TICKETS,
     "messages": MESSAGES,
@@ -88,6 +102,7 @@ IMPORTERS: dict[str, Importer] = {
     "prompt-completion": COMPLETION,
     "replies": REPLIES,
     "columns": COLUMNS,
+    "intents": INTENTS,
     "passages": PASSAGES,
     "people": PEOPLE,
     "dialogues": DIALOGUES,
@@ -163,10 +178,17 @@ def _advice(found: Look) -> str:
     """Return what can be done with a file in no known format."""
     lines = [line.strip() for line in found.lines if line.strip()]
     start = lines[0].lower() if lines else ""
-    if start.startswith("<") and not start.startswith(("<!doctype html", "<html")):
+    if start.startswith(("<!doctype html", "<html")):
+        return f"If it is a chat, export it as JSON or text instead. {NAME_IT}"
+    if start.startswith("<"):
         return "XML is not read: convert it to JSON or CSV, or use --format module:function for a function of your own"
+    if start.startswith("## intent:"):
+        return _NO_ANSWER
     if any(" --> " in line for line in lines[:20]):
         return "Subtitles do not say who speaks, so they hold no questions and answers"
+    keys = {key for record in found.sample if isinstance(record, dict) for key in record}
+    if known := next((advice for some, advice in _KNOWN if some <= keys), ""):
+        return known
     if found.layout == "table":
         return f"Give the first row the names of the columns, such as question and answer. {NAME_IT}"
     return NAME_IT

@@ -99,6 +99,8 @@ KEYS = [
     ("id", "reply_to", "author", "text", "inbound", "conversation_id"),
     ("requests", "prompt", "actions", "gamestarted", "savedsettings"),
     ("conversation", "events"),
+    ("userSays", "responses", "questions", "answers", "data"),
+    ("data", "fields", "annotations", "responses"),
     ("inputs", "outputs", "request", "response", "prompt", "sampled"),
     ("conversation_a", "conversation_b", "winner", "human_ref_A", "human_ref_B", "labels"),
 ]

@@ -453,6 +453,25 @@ EXPECTED = {
         [0, 0, 1],
         ["a chat: expected a text as text, found a list"],
     ),
+    "chatbot_intents.json": (
+        "intents",
+        {},
+        [
+            ("How deep is the lake?", "Forty metres.", "", {}),
+            ("The depth?", "Forty metres.", "", {}),
+            ("Which fish?", "Perch.", "", {}),
+            ("And the pond?", "Two metres.", "", {}),
+        ],
+        [0, 1, 2, 3],
+        ["record 4: expected an intent with wordings and answers"],
+    ),
+    "annotations.json": (
+        "annotations",
+        {},
+        [("How deep is the lake?", "Forty metres.\n\nCold.", "", {}), ("Which fish?", "Perch.", "", {})],
+        [0, 1],
+        ["record 3: expected a task with a question, and an annotation with a text"],
+    ),
     "faq.md": (
         "faq",
         {},
@@ -1575,3 +1594,22 @@ def test_messages_of_more_programs(log, tmp_path, name, text):
     import_files(log, [file], Wanted(me="me"))
     (turn,) = log.turns()
     assert (turn.user_message, turn.bot_response, turn.timestamp) == ("q", "a", at("2024-01-15T10:01:00"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "advice"),
+    [
+        ("nlu.yml", "nlu:\n- intent: tea\n  examples: |\n    - What is tea?\n", "without the answers"),
+        ("nlu.md", "## intent:tea\n- What is tea?\n", "without the answers"),
+        ("domain.yml", "version: '3.1'\nresponses:\n  utter_tea:\n  - text: A drink.\n", "without the questions"),
+        ("messages.csv", "ID,Timestamp,Contents\n1,2024-01-15,a\n2,2024-01-15,b\n", "DiscordChatExporter"),
+        ("labels.jsonl", '{"text": "What is tea?", "label": ["drinks"]}\n', "Labels are classes"),
+        ("tasks.jsonl", '{"text": "What is tea?", "answer": "accept"}\n', "in no format"),
+        ("chat.html", "<!DOCTYPE html>\n<html><body><p>Hi</p></body></html>\n", "export it as JSON or text"),
+    ],
+)
+def test_what_holds_no_chats_says_what_to_do(log, tmp_path, name, text, advice):
+    file = tmp_path / name
+    file.write_text(text)
+    with pytest.raises(DataError, match=advice):
+        import_files(log, [file])
