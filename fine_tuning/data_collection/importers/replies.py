@@ -127,7 +127,7 @@ def _chats(database: sqlite3.Connection, source: Source) -> Iterator[Chat]:
             yield _chat(list(some), id, source.me)
         return
     roots = "parent = '' OR parent NOT IN (SELECT id FROM message WHERE id IS NOT NULL)"
-    for row in database.execute(f"SELECT {_COLUMNS} FROM message WHERE {roots} ORDER BY number").fetchall():
+    for row in database.execute(f"SELECT {_COLUMNS} FROM message WHERE {roots} ORDER BY number"):
         root = _Message._make(row)
         for path in _paths(database, root, source.branches == "all"):
             yield _chat(path, root.id or "", source.me)

@@ -64,6 +64,9 @@ def _text(record: object) -> str:
     """Return the text in the first of `_COLUMNS` that a record has; "" if it has none."""
     if not isinstance(record, dict):
         return ""
+    if isinstance(pieces := record.get("segments"), list):  # Axolotl: {"segments": [{"label": true, "text": "…"}]}
+        texts = [piece.get("text") for piece in pieces if isinstance(piece, dict)]
+        return "".join(text for text in texts if isinstance(text, str))
     return next((text for key in _COLUMNS if isinstance(text := record.get(key), str)), "")
 
 

@@ -1555,6 +1555,7 @@ def test_the_system_prompt_of_fine_tuning_forms(log, tmp_path, key, system):
         {"prompt": "\n\nHuman: q\n\nAssistant: a\n\nHuman: q2\n\nAssistant:", "completion": "a2"},
         {"turns": [{"prompt": "q", "response": "a"}, {"prompt": "q2", "response": "a2"}]},
         {"dialogue": [{"human": "q", "ai": "a"}, {"human": "q2", "ai": "a2"}]},
+        {"segments": [{"label": False, "text": "User: q\nBot: a\nUser: q2\n"}, {"label": True, "text": "Bot: a2</s>"}]},
     ],
 )
 def test_exchanges_of_one_conversation(log, tmp_path, record):
