@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from fine_tuning.data_collection.importers.chats import ROLES, BadRecord, Chat, Role, Said, rated, text_of
-from fine_tuning.data_collection.importers.message_forms import content_of, said_of, time_of
+from fine_tuning.data_collection.importers.message_forms import content_of, role_of, said_of, time_of
 from fine_tuning.data_collection.importers.shape import NOT_AS_EXPECTED, Importer, Source, each
 from fine_tuning.json_values import JsonObject
 
@@ -20,12 +20,25 @@ _PAIRS = (
     *(("inputs", "outputs"), ("inputs", "output"), ("input", "output"), ("request", "response")),
     *(("request_body", "response_body"), ("input", "choices"), ("input", "ideal"), ("input", "expectedOutput")),
     *(("input", "expected_output"), ("inputs", "reference_outputs"), ("prompt", "sampled"), ("prompt", "response")),
+    *(("modelInput", "modelOutput"), ("params", "result"), ("messages", "response"), ("messages", "completion")),
+    *(("messages", "output"), ("messages", "answer"), ("messages", "choices")),
 )
 _WITHIN = ("data", "run")  # OpenAI Evals: {"type": "sampling", "data": {"prompt": [...], "sampled": [...]}}
 _ASKED = ("messages", "body", "input", "inputs", "prompt", "question", "query", "contents", "raw", "text", "content")
 _ANSWERED = (
-    *("body", "choices", "generations", "message", "messages", "output", "outputs", "output_text", "answer"),
-    *("response", "completion", "content", "text", "result", "generation"),
+    *(
+        "body",
+        "choices",
+        "candidates",
+        "generations",
+        "message",
+        "messages",
+        "output",
+        "outputs",
+        "output_text",
+        "answer",
+    ),
+    *("response", "completion", "content", "parts", "text", "result", "generation"),
 )
 _SYSTEM = ("system", "instructions", "systemInstruction", "system_instruction")
 _TIMES = ("start_time", "startTime", "started_at", "timestamp", "created_at", "created")
@@ -43,8 +56,14 @@ def _call(record: object) -> tuple[object, object] | None:
             is_list = isinstance(got, list) and bool(got) and isinstance(got[0], dict)
             is_told = bool(sent) and bool(got) and (isinstance(sent, dict | list) or isinstance(got, dict) or is_list)
             if is_told and not (asked == "prompt" and isinstance(got, list) and answered != "sampled"):
-                return sent, got
+                return None if asked == "messages" and _is_answered(sent) else (sent, got)
     return None
+
+
+def _is_answered(messages: Any) -> bool:
+    """Return whether a list of messages ends with an answer, so that what is beside it is something else."""
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    return not isinstance(last, dict) or role_of(last) not in ("user", "tool", "system")
 
 
 def _fits(record: object) -> bool:

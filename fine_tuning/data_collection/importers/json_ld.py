@@ -7,6 +7,7 @@ QAPage, each in a `<script type="application/ld+json">`.
 import json
 import re
 from collections.abc import Iterator, Sequence
+from html import unescape
 
 from fine_tuning.data_collection.importers.chats import Chat, Fault
 from fine_tuning.data_collection.importers.nested import chats_within
@@ -33,11 +34,16 @@ def _read(source: Source) -> Iterator[Chat | Fault]:
             continue
         place = f"line {page.count(chr(10), 0, found.start()) + 1}"
         try:
-            value = json.loads(_COMMENT.sub("", found[1]), strict=False)
+            value = json.loads(_COMMENT.sub("", found[1]), strict=False, object_hook=_unescaped)
         except (ValueError, RecursionError) as error:
             yield Fault(place, f"expected JSON: {error}")
             continue
         yield from chats_within([value], place, source, [])
+
+
+def _unescaped(found: dict[str, object]) -> dict[str, object]:
+    """Return an object with its texts as a page shows them: many pages write "&amp;" in them."""
+    return {key: unescape(value) if isinstance(value, str) else value for key, value in found.items()}
 
 
 JSON_LD = Importer("questions and answers in a web page (JSON-LD)", _fits, _read, frozenset({"text"}))

@@ -15,6 +15,7 @@ from fine_tuning.json_values import JsonObject
 _PLACEHOLDERS = ("{{[INPUT]}}", "{{[OUTPUT]}}")
 _REST = re.compile(r"\{\{\[\w+\]\}\}")  # such as "{{[INPUT_END]}}"
 _BETWEEN = "||$||"  # between the names of several characters
+_USUAL_NAMES = (("chatname", "You"), ("chatopponent", "KoboldGPT"))
 _ADVENTURE = re.compile(r"(?:^|\n)> ?(?P<asked>[^\n]+)\n*")
 
 
@@ -42,7 +43,7 @@ def _instructed(text: str, settings: JsonObject) -> list[Said]:
 
 
 def _chatted(text: str, settings: JsonObject) -> list[Said]:
-    name, others = (text_of(settings.get(key), "a name") for key in ("chatname", "chatopponent"))
+    name, others = (text_of(settings.get(key), "a name") or usual for key, usual in _USUAL_NAMES)
     starts = [[f"\n{each}:" for each in names if each] for names in ([name], others.split(_BETWEEN))]
     text = f"\n{text}"
     if not all(any(start in text for start in side) for side in starts):

@@ -64,7 +64,14 @@ _KNOWN = (
     ({"ID", "Timestamp", "Contents"}, "Discord's own download has only what you wrote: use DiscordChatExporter"),
     *(({key}, _NO_ANSWER) for key in ("nlu", "rasa_nlu_data", "dialog_nodes", "sampleUtterances", "userSays")),
     ({"version", "responses"}, _NO_QUESTION),
+    ({"kind", "v"}, "If it is VS Code's own file of a chat, use its command Chat: Export Chat… and import chat.json"),
     ({"text", "label"}, "Labels are classes. If they are answers, name the columns question and answer"),
+)
+
+_JOIN = 'join both by custom_id, and write each as {"request": …, "response": …}'
+_HALVES = (
+    ({"custom_id", "response"}, f"holds the answers of a batch without the questions: {_JOIN}"),
+    ({"custom_id", "method", "body"}, f"holds the questions of a batch without the answers: {_JOIN}"),
 )
 
 # More specific formats come first: of those that fit equally well, the first is chosen.
@@ -157,6 +164,9 @@ def dataset_look(dataset: Dataset) -> Look:
 
 def recognised(found: Look, name: str) -> Found:
     """Return the format of a file. Raises DataError, which lists the formats that were tried, if it has none."""
+    keys = _keys(found)
+    if half := next((advice for some, advice in _HALVES if some <= keys), ""):
+        raise DataError(f"{name} {half}")
     formats = _formats(found)
     surface = {name: importer for name, importer in formats.items() if importer is not NESTED}
     if best := _best(surface, found, found.sample):
@@ -174,6 +184,10 @@ def recognised(found: Look, name: str) -> Found:
     raise DataError(f"{told}. {_advice(found)}")
 
 
+def _keys(found: Look) -> set[str]:
+    return {str(key) for record in found.sample if isinstance(record, dict) for key in record}
+
+
 def _advice(found: Look) -> str:
     """Return what can be done with a file in no known format."""
     lines = [line.strip() for line in found.lines if line.strip()]
@@ -186,7 +200,7 @@ def _advice(found: Look) -> str:
         return _NO_ANSWER
     if any(" --> " in line for line in lines[:20]):
         return "Subtitles do not say who speaks, so they hold no questions and answers"
-    keys = {key for record in found.sample if isinstance(record, dict) for key in record}
+    keys = _keys(found)
     if known := next((advice for some, advice in _KNOWN if some <= keys), ""):
         return known
     if found.layout == "table":

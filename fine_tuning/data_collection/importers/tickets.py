@@ -21,7 +21,17 @@ _LISTS = (
     *("comments", "conversation_parts", "conversations", "messages", "threadMessages", "threads", "notes", "events"),
     *("_results", "results", "data", "payload"),
 )
-_HOLDERS = ("conversation_parts", "_embedded", "thread", "data", "ticket", "helpdesk_ticket", "conversation", "item")
+_HOLDERS = (
+    "conversation_parts",
+    "comments",
+    "_embedded",
+    "thread",
+    "data",
+    "ticket",
+    "helpdesk_ticket",
+    "conversation",
+    "item",
+)
 _BODIES = ("bodytext", "strippedtext", "plainbody", "text", "content", "body", "htmlbody", "message")
 _REQUESTERS = ("requesterid", "customerid", "requester", "customer", "contactid", "submitterid")
 _OPENINGS = ("descriptiontext", "description")
@@ -45,7 +55,8 @@ def _told(record: JsonObject, around: Mapping[str, Role] = MappingProxyType({}),
 
     `around` holds the roles of people, as `_people` returns them, that the objects around the record name.
     """
-    people = {**around, **_people(lowered(record))}
+    inner = [each for key in _HOLDERS if isinstance(each := record.get(key), dict)] if depth < _DEEPEST else []
+    people = {**around, **{id: role for each in (*inner, record) for id, role in _people(lowered(each)).items()}}
     for key in _LISTS:
         found = record.get(key)
         messages = [lowered(each) for each in found if isinstance(each, dict)] if isinstance(found, list) else []
@@ -54,7 +65,6 @@ def _told(record: JsonObject, around: Mapping[str, Role] = MappingProxyType({}),
         told = [(each, side) for each in messages if (side := side_of(each, people, user))]
         if told and 4 * len(told) >= 3 * len(messages):
             return told
-    inner = [each for key in _HOLDERS if isinstance(each := record.get(key), dict)] if depth < _DEEPEST else []
     return next((told for each in inner if (told := _told(each, people, depth + 1))), [])
 
 
@@ -104,7 +114,7 @@ def _opening(record: JsonObject, said: Sequence[Said]) -> list[Said]:
     """Return the message with which a ticket was opened, where it is not in the list of its messages."""
     for holder in (record, *(record[key] for key in _HOLDERS if isinstance(record.get(key), dict))):
         found = lowered(holder)
-        source = lowered(found.get("source"))
+        source = lowered(found.get("source") or found.get("conversationmessage"))
         if any(key in source for key in _BODIES):  # Intercom
             return [_said(source, side_of(source, {}) or "user")]
         if isinstance(text := first_in(found, _OPENINGS), str):

@@ -424,7 +424,7 @@ EXPECTED = {
         {},
         [
             ("How deep is the lake?", "Forty **metres**.", "", {}),
-            ("Which fish live there?", "Perch.", "", {}),
+            ("Which fish live there?", "Perch & pike.", "", {}),
         ],
         [0, 1],
         ["line 9: expected JSON"],
@@ -1606,6 +1606,9 @@ def test_messages_of_more_programs(log, tmp_path, name, text):
         ("messages.csv", "ID,Timestamp,Contents\n1,2024-01-15,a\n2,2024-01-15,b\n", "DiscordChatExporter"),
         ("labels.jsonl", '{"text": "What is tea?", "label": ["drinks"]}\n', "Labels are classes"),
         ("tasks.jsonl", '{"text": "What is tea?", "answer": "accept"}\n', "in no format"),
+        ("session.jsonl", '{"kind": 0, "v": {"requests": []}}\n{"kind": 1, "k": ["x"], "v": 1}\n', "Export Chat"),
+        ("batch.jsonl", '{"custom_id": "1", "response": {"body": {"choices": []}}}\n', "without the questions"),
+        ("batch.jsonl", '{"custom_id": "1", "method": "POST", "body": {"messages": []}}\n', "without the answers"),
         ("chat.html", "<!DOCTYPE html>\n<html><body><p>Hi</p></body></html>\n", "export it as JSON or text"),
     ],
 )
@@ -1614,3 +1617,23 @@ def test_what_holds_no_chats_says_what_to_do(log, tmp_path, name, text, advice):
     file.write_text(text)
     with pytest.raises(DataError, match=advice):
         import_files(log, [file])
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"messages": [{"role": "user", "content": "q"}], "response": "a"},
+        {"messages": [{"role": "user", "content": "q"}], "completion": {"role": "assistant", "content": "a"}},
+        {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], "output": {"x": "y"}},
+        {"params": {"messages": [{"role": "user", "content": "q"}]}, "result": {"message": {"content": "a"}}},
+        {"request": {"contents": "q"}, "response": {"candidates": [{"content": {"parts": [{"text": "a"}]}}]}},
+        {"inputs": {"topic": "q"}, "outputs": {"text": "a"}},
+        {"ticket": {"requester_id": 1}, "comments": [{"author_id": 1, "body": "q"}, {"author_id": 2, "body": "a"}]},
+        {"requester_id": 1, "comments": {"comments": [{"author_id": 1, "body": "q"}, {"author_id": 2, "body": "a"}]}},
+    ],
+)
+def test_questions_and_answers_in_objects_of_their_own(log, tmp_path, record):
+    file = tmp_path / "set.jsonl"
+    file.write_text(json.dumps(record) + "\n")
+    import_files(log, [file])
+    assert [(turn.user_message, turn.bot_response) for turn in log.turns()] == [("q", "a")]
