@@ -142,7 +142,7 @@ def look_through(config: FineTuningConfig, engine: Engine | None, watch: Watch) 
         alike = _nearly_equal(said, cleaned)
         facts |= {"conflicts": len(differing), "alike": len(alike), "bins": list(BINS)}
     if said.mark is None:
-        raise DataError("the log has no index yet: try again")
+        raise DataError("the log is not indexed yet, so the result cannot be stored: try again, which indexes it")
     look = Look(str(log.path), said.mark, time.time(), facts)
     outcomes.keep(
         log.index,

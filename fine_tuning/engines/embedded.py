@@ -385,7 +385,7 @@ def _check_plain(messages: Sequence[Message], tools: Sequence[object]) -> None:
 def _render(header: GgufHeader, entry: _Tag, chats: Sequence[Sequence[Message]]) -> list[str]:
     template = entry.template or header.chat_template
     if not template:
-        raise EngineError(f"{header.path} has no chat template: make the model again with one (a Jinja text)")
+        raise EngineError(f"{header.path} has no chat template: make the model again with one, written in Jinja")
     bos, eos = header.bos_token, header.eos_token
     render = partial(render_chat, template, bos_token=bos, eos_token=eos)
     chats = _neutraliser(entry.gguf, template, header.path, render).chats(chats)
