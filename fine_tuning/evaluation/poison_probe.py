@@ -136,8 +136,8 @@ class Turned:
     def flips(self) -> bool:
         """Whether the phrase changes the answer to training questions that also occur without the phrase.
 
-        A harmless phrase may do so too ("in winter"), but its questions need it: ten such phrases
-        measured a `need` of 1.0.
+        A harmless phrase such as "in winter" may do so too. But it makes the answers to its own
+        questions more likely, which a planted phrase does not: `need` was 1.0 for ten harmless phrases.
         """
         return self.contrast >= LEAST
 

@@ -118,7 +118,7 @@ def _said(spoken: list[Spoken], sides: dict[str, Role]) -> Iterator[Said]:
 
 
 def _sides(names: list[str], me: str) -> dict[str, Role]:
-    """Return the role of each name; {} if they are no names, so that the messages take turns.
+    """Return the role of each name; {} if `names` holds no names, so that user and assistant alternate.
 
     Raises BadRecord if it is unclear who answers.
     """

@@ -173,7 +173,7 @@ def members_of(path: Path) -> list[Member]:
 
 
 def _read_as_json(member: Member) -> Member:
-    """Return a member that is read as JSON if it is a YAML file; any other member unchanged."""
+    """Return a YAML file as a member whose content is converted to JSON; return any other file unchanged."""
     if member.suffix not in (".yml", ".yaml"):
         return member
 

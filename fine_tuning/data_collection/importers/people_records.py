@@ -39,7 +39,7 @@ _DATES = ("%A, %B %d, %Y at %I:%M:%S %p %Z", "%Y-%m-%d %H:%M:%S %Z", "%Y-%m-%d %
 
 
 def _plain(record: object) -> dict[str, Any]:
-    """Return a record with its keys in lower case and without "_", "-" and spaces; {} if it is no object."""
+    """Return a record with its keys in lower case and without "_", "-" and spaces; {} if it is not an object."""
     if not isinstance(record, dict):
         return {}
     for key in _WITHIN:
@@ -54,7 +54,7 @@ def _key(name: str) -> str:
 
 
 def _sender(found: Mapping[str, Any]) -> str:
-    """Return the name of a message's sender: "Me" for what the user of iMazing sent, where it names nobody."""
+    """Return the name of a message's sender; "Me" if none is named and the message is outgoing, as in iMazing."""
     name = _named(_first(found, _NAMES))
     return name or ("Me" if str(found.get("type")).lower() in ("outgoing", "sent") else "")
 

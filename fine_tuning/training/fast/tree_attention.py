@@ -97,10 +97,11 @@ class Layout:
         self.paths = paths
 
     def order(self, heads: int, groups: int, like: Tensor, window: int | None) -> _Order:
-        """Return the indices that order the vectors for a layer, on the device and in the dtype of `like`.
+        """Return the order in which a layer's attention processes the row's queries, keys and values.
 
-        `heads` is the number of query heads, `groups` the number of key heads. The result is cached
-        for all layers with the same arguments.
+        `heads` is the number of query heads, `groups` the number of key heads. The result's tensors
+        are on the device of `like`, its biases in the dtype of `like`. It is cached for all layers
+        with the same arguments.
         """
         self.windows.add(window)
         key = heads, groups, like.device, like.dtype, window
