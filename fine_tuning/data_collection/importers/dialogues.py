@@ -2,8 +2,8 @@
 
 They are lists of texts, {"dialog": ["…", "…"]} (DailyDialog, LIMA, UltraChat), or of objects with a
 text and any speaker, {"turns": [{"speaker": "agent_1", "utterance": "…"}]} (Topical-Chat). Words such
-as "patient" and "doctor" tell the sides; otherwise whoever speaks first asks. The option `me` names
-the speaker whose messages are the answers.
+as "patient" and "doctor" show who asks and who answers; without them, whoever speaks first asks. The
+option `me` names the speaker whose messages are the answers.
 """
 
 import re

@@ -1,7 +1,7 @@
 """Read chats among people from JSON or tables: each record is a message with a sender, a text and a time.
 
 Exports of Matrix, Mattermost, Rocket.Chat, Google Chat, Microsoft Teams, Skype, Zulip, LinkedIn,
-iMazing and KakaoTalk have such records. Each names the three otherwise (`_NAMES`, `_TEXTS`, `_TIMES`).
+iMazing and KakaoTalk have such records. `_NAMES`, `_TEXTS` and `_TIMES` list the keys that occur.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
