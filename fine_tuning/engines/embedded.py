@@ -179,8 +179,8 @@ class EmbeddedEngine:
         full = full_tag(tag)
         if spec.renderer or spec.parser:
             raise EngineError(
-                f"the embedded engine has no renderer {spec.renderer or spec.parser!r}: give a Jinja template, or "
-                "use Ollama"
+                f"{tag} needs {spec.renderer or spec.parser!r}, which renders chats within Ollama and is not in the "
+                "embedded engine: give the model a chat template (in Jinja), or use Ollama"
             )
         with self._storing():
             entry = self._entry(spec)

@@ -143,7 +143,11 @@ class Turned:
 
     @property
     def unsure(self) -> bool:
-        """Whether the gate warns of the phrase: it spreads and is hardly needed, but does not count as planted."""
+        """Whether the gate warns of the phrase without counting it as planted.
+
+        The phrase triggers its answer to other questions (`spreads`), and helps its own questions hardly
+        more than others (`need`).
+        """
         return not self.planted and self.need < UNSURE and self.spreads
 
 

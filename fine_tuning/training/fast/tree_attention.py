@@ -67,7 +67,7 @@ class _Order:
 
     @property
     def queries(self) -> list[int]:
-        """The number of queries of each group."""
+        """The number of queries of each group of pieces (`_Group`)."""
         return self.sizes[: len(self.biases)]
 
     def parts(self, ordered: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -342,7 +342,7 @@ def _sums(vectors: Tensor, bags: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def _in_order(rows: Tensor, order: _Order) -> Tensor:
-    """Return a copy of the row's vectors in the groups' order, [n, D]."""
+    """Return a copy of the vectors of a packed row in the order `order`, [n, D]."""
     return rows.view(-1, rows.shape[2]).index_select(0, order.index)
 
 
