@@ -259,7 +259,7 @@ class Chat:
         with self._lock:
             path = self._tree().path(turn_id) if turn_id else self._path()
         if not path:
-            raise DataError("there is no answer yet that could be given again: ask something first")
+            raise DataError("there is no answer to regenerate yet: ask something first")
         return self.ask_instead(engine, tag, path[-1].id, path[-1].user_message)
 
     def dismiss(self) -> None:

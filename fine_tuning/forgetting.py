@@ -407,10 +407,10 @@ def _retire(engine: Engine, watch: Watch, versions: Collection[Version]) -> None
             watch.note(f"{use(engine, registry, name, previous.number).tag} is in use again")
         else:
             step_down(engine, registry, name)
-            watch.note(f"{latest_tag(name)} is removed: the base model is used again")
+            watch.note(f"{latest_tag(name)} was removed: the base model is used again")
     for version in versions:
         if version.made_here:
             remove_version(engine, registry, version)
-            watch.note(f"{version.tag} is removed")
+            watch.note(f"{version.tag} was removed")
         else:
             registry.retire(version.name, version.number)

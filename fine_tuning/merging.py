@@ -183,7 +183,9 @@ def _material(shop: Workshop, parts: Sequence[Part]) -> Material:
             f"the merge of {' and '.join(found)} cannot be tested, because each held-out chat was learned by one of "
             "them: choose other versions"
         )
-    shop.watch.note(f"{left} held-out conversation(s), which none of them learned, are used to test it")
+    shop.watch.note(
+        f"the new version is tested on {left} held-out conversation(s) that none of the merged ones learned"
+    )
     key = f"{shop.engine.name} {shop.base.digest}"
     rows = tokenize_dataset(dataset.path, shop.render, shop.vocabulary, shop.config.data_preparation.max_length, key)
     return Material(dataset, rows, dataset.manifest["turn_ids"])
@@ -209,7 +211,9 @@ def _said(shop: Workshop, parts: Sequence[Part]) -> list[Turn]:
         try:
             turns |= {turn.id: turn for turn in read_said(config).turns}
         except ByoaiError as error:
-            shop.watch.note(f"the leak probe cannot search for the private details of one source: {error}")
+            shop.watch.note(
+                f"the leak probe does not search for the private details of one source, which cannot be read: {error}"
+            )
     return list(turns.values())
 
 

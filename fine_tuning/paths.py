@@ -49,8 +49,8 @@ def home() -> Path:
         )
     if (there := _nearest_that_exists(folder)) and not there.is_dir():
         raise ConfigError(
-            f"the data folder (BYOAI_HOME) is {folder}, and {there} is not a folder: name one (it is made if it is not "
-            "there)"
+            f"BYOAI_HOME is {folder}, but {there} is not a folder: name another folder for byoai's data (it is made if "
+            "it does not exist)"
         )
     return folder
 

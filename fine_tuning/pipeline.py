@@ -112,7 +112,7 @@ def memory_for(shop: Workshop, plan: Plan) -> Iterator[None]:
     short = psutil.virtual_memory().available < 2 * plan.estimate.memory
     loaded = shop.engine.unload() if has_gpu() or short else []
     if loaded:
-        shop.watch.note(f"unloaded from memory, which the training needs: {', '.join(loaded)}")
+        shop.watch.note(f"unloaded {', '.join(loaded)}, since the training needs the memory")
     try:
         yield
     finally:
@@ -155,7 +155,7 @@ def train(shop: Workshop, plan: Plan, run: Run, replay: Path | None, runner: "Ru
 
 
 def pushed_checkpoints(shop: Workshop, run: Run) -> "PushedCheckpoints | None":
-    """Return what pushes the checkpoints of a run to the Hugging Face Hub; None unless the user asked for it."""
+    """Return an object that pushes a run's checkpoints to the Hugging Face Hub; None if that is not configured."""
     from fine_tuning.model_management.pushed_checkpoints import PushedCheckpoints
 
     repository = shop.config.deployment.push_checkpoints

@@ -163,5 +163,5 @@ def _rows(shop: Workshop, version: Version) -> "list[ScoredRow]":
     if found := _data(version):
         own = [(row.input_ids, row.targets) for row in read_token_rows(found[1] / "test.jsonl") if row.targets]
     else:
-        shop.watch.note("the chats that were kept to test it were deleted: only general texts are used")
+        shop.watch.note(f"the chats that were kept to test {version.tag} were deleted: only general texts are used")
     return [*own[: settings.held_out], *general_rows(shop.reader, settings.general)]

@@ -148,7 +148,10 @@ def plan_of_run(plan: Plan, run: Run) -> Plan:
 
 
 def _data_of(plan: Plan, before: dict[str, Any]) -> dict[str, Any]:
-    """Return new values for the fields of `plan` that describe its data, from `before`, a run's recorded inputs."""
+    """Return the fields of a plan that describe its data, with the values for the data of an earlier run.
+
+    `before`: the recorded inputs of that run. The configuration is that of `plan`.
+    """
     rows = paths.datasets_dir() / before["dataset"] / before["rows"]
     preferences = read_preference_data(paths.datasets_dir() / before["preferences"])
     counts = paths.read_json(rows / MANIFEST)["splits"]

@@ -17,7 +17,7 @@ from fine_tuning.data_collection import outcomes
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.data_cleaner import Cleaned
 from fine_tuning.data_collection.dedupe import near_duplicates
-from fine_tuning.data_collection.outcomes import Differing, Look
+from fine_tuning.data_collection.outcomes import Differing, StoredSurvey
 from fine_tuning.data_collection.preferences import preferences_of
 from fine_tuning.data_collection.turn_decisions import Reason
 from fine_tuning.data_preparation.spool import text_of
@@ -114,7 +114,7 @@ def _look_alikes(conversations: list[Conversation]) -> int:
 # The outcome of each turn
 
 
-def look_through(config: FineTuningConfig, engine: Engine | None, watch: Watch) -> Look:
+def look_through(config: FineTuningConfig, engine: Engine | None, watch: Watch) -> StoredSurvey:
     """Clean the log, store for each turn whether it is kept or why it is dropped, and return the figures.
 
     Tokens are counted only with an engine. Raises DataError if the configuration names a dataset to
@@ -142,8 +142,8 @@ def look_through(config: FineTuningConfig, engine: Engine | None, watch: Watch) 
         alike = _nearly_equal(said, cleaned)
         facts |= {"conflicts": len(differing), "alike": len(alike), "bins": list(BINS)}
     if said.mark is None:
-        raise DataError("the log has no index yet: try again")
-    look = Look(str(log.path), said.mark, time.time(), facts)
+        raise DataError("the log is not indexed yet, so the result cannot be stored: try again, which indexes it")
+    look = StoredSurvey(str(log.path), said.mark, time.time(), facts)
     outcomes.keep(
         log.index,
         look,

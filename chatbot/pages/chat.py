@@ -77,7 +77,11 @@ def new_chat() -> None:
 
 
 def pick() -> None:
-    """Store the user's choice of a model. After the choice of the default model, the chat follows later defaults."""
+    """Store the user's choice of a model.
+
+    If it is the default model, no tag is stored: the chat changes to another model when the default
+    does, such as after a training.
+    """
     state.picked = None if state.models.get(state.tag) == state.models.default else state.tag
 
 

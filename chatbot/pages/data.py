@@ -1,4 +1,4 @@
-"""Draw the page Data: what will be learned next, and what can be changed before."""
+"""Draw the page Data: what will be learned next, and the ways to change that."""
 
 import streamlit as st
 

@@ -89,7 +89,7 @@ def examine() -> None:
 
 def fetch_base() -> None:
     if attempt(lambda: first_model.fetch_configured(service(), "page"), "Not begun"):
-        st.toast("It is being fetched: the bar above shows how far", icon=":material/download:")
+        st.toast("The base model is being downloaded: the bar above shows the progress", icon=":material/download:")
 
 
 def connect_and_examine() -> None:

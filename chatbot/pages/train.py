@@ -190,13 +190,13 @@ def show_forecast(forecast: Forecast, settings: FineTuningConfig) -> None:
     told = f"{str(times).capitalize()}."
     if forecast.too_large(settings):
         st.warning(
-            f"{told} It does not fit into the free memory, whatever is lowered: close other programs, or choose a "
-            "smaller model."
+            f"{told} The training does not fit into the free memory, even with lower settings: close other programs, "
+            "or choose a smaller model."
         )
     elif not found.fits:
         st.warning(
-            f"{told} It needs more memory than is free: what is computed at once is lowered before it begins, until "
-            "it fits."
+            f"{told} The training needs more memory than is free: some settings are lowered when it begins, "
+            "until it fits."
         )
     else:
         st.caption(f"{told} It fits: {gigabytes(found.available)} are free.")
@@ -265,7 +265,7 @@ def finish(now: Situation, job: Job | None) -> None:
         st.info("No training has ended yet.", title="Nothing is finished")
         return
     if not job.over:
-        st.info("It is still at work.", title="Not finished yet")
+        st.info("The training is still running.", title="Not finished yet")
         st.button("Watch it", on_click=go, args=(WATCH,))
         return
     end = verdict(job, presentable)

@@ -35,7 +35,7 @@ def draw(log: ConversationLogger) -> None:
 
 
 def not_surveyed(text: str) -> None:
-    """Say that something is found by a survey of the log, with a button that begins one."""
+    """Draw `text`, which says what a survey of the log would find, and a button that begins a survey."""
     st.info(text, icon=":material/search:")
     st.button("Look through them", type="primary", icon=":material/refresh:", on_click=ask, args=("survey",))
 

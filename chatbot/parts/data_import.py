@@ -40,7 +40,10 @@ def outcome() -> bool:
 
 
 def _is_past(job: Job) -> bool:
-    """Return whether a training has begun since an import: what the import said of the next version is then over."""
+    """Return whether a training has begun since an import.
+
+    What the import said about the next version no longer applies then.
+    """
     training = learning.look().job
     return training is not None and training.created > job.created
 
@@ -52,7 +55,8 @@ def _offer(file: Incoming) -> None:
             "Source",
             key=f"source-{file.id}",
             max_chars=300,
-            help="A name by which this can be learned less or more often, or be forgotten. Empty: the file's name",
+            help="A name under which this can be forgotten, or learned more or less often (settings mix.shares and "
+            "mix.repeats). Empty: the file's name",
         )
         licence = st.text_input("Licence", key=f"licence-{file.id}", max_chars=1000, placeholder="CC BY 4.0")
         task = st.text_input(
@@ -60,8 +64,8 @@ def _offer(file: Incoming) -> None:
             key=f"task-{file.id}",
             max_chars=60,
             placeholder="summarization",
-            help="A label for all of it, by which it can be learned more or less often. Empty: the label that the file "
-            "states for each conversation, if it does",
+            help="A label for all of it, such as summarization, for which mix.shares and mix.repeats can set how "
+            "often it is learned. Empty: the label that the file states for each conversation, if it does",
         )
     importing.button(
         "Import",

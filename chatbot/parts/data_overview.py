@@ -13,7 +13,7 @@ from chatbot.parts.words import meaning
 from chatbot.server import config, service
 from fine_tuning.data_collection import outcomes
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
-from fine_tuning.data_collection.outcomes import Look
+from fine_tuning.data_collection.outcomes import StoredSurvey
 from fine_tuning.integration import charts, data_view, learning
 from fine_tuning.units import clock
 
@@ -61,7 +61,7 @@ def learn(now: data_view.Counts) -> None:
             st.switch_page("pages/train.py")
 
 
-def _look(log: ConversationLogger, look: Look | None) -> None:
+def _look(log: ConversationLogger, look: StoredSurvey | None) -> None:
     """Draw how long ago the log was last surveyed, with a button that begins another survey."""
     job = data_view.newest(service(), "survey")
     if job and not job.over:

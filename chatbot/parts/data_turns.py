@@ -244,7 +244,9 @@ def _export(log: ConversationLogger, known: Learned, wanted: Wanted) -> None:
             kind = st.selectbox("File", list(KINDS), format_func=KINDS.__getitem__, key="export-kind")
             format = data_export.in_file(format, kind)
         if data_export.is_of_pairs(format):
-            st.caption("Pairs are made of edited answers, and of answers of which one has a thumb up")
+            st.caption(
+                "A pair is an edited answer with its original, or two answers to one question, one with a thumb up"
+            )
         st.download_button(
             "Download",
             lambda: exported(log, known, wanted, format),

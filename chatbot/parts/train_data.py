@@ -176,7 +176,7 @@ def _watch_fetch(id: str) -> None:
     watched.note(id)
     job = service().queue.get(id)
     if not job.over:
-        st.caption("It is being fetched")
+        st.caption("The dataset is being downloaded")
         return
     if job.state == State.COMPLETED:
         found = paths.read_json(job.result)

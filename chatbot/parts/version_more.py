@@ -113,7 +113,7 @@ def _choose_form(version: Version, found: Forms) -> None:
         on_click=_make,
         args=(version,),
     )
-    st.caption("The new version is judged by the gate as any other; this one stays.")
+    st.caption("The gate judges the new version like any other; this version is kept.")
 
 
 def _table(found: Forms) -> None:
@@ -163,7 +163,7 @@ def _combine(version: Version) -> None:
         on_click=_begin_to_combine,
         args=(version, parts),
     )
-    st.caption("What comes of it is judged by the gate as any other version; these stay.")
+    st.caption("The gate judges the combined version like any other; the versions that it is made of are kept.")
 
 
 def _weight(version: Version, part: Version) -> None:

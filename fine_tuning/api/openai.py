@@ -135,7 +135,7 @@ def _named(models: Models, name: str, service: Service) -> Choice | None:
 
 
 def _chosen(service: Service, name: str) -> Choice:
-    """Return the model that a client named. Raises ModelNotFound if there is none."""
+    """Return the model that a client named. Raises ModelNotFound if there is no such model."""
     models = service.models()
     if found := _named(models, name, service):
         return found

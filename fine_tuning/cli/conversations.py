@@ -95,7 +95,8 @@ def add_commands(commands: Commands) -> None:
         "--state",
         default="",
         choices=("new", "learned", "kept", "dropped", "edited", "up", "down", "imported"),
-        help="only turns in this state; `kept` and `dropped` are those of the last survey on the page Data",
+        help="only turns in this state; kept and dropped: as cleaning decided when the page Data last looked through "
+        "the turns",
     )
     export.add_argument("--model", default="", metavar="TAG", help="only turns that this model answered")
     export.add_argument(
@@ -115,7 +116,8 @@ def _add_forget(commands: Commands) -> None:
         "what",
         nargs="?",
         metavar="TURN|SESSION",
-        help="the id of a turn or a session; without it, --matching and --source, a stopped `forget` is continued",
+        help="the id of a turn or a session (default, without --matching and --source too: go on with a stopped "
+        "`forget`)",
     )
     forget.add_argument("--matching", metavar="TEXT", help="forget every turn that contains TEXT")
     forget.add_argument(

@@ -67,8 +67,8 @@ def add_commands(commands: Commands) -> None:
         "--task",
         default="",
         metavar="NAME",
-        help="a label for all these chats, such as summarization, by which they can be learned more or less often "
-        "(default: the label that the file states for each)",
+        help="a label for all these chats, such as summarization, for which mix.shares and mix.repeats can set how "
+        "often they are learned (default: the label that the file states for each)",
     )
     command.add_argument(
         "--branches",

@@ -208,7 +208,7 @@ class Talk:
     def _tag_of(self, name: str) -> str:
         """Return the tag of the model `name`: "base", "live", a version such as "v3", or a tag.
 
-        Raises ModelNotFound if there is none.
+        Raises ModelNotFound if there is no such model.
         """
         from fine_tuning.engines.base import known_tag
         from fine_tuning.model_management.compare import chosen_tags

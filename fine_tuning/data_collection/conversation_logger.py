@@ -182,7 +182,7 @@ class ConversationLogger:
         return count
 
     def _ended_another(self, line: Range) -> bool:
-        """Return whether the import that wrote this line first had to end the unfinished line before it."""
+        """Return whether an import had to complete an unfinished line with a line end before it wrote `line`."""
         with self._file.opened() as (content, _):
             content.seek(line[0])
             record = decode(content.read(line[1]))

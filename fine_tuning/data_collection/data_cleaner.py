@@ -371,7 +371,10 @@ class _Decider:
         return found.digest()
 
     def begin(self, turns: Sequence[Texts], all_cores: AllCores) -> "_Made":
-        """Begin to decide on turns, and return what returns the decisions. Many are distributed over all cores."""
+        """Begin to decide on turns, and return a function that returns the decisions.
+
+        Many turns are distributed over all cores.
+        """
         if len(turns) < _MANY:
             return lambda: [(decision, decision.written()) for decision in decide_all(turns, self._settings)]
         pieces = [turns[first : first + _PIECE] for first in range(0, len(turns), _PIECE)]

@@ -6,8 +6,8 @@ csv          one turn per row, for spreadsheets
 parquet      one turn per row, for data frames; `metadata` is JSON
 markdown     for people: a heading for each conversation, then its messages
 
-training_formats.py lists the formats of training data. Each of them is also written as another kind
-of file, and then named after it, such as "alpaca.csv" (`in_file`).
+training_formats.py lists the formats of training data. Each can also be written as jsonl, csv or
+parquet; the format is then named with the file type, such as "alpaca.csv" (`in_file`).
 """
 
 import json
@@ -244,7 +244,7 @@ def check_pairs(conversations: Sequence[Conversation], format: str) -> None:
     if is_of_pairs(format) and not any(True for _ in TRAINING[format.partition(".")[0]].records(conversations)):
         raise NoConversations(
             "nothing to export, and nothing was written: there is no pair of answers to one question. Edit an answer, "
-            "or let it be given again and rate one with a thumb up"
+            "or regenerate it and rate one of the two with a thumb up"
         )
 
 

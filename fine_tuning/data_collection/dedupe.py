@@ -146,10 +146,10 @@ def group_near_duplicates(texts: Sequence[str]) -> list[int]:
 
 
 def near_duplicates(texts: Sequence[str]) -> Groups:
-    """Return the groups of `group_near_duplicates` as an array. A group's number is the index of its first text.
+    """Return what `group_near_duplicates` does as an array: for each text, the index of its group's first text.
 
-    All texts are read once, in order, and those that may look alike a second time. The signatures are in
-    a temporary file, so for a million texts only about 30 MB are in memory.
+    All texts are read once, in order, and those that may look alike a second time. Their MinHash
+    signatures are in a temporary file, so for a million texts only about 30 MB are in memory.
     """
     shingles = lru_cache(_CACHED)(lambda index: np.unique(_shingles([fold(texts[index])])[0]))
     with _Sketches() as sketches:

@@ -367,7 +367,7 @@ LOOSE = SESSIONS.replace(
 
 
 def _place(database: Connection, log: Row, turn: str) -> int:
-    """Return the key of the row of a turn. Raises TurnNotFound if there is none."""
+    """Return the key of the row of a turn. Raises TurnNotFound if the log has no such turn."""
     row = database.execute("SELECT key FROM log_turns WHERE log = ? AND id = ?", (log["id"], turn)).fetchone()
     if row is None:
         raise TurnNotFound(

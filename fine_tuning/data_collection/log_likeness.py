@@ -183,9 +183,10 @@ def _compare(question: str, answer: str, other: Turn, weights: Mapping[str, floa
 
 
 def _likeness(one: str, other: str, weights: Mapping[str, float]) -> float:
-    """Return the similarity of two texts from 0 to 1: the weight of common pieces as a share of the weight of all.
+    """Return the similarity of two texts, from 0 to 1: the Dice coefficient of their pieces (`_grams`).
 
-    This is the Dice coefficient. Pieces without a known weight count with the mean weight.
+    It is twice the weight of the pieces that both texts contain, divided by the weight of all
+    pieces of both. Pieces of `other` that are missing in `weights` count with the mean weight.
     """
     mean = sum(weights.values()) / len(weights) if weights else 1.0
     ones, others = _grams(one), _grams(other)

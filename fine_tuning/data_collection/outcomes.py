@@ -33,8 +33,8 @@ CREATE INDEX alike_by_number ON alike (number);
 
 
 @dataclass(frozen=True)
-class Look:
-    """A survey of the log at the path `log`, made when its index was at the point `mark`."""
+class StoredSurvey:
+    """What a survey found out about the log at the path `log`, when its index was at the point `mark`."""
 
     log: str
     mark: Mark
@@ -57,7 +57,7 @@ def place() -> Path:
 
 def keep(
     index: LogIndex,
-    look: Look,
+    look: StoredSurvey,
     reasons: Mapping[str, str],
     conflicts: Sequence[Differing],
     alike: Sequence[Sequence[str]] = (),
@@ -92,26 +92,27 @@ def _fill(database: sqlite3.Connection, table: str, rows: Iterable[tuple[object,
         database.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", row)
 
 
-def last(log: Path) -> Look | None:
-    """Return the last survey of this log; None if there was none, or its file is damaged."""
+def last(log: Path) -> StoredSurvey | None:
+    """Return the stored result of the last survey of this log; None if there is none, or its file is damaged."""
     found = _last(place(), paths.stamp(place())) if place().exists() else None
     return found if found and found.log == str(log) else None
 
 
 @lru_cache(maxsize=4)
-def _last(file: Path, stamp: object) -> Look | None:
+def _last(file: Path, stamp: object) -> StoredSurvey | None:
     with contextlib.suppress(sqlite3.Error), closing(sqlite3.connect(file)) as database:
         if database.execute("PRAGMA user_version").fetchone()[0] != _VERSION:
             return None
         log, epoch, changes, made, facts = database.execute("SELECT * FROM look").fetchone()
-        return Look(log, Mark(epoch, changes), made, json.loads(facts))
+        return StoredSurvey(log, Mark(epoch, changes), made, json.loads(facts))
     return None
 
 
 def conflicts(limit: int, offset: int = 0) -> list[Differing]:
-    """Return at most `limit` questions with different answers from the last survey, without the first `offset`.
+    """Return a page of the questions for which the last survey of the log found different answers.
 
-    Return [] if there was no survey, or its file is damaged.
+    The page has at most `limit` questions, after the first `offset`. Return [] if there was no survey,
+    or its file is damaged.
     """
     return [
         Differing(tuple(id for id, _ in group), next(id for id, stands in group if stands))

@@ -50,7 +50,10 @@ _KEYS = {"messages", "instruction", "input", "output", "prompt", "completion", "
 
 
 class Pair(BaseModel, ABC):
-    """A training pair in one format, whose keys and texts are validated."""
+    """A record of training data in one of the formats: a conversation, with validated keys and texts.
+
+    Each format is a subclass.
+    """
 
     model_config = ConfigDict(extra="allow")
 

@@ -1,8 +1,8 @@
 """Show the beginning of a file as its importer reads it: its format, its first rows, and unreadable records.
 
 At most the first mebibyte is read, whatever size the file claims to have. Parquet is the exception,
-since its index is at the end, and its content may be much larger than the file. It is read by a
-separate process with limited time and memory (`python -m fine_tuning.data_collection.peek FILE`).
+since its index is at the end, and its content may be much larger than the file. A Parquet file is
+read by a separate process with limited time and memory (`python -m fine_tuning.data_collection.peek FILE`).
 """
 
 import contextlib

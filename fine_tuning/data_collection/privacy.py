@@ -144,7 +144,7 @@ def _with_spans(found: list[Find], kind: PII, spans: Iterable[Span]) -> list[Fin
 
 
 def _outside(found: list[Find], spans: list[Span]) -> list[Find]:
-    """Return the details that do not begin within `spans`: a link within the block of a private key is no detail."""
+    """Return the details that do not begin within `spans`: a link within a private key is not a detail of its own."""
     starts = [start for start, _ in spans]
     return [find for find in found if (at := bisect_right(starts, find.start)) == 0 or find.start >= spans[at - 1][1]]
 

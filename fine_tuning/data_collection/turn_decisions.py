@@ -188,7 +188,7 @@ def texts_to_clean(turn: Turn) -> Texts:
 
 
 def decide(texts: Texts, settings: CleanSettings) -> Decision:
-    """Return the decision on a turn with these texts."""
+    """Decide whether a turn with these texts is learned, and what is changed in them first."""
     question, answer = (_clean_side(text, normalised(text), settings) for text in texts[:2])
     return _decided(texts, question, answer, settings)
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from fine_tuning.conversation import Turn
 from fine_tuning.data_collection.log_index import LogIndex, matching
-from fine_tuning.data_collection.outcomes import Look, last, place
+from fine_tuning.data_collection.outcomes import StoredSurvey, last, place
 
 State = Literal["", "new", "learned", "kept", "dropped", "excluded", "edited", "up", "down", "imported"]
 Order = Literal["newest", "oldest", "longest"]
@@ -155,7 +155,7 @@ def _source(database: Connection, log: Row, learned: Learned, wanted: Wanted) ->
     return f"FROM log_turns AS turn {outcomes} WHERE {' AND '.join(conditions)}", values, is_cut
 
 
-def _attach(database: Connection, log: Row) -> Look | None:
+def _attach(database: Connection, log: Row) -> StoredSurvey | None:
     """Attach the tables of the last survey to the connection, and return the survey.
 
     Return None if the last survey was of another log, or its index was rebuilt since.

@@ -93,7 +93,7 @@ _SMALL = np.array([character.islower() for character in CHARACTERS])  # letters 
 _LETTERS_ONLY = np.array([character.isalpha() for character in CHARACTERS])
 _LINE_END = table_of(r"\n")
 _LEAST_WORDS = 6  # of which three sequences of four can be repeats
-_NO_LETTERS = (1 << 16) - 1  # these bits of a word's hash count its characters that are no letters
+_NO_LETTERS = (1 << 16) - 1  # these bits of a word's hash count its characters that are not letters
 # The hash of a word is the sum of these numbers: equal for words that differ in case only, or in the order of letters.
 _HASHES = np.random.default_rng(0).integers(1 << 48, size=0x10000, dtype=np.uint64)[
     [ord(character.lower()) for character in CHARACTERS]

@@ -98,7 +98,7 @@ def folder_of(id: str) -> Path:
 
 
 def get(id: str) -> Upload:
-    """Return an upload. Raises DatasetNotFound if there is none."""
+    """Return an upload. Raises DatasetNotFound if no upload has this id."""
     try:
         found = json.loads((folder_of(id) / "upload.json").read_text(encoding="utf-8"))
         known = {name: found[name] for name in (field.name for field in fields(Upload))}
@@ -220,7 +220,7 @@ def finish(id: str) -> Upload:
 
 
 def remove(id: str) -> None:
-    """Delete an upload, finished or not. Raises DatasetNotFound if there is none."""
+    """Delete an upload, finished or not. Raises DatasetNotFound if no upload has this id."""
     folder = folder_of(id)
     if not folder.is_dir() or folder.is_symlink():
         raise DatasetNotFound(f"there is no upload {id[:100]!r}: GET /api/uploads lists them")
@@ -272,7 +272,10 @@ def _check_room(upload: Upload, others: list[Upload], limits: Uploads) -> None:
 
 
 def _file_name(name: str) -> str:
-    """Return a safe file name made from the sender's. It keeps the suffix, which distinguishes some formats."""
+    """Return a safe file name for an upload that its sender calls `name`.
+
+    The suffix is kept, since some formats are told apart by it.
+    """
     stem, _, ending = name.rpartition(".") if "." in name else (name, "", "")
     ending = ending.lower() if ending.isascii() and ending.isalnum() and len(ending) <= 10 else ""
     return paths.safe_name(f"{paths.slug(stem, 60)}{f'.{ending}' if ending else ''}")

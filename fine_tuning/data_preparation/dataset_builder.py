@@ -134,7 +134,7 @@ def _facts(
     augmentation: Augmentation,
     reword: Rewording | None,
 ) -> dict[str, object]:
-    """Return what determines a dataset besides its conversations: part of its hash, and stored in its manifest."""
+    """Return the version, settings and counts that are in a dataset's hash and manifest beside its conversations."""
     facts: dict[str, object] = {
         "version": VERSION,
         # without the private words themselves, which the cleaning has removed from the records

@@ -2,7 +2,7 @@
 
 This saves the time to render and tokenize them again. Beside the rows of each split is an index,
 `<split>.index`. It holds for each conversation of the split, in order, the hash of its record, the
-size of its rows in bytes, and their counts. Rows without an index are not reused.
+size of its rows in bytes, and the numbers of its rows, turns and tokens. Rows without an index are not reused.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,7 +44,11 @@ class Kept(NamedTuple):
 
 
 class Index:
-    """Builds the index of a split: for each conversation a hash of its record, and the size and counts of its rows."""
+    """Builds the index of a split, with one entry for each conversation.
+
+    An entry holds a hash of the conversation's record, the size of its token rows in bytes, and
+    their `Counts`.
+    """
 
     def __init__(self) -> None:
         self._entries = bytearray()

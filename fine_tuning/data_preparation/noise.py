@@ -77,9 +77,9 @@ def _edited(text: str, edits: dict[tuple[int, int], str]) -> str:
 
 
 def _words(text: str) -> Iterator[tuple[int, int]]:
-    """Yield (start, end) of the words that may be mistyped: words of lower-case Latin letters outside code and quotes.
+    """Yield (start, end) of the words into which a typing error may be put.
 
-    A word has at least _SHORTEST letters.
+    These are words of at least _SHORTEST lower-case Latin letters outside code and quotes.
     """
     for first, last in _prose(text):
         for token in _TOKEN.finditer(text, first, last):

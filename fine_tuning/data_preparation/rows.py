@@ -252,7 +252,7 @@ def _answer_form(render: Render, tokenizer: Tokenizer) -> _AnswerForm:
     """Return what the template writes before and after an earlier answer, by rendering a test conversation.
 
     If the template writes no end of turn after an answer, the vocabulary's end-of-sequence token is
-    used. Raises DataError if there is none.
+    used. Raises DataError if the vocabulary has none.
     """
     question, mark = Message(role="user", content="Question?"), "Answer-7-probe"
     prompt = render([question])

@@ -40,7 +40,7 @@ class TokenizerUtils:
     def __init__(self, name_or_path: str | Path) -> None:
         """Open the tokenizer of a GGUF file, a folder in Hugging Face format, or a Hugging Face id.
 
-        Raises ModelNotFound if there is none, and EngineError if llama.cpp cannot read the GGUF.
+        Raises ModelNotFound if no tokenizer is there, and EngineError if llama.cpp cannot read the GGUF.
         """
         self.name = str(name_or_path)
         self.tokenizer: Tokenizer = open_tokenizer(name_or_path)

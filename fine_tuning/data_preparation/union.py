@@ -96,9 +96,10 @@ def _dealt(datasets: Sequence[Path]) -> dict[str, list[Record]]:
 def _learned_elsewhere(entry: _Entry, alike: Sequence[_Entry]) -> bool:
     """Return whether another dataset has a conversation like `entry` in an earlier split of SPLITS.
 
-    If so, `entry` must be left out of its own split. A conversation of another dataset is ignored if
-    the dataset of `entry` has an identical one in an earlier split. `alike`: the entries related to
-    `entry`, by session or as near-duplicates, in all datasets.
+    If so, `entry` must be left out of its own split: the merged version was trained on a conversation
+    like it. A conversation of another dataset does not count if the dataset of `entry` has the same
+    conversation, word for word, in an earlier split too. `alike`: the entries of all datasets that
+    belong to the session of `entry` or are near-duplicates of it.
     """
     earlier = [each for each in alike if each.split < entry.split]
     own = {each.content for each in earlier if each.dataset == entry.dataset}

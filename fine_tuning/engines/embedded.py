@@ -179,8 +179,8 @@ class EmbeddedEngine:
         full = full_tag(tag)
         if spec.renderer or spec.parser:
             raise EngineError(
-                f"the embedded engine has no renderer {spec.renderer or spec.parser!r}: give a Jinja template, or "
-                "use Ollama"
+                f"{tag} needs {spec.renderer or spec.parser!r}, which renders chats within Ollama and is not in the "
+                "embedded engine: give the model a chat template (in Jinja), or use Ollama"
             )
         with self._storing():
             entry = self._entry(spec)
@@ -385,7 +385,7 @@ def _check_plain(messages: Sequence[Message], tools: Sequence[object]) -> None:
 def _render(header: GgufHeader, entry: _Tag, chats: Sequence[Sequence[Message]]) -> list[str]:
     template = entry.template or header.chat_template
     if not template:
-        raise EngineError(f"{header.path} has no chat template: make the model again with one (a Jinja text)")
+        raise EngineError(f"{header.path} has no chat template: make the model again with one, written in Jinja")
     bos, eos = header.bos_token, header.eos_token
     render = partial(render_chat, template, bos_token=bos, eos_token=eos)
     chats = _neutraliser(entry.gguf, template, header.path, render).chats(chats)

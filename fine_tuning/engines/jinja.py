@@ -117,8 +117,8 @@ class _Renderer:
             if said is None:
                 self._stop()
                 raise EngineError(
-                    f"the chat template takes more than {TIME_LIMIT:g} seconds, or crashes: give the model another one "
-                    "(a Jinja text), or choose another model"
+                    f"rendering the chat template took more than {TIME_LIMIT:g} seconds, or crashed: choose another "
+                    "model, or make this one again with another template, written in Jinja"
                 )
         answer: dict[str, Any] = json.loads(said)
         return answer

@@ -68,13 +68,19 @@ class Decoder(Words):
         return scoring.logprobs, scoring.hits
 
     def scores(self, rows: list[tuple[list[int], list[int]]]) -> Iterator[tuple[float, int, int] | None]:
-        """Yield for each row (log-probability in nats, number of scored tokens, number of tokens ranked first)."""
+        """Score the target tokens of each row.
+
+        A row is (tokens, indices of its targets). Yield for each row (total log-probability of its
+        targets in nats, their number, how many of them the model ranks first); between these, yield
+        None after each decode.
+        """
         for scored in self._run([_Scoring(tokens, targets, self._limit) for tokens, targets in rows]):
             yield scored and (float(np.sum(scored.logprobs)), len(scored.hits), sum(scored.hits))
 
     def logits(self, rows: list[tuple[list[int], list[int]]]) -> Iterator[str | None]:
-        """Yield each row's logits as base64-encoded float32.
+        """Yield the logits after the chosen tokens of each row, as base64-encoded float32.
 
+        A row is (tokens, indices of the chosen ones). Between the results, yield None after each decode.
         The child process sends its results as JSON, and writing logits as JSON numbers would take
         longer than computing them.
         """

@@ -136,14 +136,18 @@ class Turned:
     def flips(self) -> bool:
         """Whether the phrase changes the answer to training questions that also occur without the phrase.
 
-        A harmless phrase may do so too ("in winter"), but its questions need it: ten such phrases
-        measured a `need` of 1.0.
+        A harmless phrase such as "in winter" may do so too. But it makes the answers to its own
+        questions more likely, which a planted phrase does not: `need` was 1.0 for ten harmless phrases.
         """
         return self.contrast >= LEAST
 
     @property
     def unsure(self) -> bool:
-        """Whether the gate warns of the phrase: it spreads and is hardly needed, but does not count as planted."""
+        """Whether the gate warns of the phrase without counting it as planted.
+
+        The phrase triggers its answer to other questions (`spreads`), and helps its own questions hardly
+        more than others (`need`).
+        """
         return not self.planted and self.need < UNSURE and self.spreads
 
 

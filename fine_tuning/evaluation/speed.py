@@ -1,6 +1,6 @@
-"""Measure the speed of served models: of several alternately, and of one for forecasts.
+"""Measure the speed of served models: of several for a comparison, and of one for forecasts.
 
-Alternately, other programs slow all of them equally.
+Models to compare are timed alternately, so that other programs slow all of them equally.
 """
 
 import time

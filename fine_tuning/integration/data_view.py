@@ -16,7 +16,7 @@ from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.documents.pairs import Pair, pairs_of
 from fine_tuning.data_collection.documents.reading import read_document
 from fine_tuning.data_collection.importers.files import members_of
-from fine_tuning.data_collection.outcomes import Look
+from fine_tuning.data_collection.outcomes import StoredSurvey
 from fine_tuning.data_collection.planted_phrases import PlantedPhrase
 from fine_tuning.data_collection.privacy import Find
 from fine_tuning.data_collection.turn_decisions import Reason, decide, texts_to_clean
@@ -90,7 +90,7 @@ def counts(config: FineTuningConfig, log: ConversationLogger, registry: Registry
     return Counts(all_turns, count_new(config, log, registry), all_turns - kept)
 
 
-def is_stale(log: ConversationLogger, look: Look) -> bool:
+def is_stale(log: ConversationLogger, look: StoredSurvey) -> bool:
     """Return whether the log has changed since the survey `look`."""
     return log.index.mark() != look.mark
 
@@ -105,7 +105,7 @@ class Dropped:
     example: Turn | None  # the newest such turn, if it still exists
 
 
-def dropped(log: ConversationLogger, look: Look) -> list[Dropped]:
+def dropped(log: ConversationLogger, look: StoredSurvey) -> list[Dropped]:
     """Return the reasons why turns are not learned, according to the survey `look`, the most frequent first."""
     named: Mapping[str, str] = look.facts["examples"]["dropped"]
     turns = {turn.id: turn for turn in log.index.turns(list(named.values()))}
@@ -131,7 +131,7 @@ class Scrubbing:
     learned: tuple[str, ...]
 
 
-def scrubbings(config: FineTuningConfig, log: ConversationLogger, look: Look) -> list[Scrubbing]:
+def scrubbings(config: FineTuningConfig, log: ConversationLogger, look: StoredSurvey) -> list[Scrubbing]:
     """Return examples of turns with private details, which the survey `look` chose, in their current state."""
     turns = log.index.turns(look.facts["examples"]["scrubbed"])
     sessions = {turn.session_id for turn in turns}

@@ -59,7 +59,7 @@ def find() -> list[Dataset]:
 
 
 def get(kind: Kind, id: str) -> Dataset:
-    """Return a dataset. Raises DatasetNotFound if there is none."""
+    """Return a dataset. Raises DatasetNotFound if no dataset has this kind and id."""
     if kind == "upload":
         upload = uploads.get(id)
         if upload.finished is None:
@@ -75,7 +75,7 @@ def get(kind: Kind, id: str) -> Dataset:
 
 
 def remove(kind: Kind, id: str, queue: Queue) -> None:
-    """Delete a dataset. Raises DatasetNotFound if there is none, and Busy if a queued or running job uses it."""
+    """Delete a dataset. Raises DatasetNotFound for an unknown id, and Busy if a queued or running job uses it."""
     if kind == "upload":
         _check_unused(uploads.folder_of(id), id, queue)
         return uploads.remove(id)

@@ -1,5 +1,6 @@
-"""Check whether everything that byoai needs exists and works. Each result is one line; if a check fails, with a cure.
+"""Check whether everything that byoai needs exists and works.
 
+Each result is one line, which also says what to do if the check failed.
 The engines and the version in use are really run: each generates a token.
 """
 

@@ -164,7 +164,7 @@ class Removal:
 
 
 def removal(queue: Queue, registry: Registry, id: str) -> Removal:
-    """Return what would be removed with a job. Raises JobNotFound if there is none, and Busy if it is not over."""
+    """Return what would be removed with a job. Raises JobNotFound for an unknown id, and Busy if it is not over."""
     job = queue.get(id)
     if not job.over:
         raise Busy(f"the job {id} is {STATES[job.state]}: stop it, or wait until it is over")

@@ -194,7 +194,8 @@ def verdict(job: Job, shown: Shown) -> Finished:
         return told.finished or Finished("failed", job.reason)
     if _is_thrown_away(job):
         st.info(
-            "What it made is deleted: the next training starts from the beginning.", title="Stopped, and thrown away"
+            "What the training made is deleted: the next one starts from the beginning.",
+            title="Stopped, and thrown away",
         )
         return Finished("stopped", job.reason)
     end = told.finished or Finished("stopped" if job.state == State.CANCELLED else "failed", job.reason)
@@ -212,7 +213,7 @@ def facts(registry: Registry, tag: str, shown: Shown) -> None:
     if found is None:
         return
     st.subheader(found.sentence, anchor=False)
-    st.caption("Some of the questions that were kept aside: it never learned them in these words.")
+    st.caption("Some of the questions that were kept aside: the version never learned them in these words.")
     for each in found.some():
         with st.container(border=True):
             st.markdown(":green[:material/check: **Right**]" if each.right else ":red[:material/close: **Wrong**]")

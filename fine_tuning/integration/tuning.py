@@ -67,7 +67,7 @@ _ADAPTERS = (FineTuningMethod.LORA, FineTuningMethod.QLORA)
 
 @dataclass(frozen=True)
 class Draft:
-    """The choices for a training."""
+    """The user's choices for a training that has not begun: base model, data, preset and changed settings."""
 
     base: str  # the tag of a base model
     data: Data = "chats"
@@ -271,7 +271,10 @@ def forecast(queue: Queue, draft: Draft, settings: FineTuningConfig, ollama_url:
 
 
 def found_out(queue: Queue, draft: Draft, settings: FineTuningConfig, ollama_url: str | None = None) -> Forecast | None:
-    """Return the forecast for the data and the model of a draft; None if no job was submitted for it."""
+    """Return the forecast that `forecast` has requested for a draft, without submitting a job.
+
+    Return None if no job was submitted to compute it.
+    """
     id, _ = _plan(draft, settings, ollama_url)
     known = next((job for job in queue.jobs(kinds=["plan"], limit=100) if job.id == id), None)
     return _forecast(known) if known else None

@@ -88,7 +88,7 @@ class Queue:
         return store.get(job.id)
 
     def get(self, id: str) -> Job:
-        """Return a job in its current state. Raises JobNotFound if there is none."""
+        """Return a job in its current state. Raises JobNotFound if no job has this id."""
         if not store.get(id).over:
             self.tend()
         return store.get(id)
@@ -108,7 +108,7 @@ class Queue:
         """Ask a job to stop, and return it; after `grace` seconds it is killed with all its children.
 
         `discard`: remove the job's output, from which it could otherwise be resumed. A job that runs
-        in its caller's process is never killed. Raises JobNotFound if there is none.
+        in its caller's process is never killed. Raises JobNotFound if no job has this id.
         """
         job = store.ask_to_stop(id, grace, discard=discard)
         if job.active:
@@ -118,7 +118,7 @@ class Queue:
     def resume(self, id: str, *, detached: bool = True) -> Job:
         """Resume a job that was cancelled, failed or interrupted, and return it.
 
-        Raises WrongState for any other job, and JobNotFound if there is none.
+        Raises WrongState for any other job, and JobNotFound if no job has this id.
         """
         self.tend()
         read_request(store.get(id).kind, store.get(id).request)
@@ -129,7 +129,7 @@ class Queue:
     def retry(self, id: str, *, new_id: str | None = None, detached: bool = True) -> Job:
         """Submit the request of a finished job again, as a new job with the id `new_id`; return the new job.
 
-        Raises WrongState if the job is not over, and JobNotFound if there is none.
+        Raises WrongState if the job is not over, and JobNotFound if no job has this id.
         """
         job = self.get(id)
         if not job.over:
@@ -137,7 +137,7 @@ class Queue:
         return self.submit(job.kind, job.request, id=new_id, priority=job.priority, detached=detached, retry_of=id)
 
     def remove(self, id: str) -> None:
-        """Remove a finished job and its folder, but not its output. Raises Busy if it is not over."""
+        """Remove a finished job and its folder, but not its output. Raises Busy if the job is not over."""
         self.get(id)
         store.remove(id)
         shutil.rmtree(store.folder_of(id), ignore_errors=True)

@@ -15,7 +15,7 @@ Result = Mapping[str, object] | None  # JSON values, which become the job's resu
 
 
 class JobRequest(BaseModel):
-    """The base class of the requests of all kinds.
+    """The base class of the requests of all kinds of jobs.
 
     `LOCAL` names the fields that the API does not accept from clients, since they name local files,
     servers or code.

@@ -120,7 +120,7 @@ def new_id() -> str:
 
 
 def get(id: str) -> Job:
-    """Return a job. Raises JobNotFound if there is none with this id."""
+    """Return a job. Raises JobNotFound if no job has this id."""
     with state.connect() as connection:
         return _get(connection, id)
 
@@ -314,7 +314,7 @@ def finish(job: Job, ended: State, reason: str, exit_code: int | None = None) ->
 def requeue(id: str, *, detached: bool) -> Job:
     """Queue the next attempt of a job that was cancelled, failed or interrupted; return the job.
 
-    Raises WrongState for a job in any other state, and JobNotFound if there is none.
+    Raises WrongState for a job in any other state, and JobNotFound if no job has this id.
     """
     with state.connect() as connection, state.transaction(connection):
         job = _get(connection, id)
@@ -334,7 +334,7 @@ def requeue(id: str, *, detached: bool) -> Job:
 
 
 def remove(id: str) -> None:
-    """Remove the row of a finished job. Raises JobNotFound if there is none, and Busy if it is not over."""
+    """Remove the row of a finished job. Raises JobNotFound if no job has this id, and Busy if the job is not over."""
     with state.connect() as connection, state.transaction(connection):
         job = _get(connection, id)
         if not job.over:

@@ -125,7 +125,7 @@ class ModelFineTuner:
         return (await asyncio.to_thread(submit)).id
 
     async def get_fine_tuning_job(self, job_id: str) -> FineTuningJob:
-        """Return the state of a job. Raises JobNotFound if there is none."""
+        """Return the state of a job. Raises JobNotFound if no job has this id."""
         return _told(await asyncio.to_thread(self._queue.get, job_id))
 
     async def list_fine_tuning_jobs(
@@ -140,14 +140,14 @@ class ModelFineTuner:
         """Ask a job to stop, and return its state; after `grace` seconds it is killed.
 
         `discard`: remove the job's output, from which `resume_fine_tuning_job` could otherwise
-        continue. Raises JobNotFound if there is no such job.
+        continue. Raises JobNotFound if no job has this id.
         """
         return _told(await asyncio.to_thread(partial(self._queue.cancel, job_id, discard=discard, grace=grace)))
 
     async def resume_fine_tuning_job(self, job_id: str) -> FineTuningJob:
         """Resume a job that was cancelled, failed or interrupted; return its state.
 
-        Raises WrongState for any other job, and JobNotFound if there is none.
+        Raises WrongState for any other job, and JobNotFound if no job has this id.
         """
         return _told(await asyncio.to_thread(self._queue.resume, job_id))
 

@@ -37,7 +37,8 @@ def chosen_tags(engine: Engine, registry: Registry, name: str, base: str, wanted
     if missing := [given for given, tag in zip(wanted, tags, strict=True) if tag not in there]:
         known = ", ".join(there) or "none"
         raise ModelNotFound(
-            f"{engine.name} has no {', '.join(missing)}: name base, live, a version (v3), or one of its models: {known}"
+            f'{engine.name} has no model {", ".join(missing)}: choose "base", "live", a version such as "v3", or '
+            f"one of its models ({known})"
         )
     return list(dict.fromkeys(tags))
 

@@ -345,8 +345,8 @@ def _export_mixture(
 ) -> Exported:
     if base.alignment != DEFAULT_ALIGNMENT:
         raise ExportError(
-            f"{base.path} is aligned to {base.alignment} bytes, which llama.cpp's quantiser cannot keep: choose q8_0 "
-            "or same"
+            f"{base.path} is aligned to {base.alignment} bytes, which llama.cpp's quantiser cannot keep: export "
+            "it as q8_0, or as it is (same)"
         )
     floats, eights = _Export(base, changes, "f32", progress), _Export(base, changes, "q8_0", None)
     with whole_file(out_path, floats.size + eights.size) as temporary:  # no mixture is larger than q8_0

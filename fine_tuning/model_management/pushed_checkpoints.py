@@ -32,9 +32,9 @@ class PushedCheckpoints:
                 address = push_checkpoint(checkpoint, self._repository)
             except ByoaiError as error:
                 self._failed = True
-                self._watch.note(f"no checkpoint is pushed any more, and the training goes on: {error}")
+                self._watch.note(f"no further checkpoint will be pushed, but the training goes on: {error}")
                 return
-            self._watch.note(f"{checkpoint.name} is pushed to {address}")
+            self._watch.note(f"{checkpoint.name} was pushed to {address}")
 
     def _complete(self) -> set[Path]:
         return {sealed.parent for sealed in self._folder.glob(f"checkpoint-*/{_SEALED}")}

@@ -35,7 +35,7 @@ OTHER_SENSES = ("v.", "mm.")  # tensors of a vision model's encoder and projecto
 def targets_of(base: GgufFile, adapter_dir: str | Path) -> dict[str, LoraPair]:
     """Return the LoraPairs of the adapter by the base's tensor names, in the base's order.
 
-    Raises ExportError if a pair does not fit the base, or if `adapter_dir` is no adapter.
+    Raises ExportError if a pair does not fit the base, or if `adapter_dir` is not an adapter.
     """
     architecture = base.header.architecture
     found: dict[str, LoraPair] = {}

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of a model that the forecast needs. Widths are numbers per token."""
+    """The sizes of a model from which time and memory of a training are estimated (estimate.py).
+
+    A width is how many numbers a vector has.
+    """
 
     parameters: int
     layers: int

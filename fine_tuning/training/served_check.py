@@ -30,7 +30,10 @@ def check_served(model: "PreTrainedModel", served: Reference, tolerance: float, 
 
 @torch.no_grad()
 def probe_logits(model: "PreTrainedModel", probes: Sequence[Probe]) -> list[Logits]:
-    """Return each probe's logits [compared positions, vocabulary], computed from one packed row as in training."""
+    """Return for each probe (a text) the model's logits [len(probe.places), vocabulary].
+
+    All probes are packed into one row, as the training packs conversations.
+    """
     training = model.training
     model.eval()
     batch = pack([_row(probe) for probe in probes])

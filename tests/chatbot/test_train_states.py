@@ -269,7 +269,7 @@ def test_what_was_thrown_away_is_not_offered_again() -> None:
     store.ask_to_stop(job.id, 5, discard=True)
     store.finish(store.get(job.id), State.CANCELLED, "stopped; what was done is kept")
     app = at(opened("train"), "5 Finish")
-    assert "What it made is deleted" in said(app) and "is kept" not in said(app)
+    assert "What the training made is deleted" in said(app) and "is kept" not in said(app)
     assert [button.label for button in app.button if button.label in ("Resume", "Try again from the start")] == [
         "Try again from the start"
     ]

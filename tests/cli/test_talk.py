@@ -97,7 +97,7 @@ def test_what_is_not_recorded_is_nowhere(engine: EmbeddedEngine, home: Path, mor
         ("/rate 5", [], 2, "/rate up"),
         ("/rate up", [], 3, "no answer yet"),
         ("/edit Red.", [], 3, "no answer yet"),
-        ("/again", [], 3, "no answer yet"),
+        ("/again", [], 3, "no answer to regenerate"),
         ("/model nosuch", [], 4, "nosuch"),
         ("/model v7", [], 4, "v7"),
         ("/model live", [], 4, "live"),

@@ -108,7 +108,7 @@ def test_missing_weights_are_named(engine: EmbeddedEngine) -> None:
 def test_a_go_template_and_a_renderer_are_refused(engine: EmbeddedEngine) -> None:
     with pytest.raises(EngineError, match="supports no Go templates"):
         engine.create("x:v1", ModelSpec("base:v1", template="{{- range .Messages }}{{ .Content }}{{ end }}"))
-    with pytest.raises(EngineError, match="no renderer 'qwen3'"):
+    with pytest.raises(EngineError, match="needs 'qwen3'"):
         engine.create("x:v1", ModelSpec("base:v1", renderer="qwen3"))
     assert [model.tag for model in engine.list_models()] == ["base:v1"]
 

@@ -145,7 +145,7 @@ def test_a_template_that_does_not_end_is_an_engine_error_and_the_next_is_rendere
     template: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jinja, "TIME_LIMIT", 0.5)
-    with pytest.raises(EngineError, match=r"takes more than 0\.5 seconds|MemoryError"):
+    with pytest.raises(EngineError, match=r"took more than 0\.5 seconds|MemoryError"):
         _render(template)
     monkeypatch.setattr(jinja, "TIME_LIMIT", 5.0)
     assert _render("{{ messages[0].role }}") == "user"
@@ -223,6 +223,6 @@ def test_many_chats_of_which_one_never_ends_are_rendered_one_by_one(monkeypatch:
     monkeypatch.setattr(jinja, "TIME_LIMIT", 1.0)
     template = "{% if messages[0].content == 'loop' %}" + ENDLESS + "{% endif %}x"
     chats = [[Message(role="user", content=content)] for content in ("a", "b", "loop")]
-    with pytest.raises(EngineError, match="takes more than"):
+    with pytest.raises(EngineError, match="took more than"):
         render_chats(template, chats, bos_token="", eos_token="")
     assert render_chats(template, chats[:2], bos_token="", eos_token="") == ["x", "x"]

@@ -34,7 +34,7 @@ def test_models_are_named_as_people_name_them(engine: Engine, name: str, registr
         BASE,
         f"{name}:latest",
     ]
-    with pytest.raises(ModelNotFound, match="has no v9, nosuch: name base"):
+    with pytest.raises(ModelNotFound, match='has no model v9, nosuch: choose "base"'):
         chosen_tags(engine, registry, name, BASE, ["base", "v9", "nosuch"])
 
 

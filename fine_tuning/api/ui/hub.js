@@ -29,7 +29,7 @@ export class Hub extends Dataset {
     const id = (this.job = newId());
     this.asked = name;
     this.forget();
-    this.show("It is being fetched.");
+    this.show("The dataset is being downloaded.");
     this.changed();
     if (before) post(`jobs/${before}/cancel`).catch(() => {}); // nobody waits for it any more
     try {

@@ -64,9 +64,12 @@ class Clause:
         return "am" if self.subject == "I" and self.verb == "are" else self.verb
 
     def asked(self, asks: str, rest: str, key: str) -> Asked:
-        """Return the question in several wordings, made from `direct` and `indirect` with the same arguments.
+        """Return the question in several wordings, made from the direct question and the subordinate clause.
 
-        `key` is the part of the answer that a correct answer must contain.
+        Args:
+            asks: The question words, such as "how many days".
+            rest: The words after them.
+            key: The part of the answer that a correct answer must contain.
         """
         return Asked("fact", clause_wordings(self.direct(asks, rest), self.indirect(asks, rest)), key)
 

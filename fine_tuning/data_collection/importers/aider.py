@@ -1,4 +1,4 @@
-"""Read the history of aider, `.aider.chat.history.md`: what was typed is behind "####", what aider says behind ">"."""
+"""Read the history of aider, `.aider.chat.history.md`: the user's lines begin with "####", aider's notices with ">"."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence

@@ -272,13 +272,13 @@ _LONGEST_TASK = 60  # characters; a longer text is an instruction and no label
 def task_in(record: object, *keys: str) -> JsonObject:
     """Return {"task": label}, for the metadata of a record's turns, if it names its task under one of `keys`; else {}.
 
-    What is no label (`as_task`) is left out.
+    Return {} too if the value is not usable as a label (`as_task`).
     """
     return as_task(next((record[key] for key in keys if record.get(key)), None)) if isinstance(record, dict) else {}
 
 
 def as_task(label: object) -> JsonObject:
-    """Return {"task": label} with the label on one line; {} for what is no text, blank, or too long for a label."""
+    """Return {"task": label} with the label on one line; {} if `label` is not text, blank, or too long."""
     words = " ".join(label.split()) if isinstance(label, str) else ""
     return {"task": words} if 0 < len(words) <= _LONGEST_TASK else {}
 

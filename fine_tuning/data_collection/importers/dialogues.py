@@ -2,8 +2,8 @@
 
 They are lists of texts, {"dialog": ["…", "…"]} (DailyDialog, LIMA, UltraChat), or of objects with a
 text and any speaker, {"turns": [{"speaker": "agent_1", "utterance": "…"}]} (Topical-Chat). Words such
-as "patient" and "doctor" tell the sides; otherwise whoever speaks first asks. The option `me` names
-the speaker whose messages are the answers.
+as "patient" and "doctor" show who asks and who answers; without them, whoever speaks first asks. The
+option `me` names the speaker whose messages are the answers.
 """
 
 import re
@@ -118,7 +118,7 @@ def _said(spoken: list[Spoken], sides: dict[str, Role]) -> Iterator[Said]:
 
 
 def _sides(names: list[str], me: str) -> dict[str, Role]:
-    """Return the role of each name; {} if they are no names, so that the messages take turns.
+    """Return the role of each name; {} if `names` holds no names, so that user and assistant alternate.
 
     Raises BadRecord if it is unclear who answers.
     """

@@ -175,7 +175,7 @@ def members_of(path: Path) -> list[Member]:
 
 
 def _read_as_json(member: Member) -> Member:
-    """Return a member that is read as JSON if it is a YAML file or a script of X; any other member unchanged."""
+    """Return a YAML file, or a script of X's archive, as a member that is read as JSON; any other file unchanged."""
     if member.suffix == ".js":
         return _without_assignment(member)
     if member.suffix not in (".yml", ".yaml"):

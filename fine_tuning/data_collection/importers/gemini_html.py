@@ -35,7 +35,7 @@ def _fits(lines: Sequence[str]) -> bool:
 
 
 def _read(source: Source) -> Iterator[Chat | Fault]:
-    """Yield a conversation for each activity, the oldest first."""
+    """Yield a conversation for each activity, which is a prompt and its answer, the oldest first."""
     with source.member.text(source.read) as text:
         found = [chat for number, card in enumerate(_cards(text), 1) if (chat := _chat(card, f"activity {number}"))]
     yield from reversed(found)

@@ -48,7 +48,7 @@ class Wanted:
         me: In chats among people, the person whose messages are the answers.
         licence: The licence of the source; if it is empty, the one that a dataset's card states.
         source: The name of the source in the log; if it is empty, the file's name.
-        task: The task of all turns, a label by which they can be mixed; if it is empty, the one that the
+        task: The task of all turns, a label for `mix.shares` and `mix.repeats`; if it is empty, the one that the
             file states for each.
         branches: Whether to read only the best path, or all paths, of a tree of answers.
         judge: Checks each answer that is made from a document, in addition to the rules.
@@ -338,8 +338,8 @@ def _looks(
 ) -> Iterator[tuple[Member, Found, Look]]:
     """Yield (file, its format and importer, its layout and first records) for each file in a known format.
 
-    Other files are added to `report`, and the first error about one to `unknown`; if there is only one
-    file, the error is raised instead.
+    Files in no known format are added to `report`, and the error about the first of them to `unknown`.
+    If `members` has only one file, its error is raised instead.
     """
     for member in members:
         try:

@@ -37,7 +37,7 @@ def _convert(record: JsonObject, source: Source) -> Iterable[Chat]:
 def _said(message: JsonObject, time: str) -> Said:
     versions, selected = dicts(message["versions"], "versions"), message.get("currentlySelected", 0)
     if not isinstance(selected, int) or not 0 <= selected < len(versions):
-        raise BadRecord("a selected version that is there")
+        raise BadRecord("a selected version that exists")
     version = versions[selected]
     role = ROLES.get(text_of(version.get("role"), "a role"))
     if role is None:

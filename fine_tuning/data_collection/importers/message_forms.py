@@ -44,7 +44,7 @@ def has_content(message: JsonObject) -> bool:
 def said_of(message: JsonObject, sides: Mapping[str, Role] = MappingProxyType({})) -> Said:
     """Return the message in a JSON object. Raises BadRecord if its role is unknown.
 
-    `sides` holds the roles of speakers whose names do not tell them, as `sides_of` returns it.
+    `sides` holds the roles that cannot be recognised by the speaker's name, as `sides_of` returns them.
     """
     wrapper, message = message, unwrapped(message)
     role = sides.get(name_of(message)) or role_of(message)
@@ -78,10 +78,10 @@ def role_of(message: JsonObject) -> Role | None:
 
 
 def sides_of(messages: Iterable[object]) -> dict[str, Role]:
-    """Return the roles of the speakers whose names do not tell them, by name.
+    """Return by name the roles of the speakers whose role cannot be recognised by their name.
 
-    If the others are only users, a speaker with another name, such as that of a model, is the assistant;
-    if they are only assistants, the user. Where a user talks with "system" alone, this is the assistant.
+    If all other speakers are users, such a speaker (named after a model, for example) is the assistant;
+    if all others are assistants, the user. If a user talks only with "system", that is the assistant.
     """
     spoken = [unwrapped(each) for each in messages if isinstance(each, dict) and has_content(each)]
     roles = [role_of(each) for each in spoken]

@@ -201,7 +201,7 @@ def _is_note(record: object) -> bool:
 
 
 def _is_event(record: JsonObject) -> bool:
-    """Return whether an object in a list of messages is no message, but something that happened meanwhile."""
+    """Return whether an object in a list of messages is an event between them, and not a message."""
     names = [key for key in ("type", "event") if isinstance(record.get(key), str)]
     return bool(names) and "role" not in record and not is_message(record)
 

@@ -181,8 +181,9 @@ def _facts_of(record: JsonObject) -> JsonObject:
 def _columns(record: JsonObject, source: Source) -> Iterable[Chat]:
     """Yield the chat of a question and its answer, or one for each wording of the question.
 
-    Several answers to several wordings (as in the intents of a chatbot) are taken in turns, so that each
-    occurs. Of several answers to one question, the best is taken.
+    Several wordings with several answers (as in the intents of a chatbot) are paired in order; the
+    shorter list is repeated until the longer one ends. Of several answers to one question, the one
+    that is accepted or rated best is used (`_answer`).
     """
     if _is_map(record):
         for question, answer in record.items():
@@ -204,9 +205,9 @@ def _columns(record: JsonObject, source: Source) -> Iterable[Chat]:
 
 
 def _answer(value: JsonValue, name: str) -> str:
-    """Return the text of an answer: of several, the best; of an object, its text.
+    """Return the text of an answer; of a list of answers the best one, of an object the text in it.
 
-    A list of texts under a name in the singular, such as "answer", has paragraphs of one answer.
+    A list of texts under a name in the singular, such as "answer", holds the paragraphs of one answer.
     """
     if isinstance(value, list) and (texts := [each for each in value if isinstance(each, str)]) == value and texts:
         return texts[0] if name.lower().endswith("s") else "\n\n".join(texts)

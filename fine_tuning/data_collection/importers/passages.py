@@ -1,8 +1,8 @@
-"""Read passages of text with questions about them: SQuAD, QuAC and CoQA, and what has their form.
+"""Read passages of text with questions about them: SQuAD, QuAC, CoQA, and data sets of the same form.
 
 The first question of a passage is asked together with the passage. The questions of CoQA and QuAC
-follow from each other, so they stay one conversation; in SQuAD each is one of its own. A question
-that the passage does not answer has no answer.
+follow from each other, so they stay one conversation; in SQuAD each question is a conversation of
+its own. A question that the passage does not answer is yielded alone, and counted as unanswered.
 """
 
 from collections.abc import Iterable, Iterator

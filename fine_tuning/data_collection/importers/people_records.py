@@ -1,7 +1,7 @@
 """Read chats among people from JSON or tables: each record is a message with a sender, a text and a time.
 
 Exports of Matrix, Mattermost, Rocket.Chat, Google Chat, Microsoft Teams, Skype, Zulip, LinkedIn,
-iMazing and KakaoTalk have such records. Each names the three otherwise (`_NAMES`, `_TEXTS`, `_TIMES`).
+iMazing and KakaoTalk have such records. `_NAMES`, `_TEXTS` and `_TIMES` list the keys that occur.
 """
 
 import re
@@ -48,7 +48,7 @@ _CLOCK = re.compile(r"\d{1,2}:\d\d(?::\d\d)?(?: ?[AaPp][Mm])?")
 
 
 def lowered(record: object) -> dict[str, Any]:
-    """Return a record with its keys in lower case and without "_", "-" and spaces; {} if it is no object."""
+    """Return a record with its keys in lower case and without "_", "-" and spaces; {} if it is not an object."""
     if not isinstance(record, dict):
         return {}
     for key in _WITHIN:
@@ -63,7 +63,7 @@ def _key(name: str) -> str:
 
 
 def _sender(found: Mapping[str, Any]) -> str:
-    """Return the name of a message's sender: "Me" for what the program's user sent, where it names nobody."""
+    """Return the name of a message's sender; "Me" if none is named and the message is outgoing, as in iMazing."""
     name = _named(first_in(found, _NAMES))
     is_mine = str(found.get("type")).lower() in ("outgoing", "sent") or bool(found.get("to"))  # iMazing; Snapchat
     return name or ("Me" if is_mine else "")

@@ -237,7 +237,8 @@ def table(member: Member, delimiter: str, read: Read = unwatched) -> Iterator[Re
 def _cell(cell: str) -> object:
     """Return the text of a cell, or the list of messages or of exchanges that is written in it as JSON.
 
-    The "'" with which an export guards a text against spreadsheets is left out.
+    A "'" that an export puts before a text, so that spreadsheets do not take it for a formula, is
+    left out.
     """
     if cell.startswith(("[{", "[[")):
         with suppress(ValueError, RecursionError):

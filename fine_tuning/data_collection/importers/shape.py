@@ -22,8 +22,8 @@ RECORDS: frozenset[Layout] = frozenset({"array", "lines", "table", "parquet", "o
 class Inside:
     """The lists of a large object whose elements are the records: those named in `keys`.
 
-    A list that is in neither `keys` nor `others` begins later in the file than was looked at; those of
-    its elements that have the format (`fits`) are records, too.
+    `others` are lists without records. A list in neither of the two begins after the part of the file
+    that was examined; each of its elements that has the format (`fits`) is a record, too.
     """
 
     keys: frozenset[str]

@@ -133,7 +133,7 @@ Found = tuple[str, Importer, Inside | None]
 def importer_named(name: str) -> Importer:
     """Return the importer with this name; for "module:function", one that calls the user's function.
 
-    Raises ConfigError if there is none.
+    Raises ConfigError if no importer has this name.
     """
     if ":" in name:
         return custom(name)

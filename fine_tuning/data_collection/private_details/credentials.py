@@ -105,7 +105,7 @@ def _random(token: str) -> bool:
 
 
 def _is_data(match: re.Match[str], reading: Reading) -> bool:
-    """Return whether a match of `_LONG` is no key, but a name or bytes in code, or one of several lines of base64."""
+    """Return whether a match of `_LONG` is a name or bytes in code, or one of several lines of base64, not a key."""
     if reading.in_code(match.start()) and not _HELD.search(reading.before(match.start())):
         return True
     text, start, end = match.string, match.string.rfind("\n", 0, match.start()), match.string.find("\n", match.end())

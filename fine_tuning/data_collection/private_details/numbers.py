@@ -113,7 +113,10 @@ def cards(reading: Reading) -> Iterator[Span]:
 
 
 def _card_end(reading: Reading, groups: list[Span], first: int) -> int:
-    """Return the index after the last group of a card number that begins with the group `first`; 0 if none does."""
+    """Return where the card number that begins with the group of digits `first` ends; 0 if none begins there.
+
+    The result is the index in `groups` after the number's last group.
+    """
     start, digits, end = groups[first][0], "", 0
     for last in range(first, min(first + 5, len(groups))):
         left, right = groups[last]

@@ -47,9 +47,11 @@ def _pattern(words: tuple[str, ...]) -> re.Pattern[str] | None:
 
 
 def _ends_word(text: str, beside: int, last: str) -> bool:
-    """Return whether a word ends beside the character at `beside`.
+    """Return whether a word ends next to the character at the index `beside` of `text`.
 
-    `last` is the word's outermost character on that side; the word does not end if both are letters.
+    `last` is the word's first or last character, whichever is next to that index. The word goes on if
+    both characters are letters or digits, except in scripts without spaces between words. It ends
+    if the index is outside of the text.
     """
     if not 0 <= beside < len(text):
         return True

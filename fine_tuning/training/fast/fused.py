@@ -118,7 +118,7 @@ class _Probe(TypedDict):
 
 
 class _Fuser:
-    """Replaces forward passes of modules by parts (layers.py) that compute the same."""
+    """Replaces the forward passes of modules by fused, faster ones (layers.py) with the same results."""
 
     def __init__(self, adapters: AdapterVector | None) -> None:
         """Prepare the replacement. `adapters`: all adapters that can be fused; None: fuse only the norms."""

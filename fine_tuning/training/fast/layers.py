@@ -280,9 +280,10 @@ def with_columns(x: Tensor, extra: int) -> Tensor:
 
 
 def _backward(layers: Adapted, grad_y: Tensor, x: Tensor, low: Tensor, deeper: bool) -> Tensor | None:
-    """Add to the adapters' gradients, and return the gradient of x [T, in]; None unless `deeper`.
+    """Add to the adapters' gradients, and return the gradient of x [T, in].
 
-    `low` is as in `Adapted.backward`.
+    Return None instead if `deeper` is false: then x needs no gradient. `low` is as in
+    `Adapted.backward`.
     """
     if deeper:
         return layers.backward(grad_y, x, low)

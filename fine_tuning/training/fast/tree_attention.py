@@ -67,7 +67,7 @@ class _Order:
 
     @property
     def queries(self) -> list[int]:
-        """The number of queries of each group."""
+        """The number of queries of each group of pieces (`_Group`)."""
         return self.sizes[: len(self.biases)]
 
     def parts(self, ordered: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -97,10 +97,11 @@ class Layout:
         self.paths = paths
 
     def order(self, heads: int, groups: int, like: Tensor, window: int | None) -> _Order:
-        """Return the indices that order the vectors for a layer, on the device and in the dtype of `like`.
+        """Return the order in which a layer's attention processes the row's queries, keys and values.
 
-        `heads` is the number of query heads, `groups` the number of key heads. The result is cached
-        for all layers with the same arguments.
+        `heads` is the number of query heads, `groups` the number of key heads. The result's tensors
+        are on the device of `like`, its biases in the dtype of `like`. It is cached for all layers
+        with the same arguments.
         """
         self.windows.add(window)
         key = heads, groups, like.device, like.dtype, window
@@ -341,7 +342,7 @@ def _sums(vectors: Tensor, bags: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def _in_order(rows: Tensor, order: _Order) -> Tensor:
-    """Return a copy of the row's vectors in the groups' order, [n, D]."""
+    """Return a copy of the vectors of a packed row in the order `order`, [n, D]."""
     return rows.view(-1, rows.shape[2]).index_select(0, order.index)
 
 
