@@ -33,6 +33,7 @@ from fine_tuning.planning import check_folders, check_plan, collect, count_unlea
 from fine_tuning.resuming import open_run
 from fine_tuning.run_answers import through_transformers
 from fine_tuning.runs import Run, only_one
+from fine_tuning.units import counted
 from fine_tuning.workshop import Request, Workshop
 
 if TYPE_CHECKING:
@@ -309,7 +310,8 @@ def promote(shop: Workshop, run: Run, number: int, verdict: "Verdict") -> bool:
         except ParityError as error:
             hold_back(shop, run, number, verdict, error)
             raise
-        parity = f"the engine is fed the same text as in training: {report.cases} conversations, {report.tokens} tokens"
+        compared = f"{counted(report.cases, 'conversation')}, {report.tokens} tokens"
+        parity = f"the engine is fed the same text as in training: {compared}"
         shop.registry.update(shop.name, number, verdict=f"{verdict}. {parity}")
     if not (verdict.passed and shop.config.deployment.auto_deploy) and not by_hand:
         return False

@@ -12,7 +12,7 @@ from fine_tuning.data_preparation.preference_builder import PreferenceData
 from fine_tuning.durations import Around, Times
 from fine_tuning.engines.base import ModelDetails
 from fine_tuning.training.methods import Carrier, carrier
-from fine_tuning.units import gigabytes
+from fine_tuning.units import counted, gigabytes
 
 if TYPE_CHECKING:
     from fine_tuning.training.estimate import Basis, Estimate
@@ -164,8 +164,8 @@ def said_facts(
 ) -> tuple[tuple[str, str], ...]:
     """Return figures about the turns for the user, as (name, value) pairs; the arguments as in Plan."""
     return (
-        ("in the log", f"{turns} turns, {new} of them new since the last version"),
-        ("after cleaning", f"{kept} turns" + _counted(" (dropped: {})", dropped)),
+        ("in the log", f"{counted(turns, 'turn')}, {new} of them new since the last version"),
+        ("after cleaning", counted(kept, "turn") + _counted(" (dropped: {})", dropped)),
         ("private details", _counted("{}", scrubbed) or "none found"),
     )
 

@@ -44,7 +44,12 @@ def about(seconds: float) -> str:
 
 def answers(count: int) -> str:
     """Return a number of turns as text: 1 answer, 2 answers. The pages call a turn an answer."""
-    return f"{count:,} {'answer' if count == 1 else 'answers'}"
+    return counted(count, "answer")
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number with a noun whose plural ends with s, as text: 1 turn, 2 turns, 1,200 turns."""
+    return f"{count:,} {noun if count == 1 else f'{noun}s'}"
 
 
 def signal_name(number: int) -> str:

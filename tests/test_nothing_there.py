@@ -132,5 +132,5 @@ def test_the_stats_of_an_empty_log_name_no_none(home: Path, capsys: pytest.Captu
     ConversationLogger().log_conversation("Who?", "Ann does.", {"model": "m:1"})
     assert main(["stats"]) == 0
     said = capsys.readouterr().out
-    assert "1 in 1 conversations, 1 of them new" in said and "answered by: m:1 (1)" in said
+    assert "1 in 1 conversation, 1 of them new" in said and "answered by: m:1 (1)" in said
     assert "4 characters asked, 9 answered" in said

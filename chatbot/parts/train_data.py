@@ -35,7 +35,7 @@ def draw(now: Situation) -> None:
     draft: Draft = state.train_draft
     sources = list(SOURCES)
     least = learning.least_turns(config())
-    said = f"{now.turns:,} questions with their answers"
+    said = "1 question with its answer" if now.turns == 1 else f"{now.turns:,} questions with their answers"
     if now.documents:
         said += f", {'all' if now.documents == now.turns else f'{now.documents:,}'} of them made of documents"
     st.radio(

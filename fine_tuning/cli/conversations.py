@@ -20,6 +20,7 @@ from fine_tuning.cli.options import (
     stop_on_signal,
 )
 from fine_tuning.errors import ConfigError, NoConversations, PromotionRefused, TurnNotFound
+from fine_tuning.units import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -185,7 +186,7 @@ def _review(options: argparse.Namespace) -> None:
     elif not found:
         print(f"nothing to review: {'every answer is rated or edited already' if turns else 'no chats are recorded'}")
     else:
-        print(f"{review(log, found)} of {len(found)} answers were rated or edited")
+        print(f"{review(log, found)} of {counted(len(found), 'answer')} were rated or edited")
 
 
 def _list_candidates(candidates: "Sequence[Candidate]") -> None:

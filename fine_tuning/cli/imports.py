@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 from fine_tuning.cli.options import Commands, print_json, read_config, stop_on_signal
 from fine_tuning.errors import ConfigError
 from fine_tuning.events import Watch
+from fine_tuning.units import counted
 
 if TYPE_CHECKING:
     from fine_tuning.config import FineTuningConfig
@@ -110,8 +111,8 @@ def _run(options: argparse.Namespace) -> None:
                 print_json(options, {"id": options.undo, "taken_back": taken})
             else:
                 print(
-                    f"{taken} turns removed from the log. Versions that learned them are kept: `byoai models` lists "
-                    "them"
+                    f"{counted(taken, 'turn')} removed from the log. Versions that learned them are kept: "
+                    "`byoai models` lists them"
                 )
     else:
         _import(config, options)
@@ -142,7 +143,8 @@ def _import(config: "FineTuningConfig", options: argparse.Namespace) -> None:
         if options.dry_run and options.json:
             print_json(options, of_import(found, written=False))
             return
-        _show(found, "would be added" if found.is_whole else f"would be added, of the first {found.turns} turns")
+        read = "" if found.is_whole else f", of the first {counted(found.turns, 'turn')}"
+        _show(found, f"would be added{read}")
         if options.dry_run or not _confirmed(options, "Import?"):
             return
     stopping = stop_on_signal()
@@ -184,9 +186,8 @@ def _short(text: str) -> str:
 def _show(report: "Report", what: str) -> None:
     formats = ", ".join(f"{count} of {name}" for name, count in report.formats.items())
     known = f"; {report.known} are in the log already, were deleted from it, or occur twice" * bool(report.known)
-    print(
-        f"{report.added} turns {what}{known}. Conversations: {report.conversations}{f' ({formats})' if formats else ''}"
-    )
+    conversations = f"{report.conversations}{f' ({formats})' if formats else ''}"
+    print(f"{counted(report.added, 'turn')} {what}{known}. Conversations: {conversations}")
     for turn in report.first:
         print(f"  {turn.timestamp[:16].replace('T', ' ')}  {_short(turn.user_message)} -> {_short(turn.bot_response)}")
     if report.is_whole and report.added > report.logged > 0:
@@ -197,16 +198,17 @@ def _show(report: "Report", what: str) -> None:
         )
     _show_planted(report.planted)
     if report.unanswered:
-        print(f"{report.unanswered} conversations without any answered question were left out")
+        print(f"left out: {counted(report.unanswered, 'conversation')} without any answered question")
     if report.open_questions:
-        print(f"{report.open_questions} questions without an answer were left out of the other conversations")
+        print(f"left out of the other conversations: {counted(report.open_questions, 'question')} without an answer")
     if report.set_aside:
-        print(f"{report.set_aside} records or questions were left out, for these reasons:")
+        noun = "question" if set(report.formats) == {"document"} else "record"
+        print(f"left out: {counted(report.set_aside, noun)}, for these reasons:")
         for fault in report.faults:
             print(f"  {fault.place}: {fault.reason}")
     if report.unread_count:
         print(
-            f"{report.unread_count} files were skipped, because their format is unknown (name it with --format): "
+            f"skipped: {counted(report.unread_count, 'file')} in an unknown format (name it with --format): "
             f"{', '.join(report.unread)}"
         )
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fine_tuning.events import Count, Event, Finished, Note, Stage, Step
-from fine_tuning.units import amount, clock, gigabytes, size
+from fine_tuning.units import amount, clock, counted, gigabytes, size
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -292,8 +292,8 @@ def show_stats(stats: Mapping[str, Any], new: int) -> None:
     """Show statistics of the log (`ConversationLogger.get_conversation_stats`) and the number of new turns."""
     models = ", ".join(f"{model} ({turns})" for model, turns in stats["models"].items())
     rows = {
-        "turns": f"{stats['total_turns']} in {stats['total_conversations']} conversations, {new} of them new since "
-        "the last version",
+        "turns": f"{stats['total_turns']} in {counted(stats['total_conversations'], 'conversation')}, {new} of them "
+        "new since the last version",
         "marked": f"{stats['rated_up']} up, {stats['rated_down']} down, {stats['edited']} edited, "
         f"{stats['excluded']} excluded",
         "mean length": f"{stats['average_user_length']:.0f} characters asked, {stats['average_bot_length']:.0f} "

@@ -11,6 +11,7 @@ import numpy as np
 from fine_tuning.data_preparation.mixing import with_task
 from fine_tuning.data_preparation.spool import Spool
 from fine_tuning.data_preparation.topics import topics_of
+from fine_tuning.units import counted
 
 _SAMPLE = 500  # conversations whose topics are counted
 _MOST_TOPICS = 10  # topics that are listed, the largest first
@@ -69,11 +70,11 @@ def card_of(manifest: Mapping[str, Any]) -> str:
     words, topics = manifest["words"], manifest["topics"]
     told = {
         **{
-            f"{name} split": f"{counts['conversations']} conversations, {counts['turns']} turns"
+            f"{name} split": f"{counted(counts['conversations'], 'conversation')}, {counted(counts['turns'], 'turn')}"
             for name, counts in manifest["splits"].items()
         },
         "words of a conversation": f"median {words['median']}, 90th percentile {words['p90']}, most {words['longest']}",
-        f"largest topics of {topics['conversations']} conversations": ", ".join(map(str, topics["largest"])),
+        f"largest topics of {counted(topics['conversations'], 'conversation')}": ", ".join(map(str, topics["largest"])),
         "dropped by the cleaning": dropped or "none",
         "private details": "replaced by placeholders" if scrubbed else "not looked for",
         "seed": manifest["seed"],

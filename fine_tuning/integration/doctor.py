@@ -25,6 +25,7 @@ from fine_tuning.errors import ByoaiError, ConfigError, EngineUnavailable, Model
 from fine_tuning.integration import first_model
 from fine_tuning.model_management.model_deployer import check_parity, reconcile
 from fine_tuning.model_management.model_registry import Registry, latest_tag
+from fine_tuning.units import counted
 
 _DISK = 2 << 30  # bytes that a run of a small model may need
 _MEMORY = 3 << 30  # bytes that training the default base needs
@@ -220,4 +221,5 @@ def _template(engine: Engine, config: FineTuningConfig) -> str:
     if live is None:
         return "no fine-tuned model is live yet"
     report = check_parity(engine, tag, partial(engine.render, live.base_tag))
-    return f"{tag} is fed the same text as in training ({report.cases} conversations, {report.tokens} tokens compared)"
+    compared = f"{counted(report.cases, 'conversation')}, {report.tokens} tokens compared"
+    return f"{tag} is fed the same text as in training ({compared})"

@@ -11,6 +11,7 @@ from fine_tuning.errors import ConfigError, EngineError
 from fine_tuning.events import Finished, Watch
 from fine_tuning.jobs.request import JobRequest, Kind, Result
 from fine_tuning.jobs.version_kinds import VERSION_KINDS, result_of
+from fine_tuning.units import counted
 from fine_tuning.workshop import Request
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ def _plan(request: PlanRequest, watch: Watch) -> Result:
 
     plan = make_plan(Workshop(request.config, request.engine(), watch, request.asked()))
     needs = plan.estimate
-    told = f"{plan.kept_turns} turns, {needs.steps} steps: about {gigabytes(needs.memory)} of memory; {plan.times}"
+    work = f"{counted(plan.kept_turns, 'turn')}, {counted(needs.steps, 'step')}"
+    told = f"{work}: about {gigabytes(needs.memory)} of memory; {plan.times}"
     watch.tell(Finished("done", told, seconds=watch.seconds))
     return plan.record()
 
@@ -211,7 +213,7 @@ def import_asked(request: ImportRequest, watch: Watch) -> "Report":
     report = import_files(ConversationLogger(request.config.log_path), places, wanted, watch, id)
     back = f"To remove them again: byoai import --undo {report.id}" if report.added else ""
     warned = f"; {title_of(report.planted)}" if report.planted else ""
-    told = f"{report.added} of {report.turns} turns added{warned}"
+    told = f"{report.added} of {counted(report.turns, 'turn')} added{warned}"
     watch.tell(Finished("done", told, seconds=watch.seconds, commands=back))
     return report
 
@@ -244,7 +246,7 @@ def _undo_import(request: UndoImportRequest, watch: Watch) -> Result:
 
     with watch.stage("Undoing an import"):
         taken = undo(ConversationLogger(request.config.log_path), request.import_id)
-    watch.tell(Finished("done", f"{taken} turns removed from the log", seconds=watch.seconds))
+    watch.tell(Finished("done", f"{counted(taken, 'turn')} removed from the log", seconds=watch.seconds))
     return {"id": request.import_id, "taken_back": taken}
 
 
@@ -264,9 +266,8 @@ def _survey(request: SurveyRequest, watch: Watch) -> Result:
         watch.note(f"the result will contain no numbers of tokens, because no engine can count them: {error}")
         engine = None
     facts = look_through(request.config, engine, watch).facts
-    watch.tell(
-        Finished("done", f"{facts['kept_turns']} of {facts['turns']} turns would be learned", seconds=watch.seconds)
-    )
+    told = f"{facts['kept_turns']} of {counted(facts['turns'], 'turn')} would be learned"
+    watch.tell(Finished("done", told, seconds=watch.seconds))
     return facts
 
 

@@ -18,6 +18,7 @@ from fine_tuning.engines.base import ModelDetails
 from fine_tuning.engines.gguf_header import read_header
 from fine_tuning.model_management.model_registry import Version
 from fine_tuning.runs import Run
+from fine_tuning.units import counted
 
 _KEYS = ("num_epochs", "learning_rate", "batch_size", "lora_r", "lora_alpha", "lora_dropout", "seed")
 _WORDS = {"perplexity": "perplexity of held-out chats", "general_perplexity": "perplexity of general texts"}
@@ -94,7 +95,7 @@ def _data(version: Version) -> list[tuple[str, str]]:
         return []
     known = paths.read_json(manifest)
     splits = [
-        (f"{name} split", f"{counts['conversations']} conversations, {counts['turns']} turns")
+        (f"{name} split", f"{counted(counts['conversations'], 'conversation')}, {counted(counts['turns'], 'turn')}")
         for name, counts in known["splits"].items()
     ]
     dropped = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in known["dropped"].items() if count)

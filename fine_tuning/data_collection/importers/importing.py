@@ -32,6 +32,7 @@ from fine_tuning.data_collection.planted_phrases import PlantedPhrase, PlantedPh
 from fine_tuning.errors import Cancelled, DataError
 from fine_tuning.events import Watch
 from fine_tuning.json_values import JsonObject
+from fine_tuning.units import counted
 
 _BATCH = 2_000  # turns written at once, at most
 _BATCH_TEXT = 8 << 20  # characters of a batch at which it is written, with fewer turns
@@ -129,7 +130,7 @@ def import_files(
             if report.added
             else "nothing was written"
         )
-        raise Cancelled(f"the import was stopped after {report.added} turns: {undo}") from error
+        raise Cancelled(f"the import was stopped after {counted(report.added, 'turn')}: {undo}") from error
     report.planted = report.read.found()
     if report.added and set(report.formats) == {"document"}:  # nobody asked these hundreds of questions
         name = wanted.source if wanted and wanted.source else _name(places[0])
