@@ -13,7 +13,7 @@ from typing import Any
 
 from fine_tuning.data_collection.importers.chats import ROLES, BadRecord, Chat, Role, Said, rated, text_of
 from fine_tuning.data_collection.importers.message_forms import content_of, role_of, said_of, time_of
-from fine_tuning.data_collection.importers.shape import NOT_AS_EXPECTED, Importer, Source, each
+from fine_tuning.data_collection.importers.shape import Importer, Source, each
 from fine_tuning.json_values import JsonObject
 
 _PAIRS = (
@@ -69,12 +69,7 @@ def _is_answered(messages: Any) -> bool:
 def _fits(record: object) -> bool:
     if not (found := _call(record)):
         return False
-    try:
-        return any(said.role == "user" for said in _sent(found[0])) and bool(list(_got(found[1])))
-    except BadRecord:
-        return False
-    except NOT_AS_EXPECTED:
-        return False
+    return any(said.role == "user" for said in _sent(found[0])) and bool(list(_got(found[1])))
 
 
 def _convert(record: JsonObject, source: Source) -> Iterable[Chat]:

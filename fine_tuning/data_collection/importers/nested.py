@@ -19,7 +19,7 @@ from fine_tuning.data_collection.importers.passages import PASSAGES
 from fine_tuning.data_collection.importers.people_records import PEOPLE
 from fine_tuning.data_collection.importers.preference import PREFERENCE
 from fine_tuning.data_collection.importers.records import SAMPLE, Look, Record
-from fine_tuning.data_collection.importers.shape import NOT_AS_EXPECTED, Importer, Source
+from fine_tuning.data_collection.importers.shape import Importer, Source, has_format
 from fine_tuning.data_collection.importers.sharegpt import SHAREGPT
 from fine_tuning.data_collection.importers.tickets import TICKETS
 
@@ -113,14 +113,7 @@ def _format_of(value: object) -> Importer | None:
 
 def _has_format(importer: Importer, values: Sequence[object]) -> bool:
     """Return whether more than half of the values have a format."""
-    return 2 * sum(_is_fit(importer, value) for value in values) > len(values)
-
-
-def _is_fit(importer: Importer, value: object) -> bool:
-    try:
-        return importer.fits(value)
-    except NOT_AS_EXPECTED:
-        return False
+    return 2 * sum(has_format(importer, value) for value in values) > len(values)
 
 
 NESTED = Importer("records within other objects", _fits, _read)

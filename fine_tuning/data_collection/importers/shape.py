@@ -85,6 +85,14 @@ class Importer:
     whole: bool = False  # whether it reads files of any layout; it is used only if the user names it
 
 
+def has_format(importer: Importer, value: object) -> bool:
+    """Return whether a record has the importer's format; a record that it fails to read has not."""
+    try:
+        return importer.fits(value)
+    except UNREADABLE:
+        return False
+
+
 def spoilt(error: Exception, place: str, expected: str, value: object) -> Fault:
     """Return the Fault for a record whose reading raised `error`, one of UNREADABLE.
 

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from functools import partial
 
-from fine_tuning.data_collection.importers.chats import BadRecord, Chat, Fault, dicts, has, moment, object_in, text_of
+from fine_tuning.data_collection.importers.chats import Chat, Fault, dicts, has, moment, object_in, text_of
 from fine_tuning.data_collection.importers.people import Line, conversations
 from fine_tuning.data_collection.importers.records import Record
-from fine_tuning.data_collection.importers.shape import NOT_AS_EXPECTED, UNREADABLE, Importer, Source, spoilt
+from fine_tuning.data_collection.importers.shape import UNREADABLE, Importer, Source, spoilt
 from fine_tuning.json_values import JsonObject
 
 _SPOKEN = (None, "", "thread_broadcast", "bot_message", "file_share", "me_message")
@@ -51,7 +51,7 @@ def _people(source: Source) -> dict[str, list[str]]:
         return {
             str(each.get("id")): [*_names(object_in(each, "profile")), str(each.get("name") or "")] for each in people
         }
-    except (BadRecord, *NOT_AS_EXPECTED):
+    except UNREADABLE:
         return {}  # people are then named by their ids
 
 

@@ -41,7 +41,7 @@ from fine_tuning.data_collection.importers.people_records import PEOPLE
 from fine_tuning.data_collection.importers.preference import PREFERENCE
 from fine_tuning.data_collection.importers.records import SAMPLE, Look, Record, look, look_at_table
 from fine_tuning.data_collection.importers.replies import REPLIES
-from fine_tuning.data_collection.importers.shape import NOT_AS_EXPECTED, Importer, Inside
+from fine_tuning.data_collection.importers.shape import Importer, Inside, has_format
 from fine_tuning.data_collection.importers.sharegpt import SHAREGPT
 from fine_tuning.data_collection.importers.sillytavern import SILLYTAVERN
 from fine_tuning.data_collection.importers.slack import SLACK
@@ -226,19 +226,19 @@ def forced(name: str, found: Look, file: str, surely: bool = False) -> Found:
         if found.layout == "text"
         else [*found.sample, *(value for values in found.lists.values() for value in values)]
     )
-    if surely and not any(_fits(importer, value) for value in seen):
+    if surely and not any(has_format(importer, value) for value in seen):
         raise DataError(
             f"{file} contains {_told(found)}, which does not fit the format {importer.title}: leave out --format, or "
             "name another one"
         )
-    is_whole = any(_fits(importer, value) for value in found.sample)
+    is_whole = any(has_format(importer, value) for value in found.sample)
     return name, importer, None if is_whole else _inside(importer, found)
 
 
 def _inside(importer: Importer, found: Look) -> Inside | None:
     """Return the lists of a large object whose elements have the format; None if there is none."""
-    keys = frozenset(key for key, values in found.lists.items() if any(_fits(importer, value) for value in values))
-    return Inside(keys, frozenset(found.lists) - keys, partial(_fits, importer)) if keys else None
+    keys = frozenset(key for key, values in found.lists.items() if any(has_format(importer, value) for value in values))
+    return Inside(keys, frozenset(found.lists) - keys, partial(has_format, importer)) if keys else None
 
 
 def _formats(found: Look) -> dict[str, Importer]:
@@ -252,19 +252,12 @@ def _best(formats: dict[str, Importer], found: Look, sample: Sequence[object]) -
     that the most records have, but at least a third of them.
     """
     if found.layout == "text":
-        return next((name for name, importer in formats.items() if importer.fits(found.lines)), "")
-    counts = {name: sum(_fits(importer, value) for value in sample) for name, importer in formats.items()}
+        return next((name for name, importer in formats.items() if has_format(importer, found.lines)), "")
+    counts = {name: sum(has_format(importer, value) for value in sample) for name, importer in formats.items()}
     if most := next((name for name, count in counts.items() if count * 2 > len(sample)), ""):
         return most
     best = max(counts, key=lambda name: counts[name], default="")
     return best if best and counts[best] * 3 >= max(len(sample), 1) else ""
-
-
-def _fits(importer: Importer, value: object) -> bool:
-    try:
-        return importer.fits(value)
-    except NOT_AS_EXPECTED:
-        return False
 
 
 def _told(found: Look) -> str:

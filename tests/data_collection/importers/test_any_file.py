@@ -68,6 +68,12 @@ def test_known_keys_with_any_values_give_turns_or_a_data_error(log, tmp_path, da
         reads(log, file, format=format, me="Kim")
 
 
+def test_a_record_that_a_format_fails_to_read_is_set_aside(log, tmp_path):
+    file = tmp_path / "spoilt.json"
+    file.write_text(json.dumps({"messages": [{"from": None, "value": None}, {"from": None, "value": False}]}))
+    assert import_files(log, [file]).set_aside == 1
+
+
 KEYS = [
     ("messages",),
     ("role", "content", "tool_calls", "timestamp", "reasoning"),
