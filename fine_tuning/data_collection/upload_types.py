@@ -129,6 +129,8 @@ def _check_archive(path: Path) -> None:
 
 def _check_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> None:
     told = info.orig_filename  # as it is stored: zipfile cuts a name at a NUL, and replaces backslashes on Windows
+    if not told:
+        raise zipfile.BadZipFile("a file in it has no name")
     parts = told.replace("\\", "/").split("/")
     if (
         told.startswith(("/", "\\"))

@@ -116,6 +116,14 @@ def test_a_pdf_is_told_by_its_beginning_and_a_text_about_one_is_none(tmp_path: P
         assert type_of(tmp_path / "file") == kind
 
 
+def test_an_archive_with_a_file_without_a_name_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "file", "w") as archive:
+        archive.writestr("a.txt", "User: Hello\nAssistant: Hi!")
+        archive.filelist[0].filename = ""  # in the list of files that is written last
+    with pytest.raises(DataError, match="a file in it has no name"):
+        type_of(tmp_path / "file")
+
+
 @pytest.mark.parametrize("name", HOLDING)
 @pytest.mark.parametrize("finish", [True, False], ids=["finished", "unfinished"])
 def test_forgetting_deletes_the_uploads_that_hold_it_and_no_others(

@@ -245,6 +245,8 @@ def _of_folder(folder: Path) -> list[Member]:
 def _of_archive(path: Path) -> list[Member]:
     try:
         archive = zipfile.ZipFile(path)  # stays open as long as a member exists, since opening it reads the whole list
+        if not all(info.filename for info in archive.infolist()):
+            raise zipfile.BadZipFile("a file in it has no name")
         listed = [info for info in archive.infolist() if not info.is_dir()]
     except (zipfile.BadZipFile, NotImplementedError, ValueError, UnicodeError) as error:
         raise DataError(f"{path} is a damaged ZIP archive ({error}): download or make it again") from error

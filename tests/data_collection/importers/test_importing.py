@@ -250,6 +250,15 @@ def test_a_damaged_archive_is_a_clear_error(log, sample, tmp_path, spoil):
         assert "broken.zip" in str(error) or "json" in str(error)
 
 
+def test_an_archive_with_a_file_without_a_name_is_damaged(log, tmp_path):
+    file = tmp_path / "nameless.zip"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("x", "User: Hello\nAssistant: Hi!")
+        archive.filelist[0].filename = ""  # in the list of files that is written last
+    with pytest.raises(DataError, match=r"nameless.zip is a damaged ZIP archive"):
+        import_files(log, [file])
+
+
 def test_a_place_that_is_not_there_is_a_clear_error(log, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="is neither a file nor a folder"):
