@@ -5,8 +5,8 @@
 Prints the time to the first answer and the idle memory of `byoai serve` and of `byoai chat`, and with
 `--rounds 0` nothing else. Needs the base model in the cache (`byoai prepare`). Trains the shipped
 sample with few steps on the embedded engine, in a temporary data folder, alternately without load and
-with it. Prints the median seconds of the trainings, the response times, and the processor time of
-server, training and client.
+with it. Prints the median seconds of the trainings, the response times, and the processor time that server,
+training and client use while the model is trained.
 
 With two cores or more, this program runs on the first core, and the server with its training on the
 second. Sending the load takes more processor time than answering it, so on the same core the client
@@ -121,21 +121,24 @@ async def train(server: Server, client: httpx.AsyncClient) -> str:
 
 
 async def finished(client: httpx.AsyncClient, server: Server, id: str, usage: Usage) -> dict[str, float]:
-    """Wait for a job to end, add its processor times to `usage`, and return the seconds of each stage."""
-    pids = server.process.pid, os.getpid()
-    begun, before, trained = time.perf_counter(), [processor_seconds(pid) for pid in pids], 0.0
+    """Wait for a job to end, and return the seconds of its stages.
+
+    The processor times of the stage Training are added to `usage`.
+    """
+    first: tuple[float, ...] = ()  # (time, processor seconds of server, client and training)
     while True:
         job = (await client.get(f"/api/jobs/{id}")).json()
         if job["state"] in ("completed", "failed", "cancelled", "interrupted"):
             break
-        trained = max(trained, processor_seconds(job["pid"], children=True) if job["pid"] else 0.0)
+        if job["stage"] == "Training":
+            used = (processor_seconds(each) for each in (server.process.pid, os.getpid()))
+            last = (time.perf_counter(), *used, processor_seconds(job["pid"], children=True))
+            first = first or last
         await asyncio.sleep(0.5)
     assert job["state"] == "completed", job
-    seconds = time.perf_counter() - begun
-    served, asked = (processor_seconds(pid) - known for pid, known in zip(pids, before, strict=True))
-    usage.server.append(served / seconds)
-    usage.client.append(asked / seconds)
-    usage.training.append(trained / seconds)
+    seconds, *shares = (after - before for after, before in zip(last, first, strict=True))
+    for values, share in zip((usage.server, usage.client, usage.training), shares, strict=True):
+        values.append(share / seconds)
     text = (await client.get(f"/api/jobs/{id}/events")).text
     told = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: ") and '"Finished"' in line]
     return dict(told[-1]["seconds"])
