@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from fine_tuning.data_collection.importers.chats import Chat, Fault, dicts, has, list_in, moment, object_in, text_of
-from fine_tuning.data_collection.importers.people import Line, conversations
+from fine_tuning.data_collection.importers.people import Line, conversations_in
 from fine_tuning.data_collection.importers.records import Record
 from fine_tuning.data_collection.importers.shape import UNREADABLE, Importer, Source, spoilt
 from fine_tuning.json_values import JsonObject, JsonValue
@@ -33,13 +33,7 @@ def _read(source: Source) -> Iterator[Chat | Fault]:
         (id, [replace(line, name=names.get(line.name, line.name), known_as=[line.name]) for line in lines])
         for id, lines in chats
     ]
-    everyone = [line for _, lines in chats for line in lines]
-    if not source.me:  # names all who wrote
-        yield from conversations(everyone, "", source.member.name)
-    mine = source.me.strip().casefold()
-    apart = any(mine in (line.name.casefold(), *map(str.casefold, line.known_as)) for line in everyone)
-    for chat, lines in chats:
-        yield from conversations(lines, source.me, source.member.name, chat, apart)
+    yield from conversations_in(chats, source.me, source.member.name)
 
 
 def _named(conversation: JsonObject) -> Iterator[tuple[str, str]]:

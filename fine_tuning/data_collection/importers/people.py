@@ -71,6 +71,20 @@ def conversations(
         raise DataError(f"{file} has no messages by {me!r}: choose another name. {listed(names)}")
 
 
+def conversations_in(chats: Sequence[tuple[str, Sequence[Line]]], me: str, file: str) -> Iterator[Chat | Fault]:
+    """Yield the conversations in several chats, given as (id of the chat, its messages).
+
+    `me` need not have written in each of the chats. The arguments, and DataError, are as for `conversations`.
+    """
+    everyone = [line for _, lines in chats for line in lines]
+    if not me:
+        yield from conversations(everyone, "", file)  # raises DataError with the names of all who wrote
+    wanted = me.strip().casefold()
+    apart = any(wanted in map(str.casefold, (line.name, *line.known_as)) for line in everyone)
+    for chat, lines in chats:
+        yield from conversations(lines, me, file, chat, apart)
+
+
 def answering(names: Iterable[str]) -> str:
     """Return the name of the machine in a chat of users with one machine ("User", "Assistant"); "" in another chat."""
     roles = {name: ROLES.get(name.strip().casefold()) for name in names if name}

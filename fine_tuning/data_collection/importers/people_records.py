@@ -12,7 +12,7 @@ from typing import Any
 
 from fine_tuning.data_collection.importers.chats import Chat, Fault, moment, text_of
 from fine_tuning.data_collection.importers.html_text import text_of_html
-from fine_tuning.data_collection.importers.people import Line, conversations
+from fine_tuning.data_collection.importers.people import Line, conversations_in
 from fine_tuning.data_collection.importers.records import Record
 from fine_tuning.data_collection.importers.shape import UNREADABLE, Importer, Source, spoilt
 from fine_tuning.json_values import JsonObject
@@ -54,11 +54,12 @@ def lowered(record: object) -> dict[str, Any]:
     for key in _WITHIN:
         if isinstance(inner := record.get(key), dict) and inner.keys() & _SENDERS:
             record = inner
-    return {_key(str(key)): value for key, value in record.items()}
+    return {key_of(str(key)): value for key, value in record.items()}
 
 
 @lru_cache(maxsize=1000)
-def _key(name: str) -> str:
+def key_of(name: str) -> str:
+    """Return a name in lower case and without "_", "-" and spaces."""
     return name.lower().translate(_NO_SIGNS)
 
 
@@ -110,12 +111,8 @@ def _read(source: Source) -> Iterator[Chat | Fault]:
     for chat, line in lines:
         begun[chat] = min(begun.get(chat, line.time), line.time)
     lines.sort(key=lambda line: (begun[line[0]], line[0], line[1].time))
-    if not source.me:  # names all who wrote
-        yield from conversations((line for _, line in lines), "", source.member.name)
-    everyone = {name for _, line in lines for name in (line.name, *line.known_as)}
-    found = source.me.strip().casefold() in {name.casefold() for name in everyone}
-    for chat, some in groupby(lines, key=lambda line: line[0]):
-        yield from conversations((line for _, line in some), source.me, source.member.name, chat, apart=found)
+    chats = [(chat, [line for _, line in some]) for chat, some in groupby(lines, key=lambda line: line[0])]
+    yield from conversations_in(chats, source.me, source.member.name)
 
 
 def _chat_of(record: JsonObject, messages: Sequence[object]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fine_tuning.data_collection.importers.chats import Role
-from fine_tuning.data_collection.importers.people_records import first_in
+from fine_tuning.data_collection.importers.people_records import first_in, key_of
 
 CONVERSATIONS = (
     *("conversationid", "conversationsthreadid", "threadid", "ticketid", "sessionid", "convid", "chatid", "rootid"),
@@ -75,4 +75,4 @@ def _type_of(author: object) -> object:
 
 
 def _word(value: object) -> str:
-    return str(value).lower().translate(dict.fromkeys(map(ord, "_- "))) if isinstance(value, str | int) else ""
+    return key_of(str(value)) if isinstance(value, str | int) else ""

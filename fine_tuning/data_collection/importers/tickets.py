@@ -106,7 +106,10 @@ def _said(message: Mapping[str, Any], side: Role) -> Said:
 
 
 def _body(message: Mapping[str, Any]) -> str:
-    text = text_of(first_in(message, _BODIES), "a body")
+    return _plain(text_of(first_in(message, _BODIES), "a body"))
+
+
+def _plain(text: str) -> str:
     return text_of_html(text) if _HTML.search(text) else text
 
 
@@ -118,7 +121,7 @@ def _opening(record: JsonObject, said: Sequence[Said]) -> list[Said]:
         if any(key in source for key in _BODIES):  # Intercom
             return [_said(source, side_of(source, {}) or "user")]
         if isinstance(text := first_in(found, _OPENINGS), str):
-            text = text_of_html(text) if _HTML.search(text) else text
+            text = _plain(text)
             is_told = any(" ".join(text.split()) == " ".join(each.text.split()) for each in said)
             return [] if is_told else [Said("user", text, time_in(found))]
     return []
