@@ -10,6 +10,7 @@ from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.importers.importing import Imported, imports
 from fine_tuning.integration import data_view, learning
 from fine_tuning.jobs.store import Job
+from fine_tuning.units import counted
 
 state = st.session_state
 
@@ -83,7 +84,7 @@ def _imports(found: list[Imported]) -> None:
     for each in reversed(found):
         with st.container(border=True, horizontal=True, vertical_alignment="center"):
             name = each.source.get("name", each.id)
-            st.text(f"{name}: {each.turns:,} {'turn' if each.turns == 1 else 'turns'}", width="stretch")
+            st.text(f"{name}: {counted(each.turns, 'turn')}", width="stretch")
             st.button("Show", key=f"imported-{each.id}", on_click=show, args=({"imported": each.id},))
             if st.button("Take back", key=f"undo-{each.id}", icon=":material/undo:"):
                 _take_back(each)

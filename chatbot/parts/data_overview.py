@@ -15,7 +15,7 @@ from fine_tuning.data_collection import outcomes
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.outcomes import StoredSurvey
 from fine_tuning.integration import charts, data_view, learning
-from fine_tuning.units import clock
+from fine_tuning.units import clock, counted
 
 SHOWN = 300  # shown characters of an example
 _KINDS = {  # words for the kinds of private details (privacy.PII); another kind is its own word
@@ -55,7 +55,7 @@ def learn(now: data_view.Counts) -> None:
     if learning.look().running:
         st.caption("A version is being trained. What is new since it began is learned by the next one.")
     elif now.new and now.turns >= learning.least_turns(config()):
-        label = f"Learn from {now.new:,} new {'answer' if now.new == 1 else 'answers'}"
+        label = f"Learn from {counted(now.new, 'new answer')}"
         if st.button(label, type="primary", icon=":material/school:"):
             train_place.begin_with_chats()
             st.switch_page("pages/train.py")

@@ -19,6 +19,7 @@ from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.turn_list import MOST_MATCHES, Learned, Listed, Page, Wanted
 from fine_tuning.integration.data_view import REASONS
 from fine_tuning.planning import learned
+from fine_tuning.units import counted
 
 ROWS = 20
 ALL = "turns-all"  # key of the filters for which all turns that match are selected, not only those of the page
@@ -60,7 +61,7 @@ def draw(log: ConversationLogger) -> None:
     if not page.turns and number:  # the last page is empty now
         state["turns-page"] = number = max(0, -(-page.total // ROWS) - 1)
         page = turn_list.page(log.index, known, wanted, ROWS, number * ROWS)
-    found = f"{page.total:,} {'turn' if page.total == 1 else 'turns'}"
+    found = counted(page.total, "turn")
     st.caption(f"{found} of the newest {MOST_MATCHES:,} that match" if page.is_cut else found)
     if not page.turns:
         st.info("No turn matches. Show all turns, or search for other words.", icon=":material/search_off:")

@@ -26,6 +26,7 @@ from fine_tuning.integration.service import Service
 from fine_tuning.jobs.store import Job, State
 from fine_tuning.model_management.model_registry import Registry
 from fine_tuning.planning import clean_settings, count_new, sift
+from fine_tuning.units import answers
 
 _PIECE = 8 << 20  # bytes of a file written at once
 _MASK = "•"
@@ -232,7 +233,7 @@ def added_by(job: Job) -> str:
     if not (result := _result_of(job)):
         return ""
     known = f" ({result['known']:,} were in the log already)" if result["known"] else ""
-    return f"{result['added']:,} {'answer' if result['added'] == 1 else 'answers'}{known}"
+    return f"{answers(result['added'])}{known}"
 
 
 def planted_of(job: Job) -> list[PlantedPhrase]:
