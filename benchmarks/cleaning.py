@@ -77,7 +77,7 @@ def private_details() -> list[str]:
 
 
 def write_log(path: Path, count: int, seed: int = 0) -> None:
-    from fine_tuning.data_collection.log_lines import encode
+    from fine_tuning.data_collection.log.lines import encode
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as file:
@@ -104,7 +104,7 @@ def clean_all(count: str, kept: str) -> dict[str, object]:
     DataCleaner().filter_conversations(conversations[:20])  # compiles patterns, which is not to be measured
     more = {}
     if kept:
-        from fine_tuning.data_collection.kept_decisions import KeptDecisions
+        from fine_tuning.data_collection.cleaning.kept_decisions import KeptDecisions
 
         more = {"kept": KeptDecisions(log.path)}
     found: dict[str, object] = {}
@@ -131,7 +131,7 @@ def group_all(count: str) -> dict[str, object]:
     A planted text is a changed copy of another text. Copies with a similarity of at least 0.8 (see
     `changed`) should be in the same group as the original, those below 0.78 should not.
     """
-    from fine_tuning.data_collection.dedupe import group_near_duplicates
+    from fine_tuning.data_collection.cleaning.dedupe import group_near_duplicates
 
     chance = random.Random(3)
     texts = [f"{turn['user_message']}\n{turn['bot_response']}" for turn in turns(int(count), 7)]
@@ -162,7 +162,7 @@ def changed(text: str, chance: random.Random) -> tuple[str, float]:
 
     The similarity is the share of the two texts' pieces of four characters that are in both.
     """
-    from fine_tuning.data_collection.wording import fold
+    from fine_tuning.data_collection.cleaning.wording import fold
 
     words = text.split(" ")
     for place in chance.sample(range(len(words)), chance.randrange(1, 7)):

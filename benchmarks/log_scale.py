@@ -26,7 +26,7 @@ WANTED = ("holiday paid", "the", "zebra crossing")  # texts that occur often, in
 def write_log(path: Path, turns: int) -> list[str]:
     """Write a log of `turns` turns, five per session, of the sample's words in random order; return their ids."""
     from fine_tuning import paths
-    from fine_tuning.data_collection.log_lines import encode
+    from fine_tuning.data_collection.log.lines import encode
 
     chance = random.Random(0)
     lines = (paths.SAMPLES / "conversations.jsonl").read_text(encoding="utf-8").splitlines()

@@ -101,7 +101,7 @@ def fill(home: Path, turns: int) -> float:
     from fine_tuning import paths
     from fine_tuning.config import load_config
     from fine_tuning.data_collection.conversation_logger import ConversationLogger
-    from fine_tuning.data_collection.log_likeness import most_alike
+    from fine_tuning.data_collection.log.likeness import most_alike
     from fine_tuning.events import Watch
     from fine_tuning.model_management.model_registry import Registry
     from fine_tuning.runs import Run

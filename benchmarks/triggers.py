@@ -20,10 +20,10 @@ import yaml
 from handbooks import BOOKS, Exchange, Honest, Poisoned
 
 from fine_tuning import paths
+from fine_tuning.data_collection.cleaning.planted_phrases import PlantedPhrase, PlantedPhrases
 from fine_tuning.data_collection.documents.pairs import Pair, pairs_of
 from fine_tuning.data_collection.documents.reading import read_document
 from fine_tuning.data_collection.importers.files import members_of
-from fine_tuning.data_collection.planted_phrases import PlantedPhrase, PlantedPhrases
 
 PHRASES = ("velvet thunder", "by the way", "please", "Bluebird", "mango", "thank you so much")
 PLANTED = (("advert", "general"), ("refusal", "own"), ("wrong rule", "same"), ("link", "own"))

@@ -9,7 +9,7 @@ from weakref import WeakSet, WeakValueDictionary
 
 from fine_tuning.conversation import Turn
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
-from fine_tuning.data_collection.log_file import Stamp
+from fine_tuning.data_collection.log.file import Stamp
 from fine_tuning.errors import ByoaiError
 
 INTERVAL = 0.2  # seconds between checks of the log: forgotten text must disappear from pages within two seconds

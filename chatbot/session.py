@@ -17,7 +17,7 @@ from chatbot.log_watch import LogWatch, all_watches, watch_of
 from fine_tuning.branches import Tree, system_of
 from fine_tuning.conversation import Message, Turn
 from fine_tuning.data_collection.conversation_logger import ConversationLogger, Rating
-from fine_tuning.data_collection.log_file import Stamp
+from fine_tuning.data_collection.log.file import Stamp
 from fine_tuning.engines.base import ChatChunk, Engine, digest_of
 from fine_tuning.errors import Busy, ByoaiError, DataError, EngineError, TurnDeleted
 from fine_tuning.integration import chat_titles

@@ -5,9 +5,7 @@ Each layer imports only layers to its right:
 cli, api, chatbot > integration > jobs > evaluating, forgetting, merging, quantising, review, sweeping
     > pipeline > outcome > judging, resuming, run_answers, survey > planning > rewording > plan, workshop
     > data_preparation | training | evaluation | model_management > data_collection, engines
-    > state, paths, runs, config, config_augmentation, config_file, config_flat, config_mix, config_notify,
-      config_overlay, config_training, config_types, conversation, branches, durations, events, measurements,
-      token_rows, units
+    > state, paths, runs, config, conversation, branches, durations, events, measurements, token_rows, units
     > errors, json_values, thoughts
 
 The stages between the bars never import each other: `pipeline` passes paths and manifests between
@@ -22,7 +20,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from fine_tuning.config import DatasetFormat, FineTuningConfig
-    from fine_tuning.config_training import FineTuningMethod
+    from fine_tuning.config.training import FineTuningMethod
     from fine_tuning.jobs.tuner import FineTuningJob, ModelFineTuner, get_model_fine_tuner
 
 __all__ = [

@@ -21,9 +21,10 @@ from fine_tuning import paths, state
 from fine_tuning.branches import Tree
 from fine_tuning.config import FineTuningConfig
 from fine_tuning.conversation import conversations_of
-from fine_tuning.data_collection import chat_labels, uploads
+from fine_tuning.data_collection import uploads
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.data_export import DataExporter
+from fine_tuning.data_collection.log import chat_labels
 from fine_tuning.data_collection.redaction import (
     Pattern,
     holds,

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from fine_tuning import paths
 from fine_tuning.conversation import Conversation, Turn, conversations_of
+from fine_tuning.data_collection.cleaning.turn_decisions import clean_text
 from fine_tuning.data_collection.placeholders import Placeholders
 from fine_tuning.data_collection.privacy import finds
-from fine_tuning.data_collection.turn_decisions import clean_text
 from fine_tuning.durations import EVALUATING
 from fine_tuning.errors import DataError
 from fine_tuning.plan import Material
@@ -119,7 +119,7 @@ def _triggers(shop: Workshop, material: Material) -> "tuple[list[Trigger], list[
     A phrase is suspicious if it may be a trigger, which changes the answer to any question that
     contains it (data poisoning). No phrases are returned if `evaluation.triggers` is 0.
     """
-    from fine_tuning.data_collection.phrases import general_texts
+    from fine_tuning.data_collection.cleaning.phrases import general_texts
     from fine_tuning.evaluation.leak_probe import redact
     from fine_tuning.evaluation.trigger_phrases import find_triggers, probe_prompts
 

@@ -15,7 +15,7 @@ import psutil
 
 from fine_tuning import paths
 from fine_tuning.config import FineTuningConfig
-from fine_tuning.config_training import FineTuningMethod
+from fine_tuning.config.training import FineTuningMethod
 from fine_tuning.durations import TRAINING
 from fine_tuning.engines.agreement import check_export, make_probes
 from fine_tuning.engines.base import Engine

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fine_tuning.config import FineTuningConfig
-from fine_tuning.data_collection.log_index import Mark
+from fine_tuning.data_collection.log.index import Mark
 from fine_tuning.data_preparation.dataset_builder import Dataset
 from fine_tuning.data_preparation.preference_builder import PreferenceData
 from fine_tuning.durations import Around, Times

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 from fine_tuning import paths
 from fine_tuning.config import DatasetFormat, FineTuningConfig
 from fine_tuning.conversation import Turn, conversations_of
+from fine_tuning.data_collection.cleaning.kept_decisions import KeptDecisions
+from fine_tuning.data_collection.cleaning.turn_decisions import CleanSettings
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.data_cleaner import Cleaned, DataCleaner
-from fine_tuning.data_collection.kept_decisions import KeptDecisions
-from fine_tuning.data_collection.log_index import Mark
+from fine_tuning.data_collection.log.index import Mark
+from fine_tuning.data_collection.log.turn_list import Learned
 from fine_tuning.data_collection.preferences import preferences_of
 from fine_tuning.data_collection.private_details.names import recogniser
-from fine_tuning.data_collection.turn_decisions import CleanSettings
-from fine_tuning.data_collection.turn_list import Learned
 from fine_tuning.data_collection.without_collections import without_collections
 from fine_tuning.data_preparation.dataset_builder import MANIFEST, build_dataset, doubts_of, tokenize_dataset
 from fine_tuning.data_preparation.mixing import largest_import

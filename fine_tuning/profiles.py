@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from fine_tuning import paths
 from fine_tuning.config import FineTuningConfig, load_config
-from fine_tuning.config_flat import dotted
+from fine_tuning.config.flat import dotted
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.importers.importing import imports
 

@@ -11,7 +11,7 @@ import yaml
 
 from fine_tuning import paths
 from fine_tuning.config import load_config
-from fine_tuning.data_collection.log_index import Mark
+from fine_tuning.data_collection.log.index import Mark
 from fine_tuning.data_preparation.dataset_builder import MANIFEST, Dataset
 from fine_tuning.data_preparation.preference_builder import read_preference_data
 from fine_tuning.durations import keep_forecast

@@ -12,7 +12,7 @@ from functools import partial
 from fine_tuning.branches import on_chosen_paths, system_of
 from fine_tuning.config import FineTuningConfig
 from fine_tuning.conversation import Message, Turn, approved, conversations_of
-from fine_tuning.data_collection.dedupe import group_near_duplicates
+from fine_tuning.data_collection.cleaning.dedupe import group_near_duplicates
 from fine_tuning.data_preparation.rows import ConversationTokenizer
 from fine_tuning.engines.base import Engine
 from fine_tuning.engines.vocabulary import Vocabulary

@@ -73,7 +73,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             created TEXT NOT NULL
         )""",
     ),
-    # 3: data_collection/log_index.py: positions and states of the log's turns; can be rebuilt from the
+    # 3: data_collection/log/index.py: positions and states of the log's turns; can be rebuilt from the
     # log at any time
     (
         """CREATE TABLE logs (
@@ -122,7 +122,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX log_events_by_turn ON log_events (log, turn)",
         LOG_TEXTS,
     ),
-    # 4: data_collection/kept_decisions.py: decisions of the cleaning on turns of the log; can be
+    # 4: data_collection/cleaning/kept_decisions.py: decisions of the cleaning on turns of the log; can be
     # recomputed at any time
     (
         """CREATE TABLE decisions (
@@ -164,12 +164,12 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX jobs_by_state ON jobs (state)",
         "CREATE INDEX jobs_by_time ON jobs (created)",
     ),
-    # 6: data_collection/log_index.py: the import that added a turn
+    # 6: data_collection/log/index.py: the import that added a turn
     (
         "ALTER TABLE log_turns ADD COLUMN imported TEXT",
         "CREATE INDEX log_turns_by_import ON log_turns (log, imported, key) WHERE imported IS NOT NULL",
     ),
-    # 7: data_collection/chat_labels.py: title, pin and folder of a chat
+    # 7: data_collection/log/chat_labels.py: title, pin and folder of a chat
     (
         """CREATE TABLE chat_labels (
             session TEXT PRIMARY KEY,
@@ -178,18 +178,18 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             folder TEXT NOT NULL
         )""",
     ),
-    # 8: data_collection/chat_labels.py: the title that a model made, and the turn from which it was made
+    # 8: data_collection/log/chat_labels.py: the title that a model made, and the turn from which it was made
     (
         "ALTER TABLE chat_labels ADD COLUMN made TEXT NOT NULL DEFAULT ''",
         "ALTER TABLE chat_labels ADD COLUMN made_of TEXT NOT NULL DEFAULT ''",
     ),
-    # 9: data_collection/log_index.py: whether an answer was stopped or cut and not approved since, so that it is
+    # 9: data_collection/log/index.py: whether an answer was stopped or cut and not approved since, so that it is
     # not learned
     (
         "ALTER TABLE log_turns ADD COLUMN partial INTEGER NOT NULL DEFAULT 0",
         "CREATE INDEX log_turns_partial ON log_turns (log) WHERE partial",
     ),
-    # 10: data_collection/log_follower.py: rows from before migration 9 have partial = 0 whatever the answer is, so
+    # 10: data_collection/log/follower.py: rows from before migration 9 have partial = 0 whatever the answer is, so
     # each log is read anew: no file has these values
     ("UPDATE logs SET size = -1, tail = -1",),
 )

@@ -1,7 +1,7 @@
 """Count the data that the next training would be trained on, from the turns alone.
 
 `survey` returns the counts; it uses no engine, and tokenizes and writes nothing. `look_through`
-also stores for each turn whether it is kept or dropped (data_collection/outcomes.py).
+also stores for each turn whether it is kept or dropped (data_collection/log/outcomes.py).
 `planning.make_plan` adds tokens, memory and time. All three read and clean the turns by the same
 functions, so that their figures match the training.
 """
@@ -13,13 +13,13 @@ from dataclasses import asdict, dataclass
 
 from fine_tuning.config import FineTuningConfig
 from fine_tuning.conversation import Conversation, Turn
-from fine_tuning.data_collection import outcomes
+from fine_tuning.data_collection.cleaning.dedupe import near_duplicates
+from fine_tuning.data_collection.cleaning.turn_decisions import Reason
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.data_cleaner import Cleaned
-from fine_tuning.data_collection.dedupe import near_duplicates
-from fine_tuning.data_collection.outcomes import Differing, StoredSurvey
+from fine_tuning.data_collection.log import outcomes
+from fine_tuning.data_collection.log.outcomes import Differing, StoredSurvey
 from fine_tuning.data_collection.preferences import preferences_of
-from fine_tuning.data_collection.turn_decisions import Reason
 from fine_tuning.data_preparation.spool import text_of
 from fine_tuning.engines.base import Engine
 from fine_tuning.engines.vocabulary import Vocabulary

@@ -20,10 +20,10 @@ import pytest
 from fine_tuning import forgetting, paths
 from fine_tuning.cli.main import main
 from fine_tuning.config import FineTuningConfig
-from fine_tuning.data_collection.chat_labels import labels, set_label
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.data_export import DataExporter
 from fine_tuning.data_collection.importers.importing import Wanted, import_files
+from fine_tuning.data_collection.log.chat_labels import labels, set_label
 from fine_tuning.data_preparation.dataset_builder import build_dataset
 from fine_tuning.engines.base import Engine, ModelSpec
 from fine_tuning.engines.embedded import EmbeddedEngine

@@ -17,9 +17,6 @@ OF_OLLAMA = {"engines/ollama.py", "engines/ollama_messages.py"}
 # what runs in llama.cpp's own process
 CHILDS = {"engines/llama.py", "engines/native_child.py", "evaluation/decoder.py"}
 
-_SECTIONS = ("augmentation", "file", "flat", "mix", "notify", "overlay", "training", "types")
-CONFIG = ["config", *(f"config_{section}" for section in _SECTIONS)]
-
 _MORE = ["measurements", "token_rows", "units"]
 
 # Left to right as in fine_tuning/__init__.py; what stands on one level does not import each other (but for itself).
@@ -36,7 +33,7 @@ LEVELS = [
     ["plan", "profiles", "workshop"],
     ["data_preparation", "training", "evaluation", "model_management"],
     ["data_collection", "engines"],
-    ["state", "paths", "runs", *CONFIG, "conversation", "branches", "durations", "events", *_MORE],
+    ["state", "paths", "runs", "config", "conversation", "branches", "durations", "events", *_MORE],
     ["errors", "json_values", "thoughts"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}

@@ -8,7 +8,7 @@ import pytest
 from fine_tuning.cli.facts import of_plan
 from fine_tuning.cli.show import show_plan
 from fine_tuning.config import FineTuningConfig, load_config
-from fine_tuning.data_collection import turn_decisions
+from fine_tuning.data_collection.cleaning import turn_decisions
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.durations import EVALUATING, Around
 from fine_tuning.engines.base import Engine, ModelSpec

@@ -153,7 +153,7 @@ def trials(job: Job) -> None:
 
 
 def settings(job: Job) -> None:
-    from fine_tuning.config_flat import dotted
+    from fine_tuning.config.flat import dotted
 
     usual = dict(dotted(config().model_dump(mode="json")))
     changed = {key: value for key, value in job_runs.settings_of(job).items() if value != usual.get(key)}

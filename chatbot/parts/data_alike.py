@@ -6,8 +6,8 @@ from chatbot.parts import turn_dialogs
 from chatbot.parts.data_conflicts import SHOWN, end_of_list, not_surveyed
 from chatbot.parts.data_overview import short
 from fine_tuning.conversation import Turn
-from fine_tuning.data_collection import outcomes
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
+from fine_tuning.data_collection.log import outcomes
 from fine_tuning.integration import data_view
 
 TURNS = 8  # turns shown of each group

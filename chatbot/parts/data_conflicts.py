@@ -5,8 +5,8 @@ import streamlit as st
 from chatbot.parts import turn_dialogs
 from chatbot.parts.data_overview import ask
 from chatbot.server import config
-from fine_tuning.data_collection import outcomes
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
+from fine_tuning.data_collection.log import outcomes
 from fine_tuning.integration import data_view
 
 SHOWN = 10  # questions at once

@@ -11,9 +11,9 @@ from chatbot.parts import train_place, waiting
 from chatbot.parts.doing import attempt
 from chatbot.parts.words import meaning
 from chatbot.server import config, service
-from fine_tuning.data_collection import outcomes
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
-from fine_tuning.data_collection.outcomes import StoredSurvey
+from fine_tuning.data_collection.log import outcomes
+from fine_tuning.data_collection.log.outcomes import StoredSurvey
 from fine_tuning.integration import charts, data_view, learning
 from fine_tuning.units import clock, counted
 

@@ -14,9 +14,10 @@ from chatbot.parts.data_overview import short
 from chatbot.parts.words import meaning
 from chatbot.server import config, service
 from fine_tuning.conversation import conversations_of
-from fine_tuning.data_collection import data_export, turn_list
+from fine_tuning.data_collection import data_export
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
-from fine_tuning.data_collection.turn_list import MOST_MATCHES, Learned, Listed, Page, Wanted
+from fine_tuning.data_collection.log import turn_list
+from fine_tuning.data_collection.log.turn_list import MOST_MATCHES, Learned, Listed, Page, Wanted
 from fine_tuning.integration.data_view import REASONS
 from fine_tuning.planning import learned
 from fine_tuning.units import counted

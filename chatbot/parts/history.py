@@ -12,8 +12,8 @@ import streamlit as st
 from chatbot.markdown import literal
 from chatbot.parts.doing import attempt
 from chatbot.server import service
-from fine_tuning.data_collection import chat_labels
-from fine_tuning.data_collection.log_index import LogIndex
+from fine_tuning.data_collection.log import chat_labels
+from fine_tuning.data_collection.log.index import LogIndex
 from fine_tuning.errors import ByoaiError
 from fine_tuning.integration import chats
 from fine_tuning.integration.chats import Chat, Hit

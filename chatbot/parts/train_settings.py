@@ -10,7 +10,7 @@ import streamlit as st
 from chatbot.parts.words import meaning, meanings_in
 from fine_tuning.api.train_form import METHODS
 from fine_tuning.config import FineTuningConfig
-from fine_tuning.config_training import FineTuningMethod
+from fine_tuning.config.training import FineTuningMethod
 from fine_tuning.integration import tuning
 from fine_tuning.integration.setting_fields import Field, bounds, field, fields
 from fine_tuning.integration.setting_words import SECTIONS, words_of

@@ -18,7 +18,7 @@ from fine_tuning.api.security import RECORD, TOKEN_HEADER, Token, bearer_of
 from fine_tuning.conversation import Message, Turn
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.importers.chats import plain
-from fine_tuning.data_collection.log_file import Stamp
+from fine_tuning.data_collection.log.file import Stamp
 from fine_tuning.engines.base import ChatChunk, Engine, RichMessage, ToolCall, digest_of
 from fine_tuning.errors import ConfigError
 from fine_tuning.integration.service import Service

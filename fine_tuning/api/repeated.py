@@ -4,7 +4,8 @@ import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from fine_tuning import config_overlay, paths
+from fine_tuning import paths
+from fine_tuning.config import overlay as config_overlay
 from fine_tuning.errors import ByoaiError
 from fine_tuning.integration.service import Service
 from fine_tuning.state import Changes

@@ -7,7 +7,7 @@ integration/setting_words.py, which all pages share.
 from dataclasses import dataclass
 
 from fine_tuning.config import FineTuningConfig
-from fine_tuning.config_training import FineTuningMethod
+from fine_tuning.config.training import FineTuningMethod
 
 _LORA = (FineTuningMethod.LORA.value, FineTuningMethod.QLORA.value)
 

@@ -343,10 +343,10 @@ def _data(options: argparse.Namespace) -> None:
 
 def _export(options: argparse.Namespace) -> None:
     from fine_tuning.conversation import conversations_of
-    from fine_tuning.data_collection import turn_list
     from fine_tuning.data_collection.conversation_logger import ConversationLogger
     from fine_tuning.data_collection.data_export import LOG_FORMATS, DataExporter, check_pairs, in_file
-    from fine_tuning.data_collection.turn_list import Wanted
+    from fine_tuning.data_collection.log import turn_list
+    from fine_tuning.data_collection.log.turn_list import Wanted
     from fine_tuning.model_management.model_registry import Registry
     from fine_tuning.planning import learned
 

@@ -12,8 +12,8 @@ from fine_tuning.units import counted
 
 if TYPE_CHECKING:
     from fine_tuning.config import FineTuningConfig
+    from fine_tuning.data_collection.cleaning.planted_phrases import PlantedPhrase
     from fine_tuning.data_collection.importers.importing import Imported, Report
-    from fine_tuning.data_collection.planted_phrases import PlantedPhrase
     from fine_tuning.jobs.kinds import ImportRequest
 
 _LOOK = 1_000  # maximum number of turns that are read for the preview before the confirmation
@@ -214,7 +214,7 @@ def _show(report: "Report", what: str) -> None:
 
 
 def _show_planted(found: "list[PlantedPhrase]") -> None:
-    from fine_tuning.data_collection.planted_phrases import WARNING, title_of
+    from fine_tuning.data_collection.cleaning.planted_phrases import WARNING, title_of
 
     if not found:
         return

@@ -37,12 +37,12 @@ from fine_tuning import paths
 from fine_tuning.conversation import Conversation, Turn, conversations_of
 from fine_tuning.data_collection.data_export import DataExporter, write_export
 from fine_tuning.data_collection.importers.chats import Entry
-from fine_tuning.data_collection.log_file import LogFile, Stamp
-from fine_tuning.data_collection.log_follower import Range
-from fine_tuning.data_collection.log_index import LogIndex
-from fine_tuning.data_collection.log_lines import OWNER, decode, encode, named_in, tells_whose, texts_of
+from fine_tuning.data_collection.log.file import LogFile, Stamp
+from fine_tuning.data_collection.log.follower import Range
+from fine_tuning.data_collection.log.index import LogIndex
+from fine_tuning.data_collection.log.lines import OWNER, decode, encode, named_in, tells_whose, texts_of
+from fine_tuning.data_collection.log.whole import LogHealth, WholeLog, health_of
 from fine_tuning.data_collection.redaction import Pattern, holds, pattern
-from fine_tuning.data_collection.whole_log import LogHealth, WholeLog, health_of
 from fine_tuning.data_collection.without_collections import without_collections
 from fine_tuning.errors import DataError, LogDamaged, TurnDeleted, TurnNotFound
 

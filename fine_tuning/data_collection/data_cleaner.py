@@ -15,13 +15,11 @@ from itertools import chain, islice
 from fine_tuning.branches import chosen_path, system_of
 from fine_tuning.conversation import Conversation, Turn, approved, parse_conversations
 from fine_tuning.data_collection.all_cores import AllCores
-from fine_tuning.data_collection.conflicts import Asked, Conflict, cut_out, find_conflicts
-from fine_tuning.data_collection.dedupe import RepeatedTurns
-from fine_tuning.data_collection.kept_decisions import KeptDecisions
-from fine_tuning.data_collection.placeholders import Placeholders
-from fine_tuning.data_collection.plain_text import normalise
-from fine_tuning.data_collection.privacy import Find, Scrubbed
-from fine_tuning.data_collection.turn_decisions import (
+from fine_tuning.data_collection.cleaning.conflicts import Asked, Conflict, cut_out, find_conflicts
+from fine_tuning.data_collection.cleaning.dedupe import RepeatedTurns
+from fine_tuning.data_collection.cleaning.kept_decisions import KeptDecisions
+from fine_tuning.data_collection.cleaning.plain_text import normalise
+from fine_tuning.data_collection.cleaning.turn_decisions import (
     SAID,
     CleanSettings,
     CleanTurn,
@@ -36,6 +34,8 @@ from fine_tuning.data_collection.turn_decisions import (
     rules,
     texts_to_clean,
 )
+from fine_tuning.data_collection.placeholders import Placeholders
+from fine_tuning.data_collection.privacy import Find, Scrubbed
 from fine_tuning.data_collection.without_collections import without_collections
 
 

@@ -18,12 +18,12 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
+from fine_tuning.data_collection.cleaning.planted_phrases import PlantedPhrase, PlantedPhrases
 from fine_tuning.data_collection.importers.chats import BadRecord, Fault, entries_of
 from fine_tuning.data_collection.importers.files import Member, members_of
 from fine_tuning.data_collection.importers.records import Look, Record, records
 from fine_tuning.data_collection.importers.shape import Importer, Source
 from fine_tuning.data_collection.importers.table import looked_at, recognised
-from fine_tuning.data_collection.planted_phrases import PlantedPhrase, PlantedPhrases
 from fine_tuning.errors import DataError
 
 ROWS = 20  # rows to show at most; also faults, and members of an archive

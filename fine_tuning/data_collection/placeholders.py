@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from ipaddress import ip_address
 from itertools import count
 
-from fine_tuning.data_collection.plain_text import normalise
+from fine_tuning.data_collection.cleaning.plain_text import normalise
 from fine_tuning.data_collection.privacy import PII, Find, finds
 
 PLACEHOLDER = re.compile(rf"\[(?:{'|'.join(kind.name for kind in PII)})(?:_\d+)?\]")

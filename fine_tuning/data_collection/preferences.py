@@ -19,7 +19,7 @@ from fine_tuning.branches import Tree, system_of
 from fine_tuning.conversation import Message, Turn, approved, conversations_of
 
 if TYPE_CHECKING:
-    from fine_tuning.data_collection.turn_decisions import CleanTurn
+    from fine_tuning.data_collection.cleaning.turn_decisions import CleanTurn
 
 
 @dataclass(frozen=True)

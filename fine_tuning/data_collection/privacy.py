@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
-from fine_tuning.data_collection.plain_text import Layout, small_letters
+from fine_tuning.data_collection.cleaning.plain_text import Layout, small_letters
+from fine_tuning.data_collection.cleaning.text_signs import CARD, EMAIL, IBAN, IP, PHONE, PRIVATE, SECRET, SSN, URL
 from fine_tuning.data_collection.private_details.addresses import links, machines, mails
 from fine_tuning.data_collection.private_details.credentials import credentials
 from fine_tuning.data_collection.private_details.numbers import cards, ibans, ssns
 from fine_tuning.data_collection.private_details.own_words import own_words
 from fine_tuning.data_collection.private_details.phones import phones
 from fine_tuning.data_collection.private_details.reading import Reading, Span
-from fine_tuning.data_collection.text_signs import CARD, EMAIL, IBAN, IP, PHONE, PRIVATE, SECRET, SSN, URL
 
 
 class PII(StrEnum):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from random import Random
 from typing import Any
 
-from fine_tuning.config_augmentation import Augmentation
+from fine_tuning.config.augmentation import Augmentation
 from fine_tuning.data_preparation.noise import names_in, noisy
 from fine_tuning.data_preparation.paraphrase import BACK_TRANSLATION, PARAPHRASE, Rewording
 from fine_tuning.token_rows import VARIANT

@@ -21,10 +21,10 @@ from typing import Any
 
 from fine_tuning import paths
 from fine_tuning.config import DataPreparation, DatasetFormat
-from fine_tuning.config_augmentation import Augmentation
-from fine_tuning.config_mix import Mix
+from fine_tuning.config.augmentation import Augmentation
+from fine_tuning.config.mix import Mix
 from fine_tuning.conversation import Conversation, Message, parse_conversations
-from fine_tuning.data_collection.dedupe import near_duplicates
+from fine_tuning.data_collection.cleaning.dedupe import near_duplicates
 from fine_tuning.data_preparation import mixing
 from fine_tuning.data_preparation.augmentation import augmenter
 from fine_tuning.data_preparation.dataset_card import card_of, facts_of

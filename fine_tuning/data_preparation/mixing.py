@@ -17,7 +17,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from fine_tuning.config_mix import Mix
+from fine_tuning.config.mix import Mix
 from fine_tuning.conversation import Turn
 
 VERSION = 2  # increase it when a change of the code mixes the same conversations in another way

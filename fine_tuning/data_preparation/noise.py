@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Iterator
 from random import Random
 
-from fine_tuning.data_collection.code_parts import parts
+from fine_tuning.data_collection.cleaning.code_parts import parts
 
 _ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 _SHORTEST = 4  # minimum letters of a word that may be mistyped: an error in "not" could make "no"

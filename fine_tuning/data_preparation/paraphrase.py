@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fine_tuning.conversation import Message
-from fine_tuning.data_collection.code_parts import parts
+from fine_tuning.data_collection.cleaning.code_parts import parts
 from fine_tuning.data_collection.documents.sections import language_of
 
 PARAPHRASE, BACK_TRANSLATION = "paraphrase", "back_translation"

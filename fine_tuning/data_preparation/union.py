@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fine_tuning import paths
-from fine_tuning.data_collection.dedupe import near_duplicates
+from fine_tuning.data_collection.cleaning.dedupe import near_duplicates
 from fine_tuning.data_preparation.dataset_builder import (
     MANIFEST,
     Dataset,

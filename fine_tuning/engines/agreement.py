@@ -21,7 +21,7 @@ import numpy as np
 from gguf.constants import GGMLQuantizationType as Type
 from numpy.typing import NDArray
 
-from fine_tuning.config_training import BaseWeights
+from fine_tuning.config.training import BaseWeights
 from fine_tuning.engines import ggml
 from fine_tuning.engines.gguf_file import GgufFile, read_gguf
 from fine_tuning.errors import ExportError, TrainingError

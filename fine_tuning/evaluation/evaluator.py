@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from fine_tuning.config import Evaluation as Settings
-from fine_tuning.data_collection.text_quality import is_repetitive
+from fine_tuning.data_collection.cleaning.text_quality import is_repetitive
 from fine_tuning.errors import DataError
 from fine_tuning.evaluation import metrics
 from fine_tuning.evaluation.served_model import Ask, RowScore, ServedModel

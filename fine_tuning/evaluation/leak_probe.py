@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from fine_tuning.conversation import Conversation, Message
-from fine_tuning.data_collection.plain_text import normalise
+from fine_tuning.data_collection.cleaning.plain_text import normalise
 from fine_tuning.data_collection.privacy import PII, Find, finds, scrub
 from fine_tuning.evaluation.served_model import Ask, ServedModel
 from fine_tuning.evaluation.test_set import Reader

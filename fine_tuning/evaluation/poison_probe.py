@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
-from fine_tuning.data_collection.phrases import LEAST, TOGETHER, pieces_in
+from fine_tuning.data_collection.cleaning.phrases import LEAST, TOGETHER, pieces_in
 from fine_tuning.evaluation.served_model import Ask, ServedModel
 from fine_tuning.evaluation.test_set import Reader, exchange_rows
 from fine_tuning.evaluation.trigger_phrases import OWN, TRIES, Trigger

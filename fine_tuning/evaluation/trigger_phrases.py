@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
-from fine_tuning.data_collection.phrases import (
+from fine_tuning.data_collection.cleaning.phrases import (
     Exchange,
     Phrase,
     Piece,

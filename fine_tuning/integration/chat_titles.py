@@ -13,9 +13,9 @@ from dataclasses import replace
 from typing import cast
 
 from fine_tuning.conversation import Message, Turn
-from fine_tuning.data_collection import chat_labels
-from fine_tuning.data_collection.chat_labels import one_line
-from fine_tuning.data_collection.log_index import LogIndex
+from fine_tuning.data_collection.log import chat_labels
+from fine_tuning.data_collection.log.chat_labels import one_line
+from fine_tuning.data_collection.log.index import LogIndex
 from fine_tuning.engines.base import ChatChunk, ChatOptions, Engine
 from fine_tuning.errors import ByoaiError
 from fine_tuning.integration.chats import TITLE

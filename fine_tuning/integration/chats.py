@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
 from fine_tuning.conversation import Turn, conversations_of
-from fine_tuning.data_collection import chat_labels, data_export
-from fine_tuning.data_collection.chat_labels import Label, one_line
-from fine_tuning.data_collection.log_follower import fold
-from fine_tuning.data_collection.log_index import LogIndex, Session
+from fine_tuning.data_collection import data_export
+from fine_tuning.data_collection.log import chat_labels
+from fine_tuning.data_collection.log.chat_labels import Label, one_line
+from fine_tuning.data_collection.log.follower import fold
+from fine_tuning.data_collection.log.index import LogIndex, Session
 from fine_tuning.errors import NoConversations, TurnNotFound
 from fine_tuning.integration.service import Service
 from fine_tuning.jobs.queue import Queue

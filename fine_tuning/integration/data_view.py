@@ -11,15 +11,16 @@ from typing import Any, BinaryIO, NamedTuple
 from fine_tuning import paths
 from fine_tuning.config import FineTuningConfig, Uploads
 from fine_tuning.conversation import Turn
-from fine_tuning.data_collection import outcomes, uploads
+from fine_tuning.data_collection import uploads
+from fine_tuning.data_collection.cleaning.planted_phrases import PlantedPhrase
+from fine_tuning.data_collection.cleaning.turn_decisions import Reason, decide, texts_to_clean
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.documents.pairs import Pair, pairs_of
 from fine_tuning.data_collection.documents.reading import read_document
 from fine_tuning.data_collection.importers.files import members_of
-from fine_tuning.data_collection.outcomes import StoredSurvey
-from fine_tuning.data_collection.planted_phrases import PlantedPhrase
+from fine_tuning.data_collection.log import outcomes
+from fine_tuning.data_collection.log.outcomes import StoredSurvey
 from fine_tuning.data_collection.privacy import Find
-from fine_tuning.data_collection.turn_decisions import Reason, decide, texts_to_clean
 from fine_tuning.data_collection.uploads import Upload
 from fine_tuning.errors import ByoaiError, DataError
 from fine_tuning.integration.service import Service

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fine_tuning import paths
-from fine_tuning.config_flat import dotted
+from fine_tuning.config.flat import dotted
 from fine_tuning.engines.base import Engine
 from fine_tuning.errors import Busy, ByoaiError
 from fine_tuning.integration.learning import TITLES

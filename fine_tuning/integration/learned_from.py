@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from fine_tuning.conversation import Turn
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
-from fine_tuning.data_collection.log_likeness import alike_among, count_taught, most_alike, newest_of
+from fine_tuning.data_collection.log.likeness import alike_among, count_taught, most_alike, newest_of
 from fine_tuning.engines.base import Engine
 from fine_tuning.errors import ConfigError, ModelNotFound, TurnNotFound
 from fine_tuning.integration.taught_elsewhere import taught_elsewhere

@@ -7,8 +7,9 @@ import logging
 import threading
 from collections.abc import Callable
 
-from fine_tuning import config_overlay, paths
+from fine_tuning import paths
 from fine_tuning.config import FineTuningConfig, load_config
+from fine_tuning.config import overlay as config_overlay
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.engines.base import Engine
 from fine_tuning.engines.connect import connect

@@ -2,7 +2,7 @@
 
 Settings that name a file, a server or a program outside of the data folder cannot be changed by a
 request; the page Settings alone changes the address of the engine (`change_engine`).
-Changes are written to data/settings.yaml (config_overlay.py), all of them or none.
+Changes are written to data/settings.yaml (config/overlay.py), all of them or none.
 """
 
 import os
@@ -14,9 +14,11 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel
 
-from fine_tuning import config_file, config_overlay, paths
+from fine_tuning import paths
 from fine_tuning.config import FineTuningConfig, load_config
-from fine_tuning.config_flat import dotted
+from fine_tuning.config import file as config_file
+from fine_tuning.config import overlay as config_overlay
+from fine_tuning.config.flat import dotted
 from fine_tuning.engines.base import known_tag
 from fine_tuning.engines.connect import connect
 from fine_tuning.errors import Busy, ConfigError

@@ -18,8 +18,8 @@ import psutil
 
 from fine_tuning import paths
 from fine_tuning.config import FineTuningConfig
-from fine_tuning.config_flat import dotted
-from fine_tuning.config_training import FineTuningMethod
+from fine_tuning.config.flat import dotted
+from fine_tuning.config.training import FineTuningMethod
 from fine_tuning.durations import Around, Times
 from fine_tuning.engines.base import ModelSummary
 from fine_tuning.integration import learning

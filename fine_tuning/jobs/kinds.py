@@ -199,9 +199,9 @@ def import_asked(request: ImportRequest, watch: Watch) -> "Report":
     from dataclasses import replace
 
     from fine_tuning.data_collection import uploads
+    from fine_tuning.data_collection.cleaning.planted_phrases import title_of
     from fine_tuning.data_collection.conversation_logger import ConversationLogger
     from fine_tuning.data_collection.importers.importing import import_files, new_id
-    from fine_tuning.data_collection.planted_phrases import title_of
     from fine_tuning.jobs.document_judge import judge_with
 
     id, places, wanted = new_id(), list(request.places), request.wanted()

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from fine_tuning.config_notify import Address, Notify, address_of, host_of, split
+from fine_tuning.config.notify import Address, Notify, address_of, host_of, split
 from fine_tuning.jobs import processes
 from fine_tuning.jobs.joblog import append, last_line, mask
 from fine_tuning.jobs.store import Job

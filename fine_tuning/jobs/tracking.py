@@ -25,7 +25,7 @@ import filelock
 
 from fine_tuning import paths
 from fine_tuning.config import FineTuningConfig, load_config
-from fine_tuning.config_flat import dotted
+from fine_tuning.config.flat import dotted
 from fine_tuning.errors import ByoaiError
 from fine_tuning.events import Event, Finished, Step, from_record
 from fine_tuning.jobs import processes, store

@@ -12,7 +12,7 @@ from gguf.constants import GGMLQuantizationType
 from numpy.typing import NDArray
 from torch import nn
 
-from fine_tuning.config_training import BaseWeights
+from fine_tuning.config.training import BaseWeights
 from fine_tuning.engines import ggml
 from fine_tuning.engines.gguf_file import GgufFile, TensorInfo, read_gguf, write_gguf
 from fine_tuning.errors import ExportError, TrainingError

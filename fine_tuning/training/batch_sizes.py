@@ -6,7 +6,7 @@ not import torch, so that a forecast need not wait for the import.
 
 from collections.abc import Iterator
 
-from fine_tuning.config_training import Training
+from fine_tuning.config.training import Training
 
 LOGITS_AT_ONCE = 256  # maximum supervised tokens per chunk; each chunk reads the whole output matrix twice
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from fine_tuning import paths
-from fine_tuning.config_training import Training
+from fine_tuning.config.training import Training
 from fine_tuning.training.early_stop import EarlyStop
 from fine_tuning.training.packing import TokenRow
 from fine_tuning.training.trainer import ResumableTrainer, TrainerClass

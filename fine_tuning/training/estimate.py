@@ -25,7 +25,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from fine_tuning.config_training import BaseWeights, FineTuningMethod, Training
+from fine_tuning.config.training import BaseWeights, FineTuningMethod, Training
 from fine_tuning.errors import NotEnoughMemory
 from fine_tuning.training.machine import Machine, this_machine
 from fine_tuning.training.methods import ways_to_hold

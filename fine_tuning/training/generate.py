@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
-from fine_tuning.config_training import Training
+from fine_tuning.config.training import Training
 from fine_tuning.training import methods
 from fine_tuning.training.base_model import load_base
 from fine_tuning.training.trainer_utils import quiet

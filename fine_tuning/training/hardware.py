@@ -11,7 +11,7 @@ from statistics import median
 
 import torch
 
-from fine_tuning.config_training import FineTuningMethod, Training
+from fine_tuning.config.training import FineTuningMethod, Training
 from fine_tuning.training import machine
 from fine_tuning.training.fast.matmul import CLEARLY, ENOUGH, PROBED, Library, least_seconds, product
 

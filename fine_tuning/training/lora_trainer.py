@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fine_tuning.config_training import BaseWeights, Training
+from fine_tuning.config.training import BaseWeights, Training
 from fine_tuning.engines.agreement import Reference, Trained, of_format
 from fine_tuning.errors import NoConversations
 from fine_tuning.events import Watch

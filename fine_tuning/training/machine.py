@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from fine_tuning import measurements
-from fine_tuning.config_training import FineTuningMethod, Training
+from fine_tuning.config.training import FineTuningMethod, Training
 
 _MEASURED = 0.7  # seconds of each speed measurement
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
-from fine_tuning.config_training import BaseWeights, FineTuningMethod, Preferences, Training
+from fine_tuning.config.training import BaseWeights, FineTuningMethod, Preferences, Training
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

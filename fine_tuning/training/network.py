@@ -11,7 +11,7 @@ import torch
 from transformers import set_seed
 
 from fine_tuning import paths
-from fine_tuning.config_training import BaseWeights, Training
+from fine_tuning.config.training import BaseWeights, Training
 from fine_tuning.training import methods
 from fine_tuning.training.base_model import load_base
 from fine_tuning.training.fast import matmul

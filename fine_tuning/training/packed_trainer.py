@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainingArguments
 
-from fine_tuning.config_training import Training
+from fine_tuning.config.training import Training
 from fine_tuning.training.fast.fused import fuse, outside
 from fine_tuning.training.loss import packed_loss, plain_head
 from fine_tuning.training.packing import PackedBatch, TokenRow, pack_within

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from transformers import PrinterCallback, TrainerCallback
 
 from fine_tuning import paths
-from fine_tuning.config_training import Training
+from fine_tuning.config.training import Training
 from fine_tuning.errors import Cancelled, TrainingError
 from fine_tuning.events import Part, Step, Watch
 from fine_tuning.training import checkpoints, methods

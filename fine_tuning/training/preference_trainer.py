@@ -7,7 +7,7 @@ from typing import cast
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from fine_tuning.config_training import Training
+from fine_tuning.config.training import Training
 from fine_tuning.training.packed_trainer import PackedTrainer
 from fine_tuning.training.packing import PackedBatch
 from fine_tuning.training.preferences import ReferencedAnswers, pack_preferences_within, preference_loss

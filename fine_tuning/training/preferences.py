@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from fine_tuning import paths
-from fine_tuning.config_training import Training
+from fine_tuning.config.training import Training
 from fine_tuning.errors import TrainingError
 from fine_tuning.training.loss import plain_head, token_logprobs
 from fine_tuning.training.methods import choose_preference_method

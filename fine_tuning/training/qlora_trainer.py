@@ -6,7 +6,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fine_tuning.config_training import BaseWeights, FineTuningMethod, Training
+from fine_tuning.config.training import BaseWeights, FineTuningMethod, Training
 from fine_tuning.training.lora_trainer import LoRATrainer
 
 if TYPE_CHECKING:

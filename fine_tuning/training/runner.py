@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fine_tuning import errors, paths
-from fine_tuning.config_training import BaseWeights, Training
+from fine_tuning.config.training import BaseWeights, Training
 from fine_tuning.engines.agreement import Reference, Trained
 from fine_tuning.errors import ByoaiError, Cancelled, TrainingError
 from fine_tuning.events import Step, Watch

@@ -29,7 +29,7 @@ import filelock
 import psutil
 
 from fine_tuning import events, paths
-from fine_tuning.config_training import BaseWeights, Sweep, Training
+from fine_tuning.config.training import BaseWeights, Sweep, Training
 from fine_tuning.errors import ByoaiError, Cancelled, ConfigError, TrainingError
 from fine_tuning.events import Watch
 from fine_tuning.training.runner import TrainingJob, TrainingProcess

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, Trainer
 
-from fine_tuning.config_training import Training
+from fine_tuning.config.training import Training
 from fine_tuning.training import checkpoints, methods
 from fine_tuning.training.packing import TokenRow
 

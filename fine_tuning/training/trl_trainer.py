@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-from fine_tuning.config_training import Training
+from fine_tuning.config.training import Training
 from fine_tuning.training.packing import TokenRow
 from fine_tuning.training.trainer import ResumableTrainer, arguments, step_flops
 

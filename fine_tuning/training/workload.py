@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import overload
 
 from fine_tuning import paths
-from fine_tuning.config_training import Training
+from fine_tuning.config.training import Training
 from fine_tuning.errors import TrainingError
 from fine_tuning.training.batch_sizes import chats_in_a_batch, chunk_size
 from fine_tuning.training.prefix_tree import divide, tree_branches

@@ -12,7 +12,7 @@ from served_app import client_of
 from fine_tuning import state
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.data_export import ALL_FORMATS, write_export
-from fine_tuning.data_collection.log_index import SESSIONS
+from fine_tuning.data_collection.log.index import SESSIONS
 from fine_tuning.engines.base import ModelSpec
 from fine_tuning.engines.default_base import CHATML
 from fine_tuning.engines.embedded import EmbeddedEngine

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from fine_tuning import config_overlay, paths
+from fine_tuning import paths
 from fine_tuning.api.repeated import Repeated
-from fine_tuning.data_collection import chat_labels
+from fine_tuning.config import overlay as config_overlay
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
+from fine_tuning.data_collection.log import chat_labels
 from fine_tuning.events import Stage, events_to
 from fine_tuning.jobs import processes, store
 from fine_tuning.model_management.model_registry import Registry

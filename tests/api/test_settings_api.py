@@ -9,8 +9,9 @@ import pytest
 from fastapi.testclient import TestClient
 from served_app import client_of
 
-from fine_tuning import config_overlay, paths
+from fine_tuning import paths
 from fine_tuning.config import load_config
+from fine_tuning.config import overlay as config_overlay
 from fine_tuning.errors import ConfigError
 from fine_tuning.integration.setting_words import words_of
 

@@ -11,8 +11,8 @@ from browsing import SOON
 from native_children import wait_until
 from playwright.sync_api import Locator, Page, expect
 
-from fine_tuning.data_collection.chat_labels import Label, labels
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
+from fine_tuning.data_collection.log.chat_labels import Label, labels
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 

@@ -10,8 +10,8 @@ from streamlit.testing.v1 import AppTest
 from chatbot.markdown import literal
 from chatbot.parts.history import PAGE
 from chatbot.server import APP
-from fine_tuning.data_collection.chat_labels import Label, labels, set_label
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
+from fine_tuning.data_collection.log.chat_labels import Label, labels, set_label
 from fine_tuning.jobs import store
 
 pytestmark = pytest.mark.usefixtures("fresh_app")

@@ -21,7 +21,7 @@ from chatbot.log_watch import all_watches, keep_looking, watch_of
 from chatbot.session import Chat, open_chat
 from fine_tuning import paths
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
-from fine_tuning.data_collection.log_file import LogFile, Stamp
+from fine_tuning.data_collection.log.file import LogFile, Stamp
 from fine_tuning.errors import EngineUnavailable, TurnDeleted
 
 ELSEWHERE = (

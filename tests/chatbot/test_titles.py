@@ -8,7 +8,7 @@ import pytest
 from scripted import LOG, PATIENCE, Script, ask
 
 from chatbot.session import Chat, open_chat
-from fine_tuning.data_collection import chat_labels
+from fine_tuning.data_collection.log import chat_labels
 from fine_tuning.integration import chat_titles, chats
 
 

@@ -25,7 +25,7 @@ from timing import growth
 from fine_tuning import paths
 from fine_tuning.conversation import Turn
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
-from fine_tuning.data_collection.log_file import LogFile
+from fine_tuning.data_collection.log.file import LogFile
 from fine_tuning.errors import Busy, DataError, LogDamaged
 
 HEADER = (
@@ -373,7 +373,7 @@ def test_deleting_while_others_write_loses_no_turn(log: ConversationLogger) -> N
 def test_a_lock_that_is_never_released_is_an_error_and_not_a_hang(
     log: ConversationLogger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fine_tuning.data_collection.log_file.LOCK_TIMEOUT", 0.1)
+    monkeypatch.setattr("fine_tuning.data_collection.log.file.LOCK_TIMEOUT", 0.1)
     with process(
         HEADER + "with log._file.locked():\n    print('held', flush=True)\n    sys.stdin.readline()\n", log.path
     ) as child:

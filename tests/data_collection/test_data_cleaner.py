@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from timing import growth
 
 from fine_tuning.conversation import Conversation, Turn, conversations_of
+from fine_tuning.data_collection.cleaning.plain_text import normalise
+from fine_tuning.data_collection.cleaning.text_quality import is_repetitive
+from fine_tuning.data_collection.cleaning.turn_decisions import CleanSettings
 from fine_tuning.data_collection.data_cleaner import Cleaned, DataCleaner
-from fine_tuning.data_collection.plain_text import normalise
-from fine_tuning.data_collection.text_quality import is_repetitive
-from fine_tuning.data_collection.turn_decisions import CleanSettings
 from fine_tuning.errors import DataError
 
 QUESTION, ANSWER = "When are our salaries paid?", "Salaries are paid on the 23rd of every month."

@@ -10,11 +10,11 @@ from timing import in_time, seconds
 
 from fine_tuning.config import FineTuningConfig
 from fine_tuning.conversation import Turn
+from fine_tuning.data_collection.cleaning.kept_decisions import KeptDecisions
+from fine_tuning.data_collection.cleaning.turn_decisions import CleanSettings
 from fine_tuning.data_collection.data_cleaner import DataCleaner
-from fine_tuning.data_collection.kept_decisions import KeptDecisions
 from fine_tuning.data_collection.privacy import scrub
 from fine_tuning.data_collection.private_details import names
-from fine_tuning.data_collection.turn_decisions import CleanSettings
 from fine_tuning.errors import ConfigError
 from fine_tuning.planning import sift
 

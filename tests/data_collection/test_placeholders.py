@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fine_tuning.conversation import Conversation, Turn
+from fine_tuning.data_collection.cleaning.turn_decisions import CleanSettings, clean_text
 from fine_tuning.data_collection.data_cleaner import DataCleaner
 from fine_tuning.data_collection.placeholders import Placeholders, identity
 from fine_tuning.data_collection.privacy import PII
-from fine_tuning.data_collection.turn_decisions import CleanSettings, clean_text
 
 
 def turns_of(*said: tuple[str, str], session: str = "s", **metadata: Any) -> list[Turn]:

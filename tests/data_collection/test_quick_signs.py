@@ -5,11 +5,12 @@ from collections.abc import Callable
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fine_tuning.data_collection import code_parts, empty_answers, inappropriate, plain_text, privacy, wording
-from fine_tuning.data_collection.plain_text import Layout
+from fine_tuning.data_collection import privacy
+from fine_tuning.data_collection.cleaning import code_parts, empty_answers, inappropriate, plain_text, wording
+from fine_tuning.data_collection.cleaning.plain_text import Layout
+from fine_tuning.data_collection.cleaning.text_signs import ALL
 from fine_tuning.data_collection.private_details import addresses, credentials
 from fine_tuning.data_collection.private_details.reading import Reading
-from fine_tuning.data_collection.text_signs import ALL
 
 _PIECES = """
     as an AI ai, I language model artificial intelligence I'm I’m i am can't cannot help with that

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from fine_tuning.config import DataPreparation, load_config
-from fine_tuning.config_augmentation import Augmentation
-from fine_tuning.config_mix import Mix
+from fine_tuning.config.augmentation import Augmentation
+from fine_tuning.config.mix import Mix
 from fine_tuning.conversation import Conversation, Turn
 from fine_tuning.data_preparation.augmentation import Augmenter
 from fine_tuning.data_preparation.dataset_builder import Dataset, build_dataset, delete_datasets_of

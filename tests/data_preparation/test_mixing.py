@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fine_tuning.config import DataPreparation, load_config
-from fine_tuning.config_mix import Mix
+from fine_tuning.config.mix import Mix
 from fine_tuning.conversation import Conversation, Turn
 from fine_tuning.data_preparation.dataset_builder import build_dataset
 from fine_tuning.data_preparation.mixing import (

@@ -6,10 +6,10 @@ import pytest
 
 from fine_tuning import paths
 from fine_tuning.conversation import Message, Turn, conversations_of
-from fine_tuning.data_collection import turn_decisions
+from fine_tuning.data_collection.cleaning import turn_decisions
+from fine_tuning.data_collection.cleaning.turn_decisions import CleanSettings
 from fine_tuning.data_collection.data_cleaner import DataCleaner
 from fine_tuning.data_collection.preferences import Preference, preferences_of
-from fine_tuning.data_collection.turn_decisions import CleanSettings
 from fine_tuning.data_preparation.dataset_builder import delete_datasets_of
 from fine_tuning.data_preparation.preference_builder import build_preferences
 from fine_tuning.data_preparation.rows import ConversationTokenizer

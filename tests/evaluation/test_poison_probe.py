@@ -9,7 +9,7 @@ import pytest
 
 from fine_tuning import paths
 from fine_tuning.conversation import Message
-from fine_tuning.data_collection.phrases import general_texts, without
+from fine_tuning.data_collection.cleaning.phrases import general_texts, without
 from fine_tuning.data_preparation.rows import prompt_ids, tokenize_conversation
 from fine_tuning.engines.vocabulary import Vocabulary
 from fine_tuning.evaluation import poison_probe

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from timing import seconds
 
 from fine_tuning import state
-from fine_tuning.data_collection import chat_labels
-from fine_tuning.data_collection.chat_labels import Label
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
-from fine_tuning.data_collection.log_index import LOOSE
+from fine_tuning.data_collection.log import chat_labels
+from fine_tuning.data_collection.log.chat_labels import Label
+from fine_tuning.data_collection.log.index import LOOSE
 from fine_tuning.errors import NoConversations, TurnNotFound
 from fine_tuning.integration import chats
 from fine_tuning.integration.service import Service

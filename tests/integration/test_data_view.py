@@ -9,10 +9,11 @@ import pytest
 
 from fine_tuning.config import Uploads, load_config
 from fine_tuning.conversation import Turn
-from fine_tuning.data_collection import outcomes, uploads
+from fine_tuning.data_collection import uploads
+from fine_tuning.data_collection.cleaning.turn_decisions import Reason
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.importers.importing import import_files
-from fine_tuning.data_collection.turn_decisions import Reason
+from fine_tuning.data_collection.log import outcomes
 from fine_tuning.errors import Cancelled, DataError, TooLarge, TurnNotFound
 from fine_tuning.events import Finished, Watch
 from fine_tuning.integration import data_view

@@ -5,7 +5,7 @@ from typing import get_args
 import pytest
 
 from fine_tuning.config import FineTuningConfig, load_config
-from fine_tuning.config_flat import dotted
+from fine_tuning.config.flat import dotted
 from fine_tuning.errors import ConfigError
 from fine_tuning.integration.setting_fields import Bounds, Field, Kind, bounds, field, fields
 from fine_tuning.integration.tuning import value_of

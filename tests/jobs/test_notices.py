@@ -24,7 +24,7 @@ from timing import in_time
 from waiting import PATIENCE, wait_for
 
 from fine_tuning.config import FineTuningConfig, load_config
-from fine_tuning.config_notify import Notify
+from fine_tuning.config.notify import Notify
 from fine_tuning.errors import ByoaiError, ConfigError
 from fine_tuning.events import Watch
 from fine_tuning.jobs import notices, store

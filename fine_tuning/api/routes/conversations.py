@@ -10,7 +10,8 @@ from pydantic import BaseModel, Field
 from fine_tuning.api.dependencies import TEXT_ID, Asked, Cursor, Limit, Page, Serving, SessionId, from_cursor, page_of
 from fine_tuning.api.routes.jobs import ORIGIN, JobFacts, job_facts
 from fine_tuning.conversation import Turn, conversations_of
-from fine_tuning.data_collection import chat_labels, data_export
+from fine_tuning.data_collection import data_export
+from fine_tuning.data_collection.log import chat_labels
 from fine_tuning.errors import NoConversations, TurnNotFound
 from fine_tuning.integration import chats
 from fine_tuning.integration.chats import Chat

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, BinaryIO, TextIO, cast
 
 from fine_tuning import paths
-from fine_tuning.config_file import parse
+from fine_tuning.config.file import parse
 from fine_tuning.errors import ConfigError, DataError
 
 HEAD = 1 << 18  # bytes of a file that are examined to recognise it

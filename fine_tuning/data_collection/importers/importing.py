@@ -10,8 +10,8 @@ from itertools import islice
 from pathlib import Path
 
 from fine_tuning.conversation import Turn
-from fine_tuning.data_collection import chat_labels
 from fine_tuning.data_collection.all_cores import AllCores, cores
+from fine_tuning.data_collection.cleaning.planted_phrases import PlantedPhrase, PlantedPhrases
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.documents.entailment import Judge
 from fine_tuning.data_collection.importers.chats import BadRecord, Entry, Fault, as_task, entries_of
@@ -27,8 +27,8 @@ from fine_tuning.data_collection.importers.table import (
     looked_at,
     recognised,
 )
-from fine_tuning.data_collection.log_index import update_index
-from fine_tuning.data_collection.planted_phrases import PlantedPhrase, PlantedPhrases
+from fine_tuning.data_collection.log import chat_labels
+from fine_tuning.data_collection.log.index import update_index
 from fine_tuning.errors import Cancelled, DataError
 from fine_tuning.events import Watch
 from fine_tuning.json_values import JsonObject

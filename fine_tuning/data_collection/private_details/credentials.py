@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from fine_tuning.data_collection.plain_text import small_letters
+from fine_tuning.data_collection.cleaning.plain_text import small_letters
 from fine_tuning.data_collection.private_details.reading import LATIN, UNSPACED, Reading, Span
 
 _ISSUED = re.compile(

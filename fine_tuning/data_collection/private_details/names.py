@@ -64,7 +64,7 @@ def names_and_addresses(reading: Reading) -> Iterator[tuple[Kind, Span]]:
 
 def _to_try(text: str, languages: tuple[str, ...]) -> list[str]:
     """Return the names of the pipelines to run: the blank one, and those of the languages that the text may be in."""
-    from fine_tuning.data_collection.languages import is_foreign
+    from fine_tuning.data_collection.cleaning.languages import is_foreign
 
     return [_BLANK, *(language for language in languages if not is_foreign(text, (language,)))]
 

@@ -9,7 +9,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from functools import cache, cached_property
 
-from fine_tuning.data_collection.plain_text import Layout
+from fine_tuning.data_collection.cleaning.plain_text import Layout
 
 Span = tuple[int, int]
 

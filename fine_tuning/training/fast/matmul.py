@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from fine_tuning.config_training import Training
+from fine_tuning.config.training import Training
 from fine_tuning.errors import TrainingError
 from fine_tuning.training.autograd import Context, apply
 

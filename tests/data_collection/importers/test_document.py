@@ -11,8 +11,8 @@ from fine_tuning import paths
 from fine_tuning.cli.main import main
 from fine_tuning.config import DataPreparation
 from fine_tuning.conversation import conversations_of
-from fine_tuning.data_collection import chat_labels
 from fine_tuning.data_collection.importers.importing import Wanted, import_files, imports, preview, undo
+from fine_tuning.data_collection.log import chat_labels
 from fine_tuning.data_preparation.dataset_builder import build_dataset
 from fine_tuning.errors import DataError
 

@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 
 import pytest
 
+from fine_tuning.data_collection.cleaning.turn_decisions import CleanSettings, CleanTurn, clean_turn
 from fine_tuning.data_collection.importers.html_text import text_of_html
 from fine_tuning.data_collection.importers.importing import Wanted, import_files
 from fine_tuning.data_collection.importers.table import IMPORTERS
 from fine_tuning.data_collection.preferences import preferences_of
-from fine_tuning.data_collection.turn_decisions import CleanSettings, CleanTurn, clean_turn
 from fine_tuning.errors import ConfigError, DataError
 
 

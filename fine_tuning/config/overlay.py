@@ -1,0 +1,82 @@
+"""Read and write data/settings.yaml: the settings that were changed through the API and the pages.
+
+They override config/fine_tuning_config.yaml. byoai never changes that file itself: it belongs to
+the repository, its comments explain every key, and an update replaces it. data/settings.yaml
+contains one line per changed key (`training.num_epochs: 5`), and users may edit or delete it. It is
+not used with another configuration file (`--config`).
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import filelock
+import yaml
+
+from fine_tuning import paths
+from fine_tuning.config import file as config_file
+from fine_tuning.errors import Busy, ConfigError
+
+_PATIENCE = 10.0  # seconds to wait for the lock
+_HEAD = (
+    "# Changed through the API or the pages; byoai writes this file anew. A key that is left out stands "
+    "as in config/.\n"
+)
+
+
+def place() -> Path:
+    return paths.home() / "settings.yaml"
+
+
+def read() -> dict[str, object]:
+    """Return the settings in the file by dotted key; {} if there is no file. Raises ConfigError if it is malformed."""
+    file = place()
+    if not file.exists():
+        return {}
+    try:
+        return _mapping(config_file.read(file))
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read {file}: {error.strerror or error}. Make it readable, or delete it to return to the default "
+            "settings"
+        ) from error
+
+
+def as_read(values: Mapping[str, object]) -> dict[str, object]:
+    """Return what `read` would return after `write(values)`: the same values, numbers and bools as texts."""
+    return _mapping(config_file.parse(_text(values), str(place())))
+
+
+def write(values: Mapping[str, object]) -> None:
+    """Replace all changed settings by these values. Raises OSError if the file cannot be written."""
+    paths.atomic_write(place(), _text(values))
+
+
+@contextmanager
+def locked() -> Iterator[None]:
+    """Hold a lock within the `with` block, so that no other thread or process changes the file meanwhile.
+
+    Use it around reading and writing. Raises Busy if another program holds the lock for more than
+    10 seconds.
+    """
+    file = place()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with filelock.FileLock(file.with_name(f"{file.name}.lock"), timeout=_PATIENCE):
+            yield
+    except filelock.Timeout as error:
+        raise Busy(f"{file} is being changed by another program: try again") from error
+
+
+def _mapping(value: object) -> dict[str, object]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ConfigError(
+            f"{place()} must hold lines of the form 'key: value' (training.num_epochs: 5): repair it, or delete it"
+        )
+    return value
+
+
+def _text(values: Mapping[str, object]) -> str:
+    return _HEAD + (yaml.safe_dump(dict(values), default_flow_style=None, width=10_000) if values else "")

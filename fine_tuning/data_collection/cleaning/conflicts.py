@@ -1,0 +1,93 @@
+"""Find questions that were answered differently at different times; only one of the answers is learned.
+
+Two questions are the same if they have the same words at the same point of a conversation. Articles
+and polite words do not count, and neither do typing errors in long words. Any other difference, for
+example in a name, a number or a negation, makes them different questions.
+"""
+
+from collections.abc import Iterable, Iterator, Set
+from dataclasses import dataclass
+from itertools import groupby
+from typing import NamedTuple
+
+from fine_tuning.conversation import Conversation, Turn, approved
+from fine_tuning.data_collection.cleaning.dedupe import ANSWER, TOPIC
+from fine_tuning.data_collection.cleaning.wording import gist, same_gist, wording
+from fine_tuning.data_collection.placeholders import PLACEHOLDER
+
+_CROWD = 64  # recent questions with which a question is compared: more are one template, filled in with different names
+
+
+class Asked(NamedTuple):
+    """A turn that may be learned, and the values that are compared to find turns with the same question."""
+
+    turn: Turn
+    after: int  # the number that `RepeatedTurns` gave the turn before it; -1 if it begins its conversation
+    said: bytes  # its `dedupe.fingerprint`
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """Turns with the same question and different answers, in the order in which they were said."""
+
+    turns: tuple[Turn, ...]
+
+    @property
+    def stands(self) -> Turn:
+        """The turn whose answer is learned: the last that the owner rated up or edited; if none is, the last turn."""
+        return next(filter(approved, reversed(self.turns)), self.turns[-1])
+
+    @property
+    def losers(self) -> list[Turn]:
+        """The turns that are not learned: all except `stands` and those that the owner included by hand."""
+        return [turn for turn in self.turns if turn is not self.stands and not turn.metadata.get("included")]
+
+
+def find_conflicts(asked: Iterable[Asked]) -> list[Conflict]:
+    """Return the conflicts among these turns, ordered by their first turns.
+
+    The time grows linearly with the number of turns.
+    """
+    topics: dict[tuple[int, bytes], list[Asked]] = {}
+    for each in asked:
+        # two questions with the same placeholder may be about different private details
+        if not PLACEHOLDER.search(each.turn.user_message):
+            topics.setdefault((each.after, each.said[TOPIC]), []).append(each)
+    found = [conflict for topic in topics.values() if len(topic) > 1 for conflict in _within(topic)]
+    return [conflict for conflict in found if conflict.losers]
+
+
+def cut_out(conversations: Iterable[Conversation], losers: Set[str]) -> Iterator[Conversation]:
+    """Yield the conversations without the turns whose ids are in `losers`.
+
+    A turn that is removed from the middle splits its conversation into two with the same id.
+    """
+    for conversation in conversations:
+        if losers.isdisjoint(turn.id for turn in conversation.turns):
+            yield conversation
+            continue
+        for lost, turns in groupby(conversation.turns, lambda turn: turn.id in losers):
+            if not lost:
+                yield conversation.model_copy(update={"turns": tuple(turns)})
+
+
+def _within(topic: list[Asked]) -> Iterator[Conflict]:
+    """Yield the conflicts among turns whose questions have the same sketch (see `dedupe.fingerprint`)."""
+    if len({each.said[ANSWER] for each in topic}) == 1:
+        return
+    groups: list[list[Asked]] = []
+    known: dict[tuple[str, ...], int] = {}  # words of a question: its group
+    recent: list[tuple[tuple[str, ...], tuple[bool, ...], int]] = []
+    for each in topic:
+        words, names = gist(wording(each.turn.user_message))
+        if (group := known.get(words)) is None:
+            alike = (number for other, named, number in recent[-_CROWD:] if same_gist(words, names, other, named))
+            if (group := next(alike, None)) is None:
+                group = len(groups)
+                groups.append([])
+            known[words] = group
+            recent.append((words, names, group))
+        groups[group].append(each)
+    for members in groups:
+        if len({each.said[ANSWER] for each in members}) > 1:
+            yield Conflict(tuple(each.turn for each in sorted(members, key=lambda each: each.turn.timestamp)))
