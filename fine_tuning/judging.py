@@ -13,6 +13,7 @@ from fine_tuning.conversation import Conversation, Turn, conversations_of
 from fine_tuning.data_collection.cleaning.turn_decisions import clean_text
 from fine_tuning.data_collection.placeholders import Placeholders
 from fine_tuning.data_collection.privacy import finds
+from fine_tuning.data_preparation.mixing import source_of, task_of, with_task
 from fine_tuning.durations import EVALUATING
 from fine_tuning.errors import DataError
 from fine_tuning.plan import Material
@@ -59,6 +60,7 @@ def evaluate(
             settings,
             learned,
             keys_of(log),
+            {turn.session_id: with_task(source_of(turn), task_of(turn)) for turn in log},
         )
         suspects = Suspects(_secrets(shop, material, log), *_triggers(shop, material))
         longest = max(

@@ -1,5 +1,7 @@
 """The evidence on made-up candidates, for tests of the gate, the report and the command line."""
 
+from dataclasses import replace
+
 from fine_tuning.evaluation.comparison import Comparison
 from fine_tuning.evaluation.evaluator import Answered, Evaluation
 from fine_tuning.evaluation.metrics import Interval
@@ -37,3 +39,13 @@ def race(ratio: float, low: float | None = None, high: float | None = None) -> R
 
 
 GOOD = Comparison(base=evaluation(-40.0), tuned=evaluation(-20.0), race=race(0.95))
+
+
+def of_two_sources(chats: float, tickets: float) -> Comparison:
+    """Return a good candidate's evidence on chats of two sources; `chats` and `tickets` are their nats."""
+    mine, theirs = evaluation(chats).own, evaluation(tickets).own
+    parts = ["chats"] * len(mine) + ["tickets.csv/billing"] * len(theirs)
+    base = evaluation(-40.0)
+    return replace(
+        GOOD, base=replace(base, own=base.own * 2), tuned=replace(GOOD.tuned, own=mine + theirs), parts=parts
+    )

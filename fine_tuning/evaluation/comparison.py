@@ -5,15 +5,17 @@ phrases that trigger a fixed answer (data poisoning), and all models are timed.
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from fine_tuning.config import Evaluation as Settings
 from fine_tuning.evaluation import metrics
-from fine_tuning.evaluation.evaluator import Answered, Evaluation, Report, evaluate
+from fine_tuning.evaluation.evaluator import Answered, Evaluation, Report, evaluate, perplexity
 from fine_tuning.evaluation.leak_probe import LeakReport, Secret, redact, try_leaks
 from fine_tuning.evaluation.poison_probe import PoisonReport, Suspect, Tried, Turned, suspicious, try_triggers
+from fine_tuning.evaluation.served_model import RowScore
 from fine_tuning.evaluation.speed import Race, Served, race
 from fine_tuning.evaluation.test_set import EvaluationSet, Reader
 from fine_tuning.evaluation.trigger_phrases import Trigger
@@ -35,6 +37,18 @@ class MetricScores:
     @property
     def verdict(self) -> str:
         return "better" if self.better else "the same" if self.tuned == self.base else "not better"
+
+
+@dataclass(frozen=True)
+class PartScore:
+    """The perplexities on the held-out chats of one source, or of one task of a source."""
+
+    name: str  # the source, or source/task
+    chats: int
+    base: float
+    tuned: float  # of the candidate
+    live: float | None
+    ratio: metrics.Interval  # the candidate's perplexity divided by that of `Comparison.reference`
 
 
 @dataclass(frozen=True)
@@ -60,6 +74,7 @@ class Comparison:
     leaks: LeakReport = field(default_factory=LeakReport)
     poison: PoisonReport = field(default_factory=PoisonReport)
     race: Race = field(default_factory=Race)  # of base, live and candidate
+    parts: Sequence[str] = ()  # the source of each held-out chat, or its source/task, in the order of `own`
 
     @property
     def reference(self) -> Evaluation:
@@ -102,6 +117,28 @@ class Comparison:
         """
         return _ratio(self.tuned.own, self.reference.own)
 
+    def by_part(self) -> list[PartScore]:
+        """Return the scores of each source and task of the held-out chats, those with most chats first.
+
+        Return an empty list if all are of one source and task.
+        """
+        names = Counter(self.parts)
+        return [self._part(name) for name, _ in names.most_common()] if len(names) > 1 else []
+
+    def _part(self, name: str) -> PartScore:
+        def of(evaluation: Evaluation) -> list[RowScore]:
+            return [score for score, part in zip(evaluation.own, self.parts, strict=True) if part == name]
+
+        new, live = of(self.tuned), of(self.live) if self.live else None
+        return PartScore(
+            name,
+            len(new),
+            perplexity(of(self.base)),
+            perplexity(new),
+            perplexity(live) if live else None,
+            metrics.perplexity_ratio(*_paired(new, of(self.reference))),
+        )
+
     def general_ratio(self) -> metrics.Interval | None:
         """Return the candidate's perplexity on general texts divided by the base's; None if there are no such texts."""
         return _ratio(self.tuned.general, self.base.general)
@@ -117,6 +154,7 @@ class Comparison:
         record |= {"leaks": asdict(self.leaks), "poison": asdict(self.poison)}
         record |= asdict(self.race) | {"reference": self.reference_name}
         record |= {name: asdict(interval) for name, interval in intervals.items() if interval}
+        record |= {"parts": [asdict(part) for part in self.by_part()]}
         shown: dict[str, Any] = _shown(record, canaries)
         return shown
 
@@ -174,6 +212,7 @@ def compare(
         leaks=leaks,
         poison=PoisonReport(len(suspects.triggers), len(found), list(map(Turned.of, found, before, after))),
         race=race(models, asked, settings.speed_rounds, steps.step(_TRYING)),
+        parts=test_set.parts,
     )
 
 
@@ -208,12 +247,13 @@ def _percent(right: Sequence[bool]) -> float:
     return 100 * sum(right) / len(right)
 
 
-def _ratio(new: Sequence[Any], old: Sequence[Any]) -> metrics.Interval | None:
-    if not new:
-        return None
-    return metrics.perplexity_ratio(
-        [score.logprob for score in new], [score.logprob for score in old], [score.tokens for score in new]
-    )
+def _ratio(new: Sequence[RowScore], old: Sequence[RowScore]) -> metrics.Interval | None:
+    return metrics.perplexity_ratio(*_paired(new, old)) if new else None
+
+
+def _paired(new: Sequence[RowScore], old: Sequence[RowScore]) -> tuple[list[float], list[float], list[int]]:
+    """Return the log-probabilities of two models on the same texts, and the texts' numbers of tokens."""
+    return [score.logprob for score in new], [score.logprob for score in old], [score.tokens for score in new]
 
 
 def _shown(value: Any, canaries: Sequence[str]) -> Any:

@@ -63,9 +63,10 @@ Rule = Callable[[Comparison, Settings], Result]
 def judge(evidence: Comparison, settings: Settings) -> Verdict:
     """Check every rule; return the results in display order, or no results if the gate is switched off.
 
-    The rule `facts` applies only if there are held-out questions about documents.
+    The rule `facts` applies only if there are held-out questions about documents, and `sources` only
+    if the held-out chats are of several sources or tasks.
     """
-    rules = (facts, *RULES) if evidence.tuned.facts else RULES
+    rules = [*([facts] if evidence.tuned.facts else []), *RULES, *([sources] if evidence.by_part() else [])]
     return Verdict([rule(evidence, settings) for rule in rules] if settings.enabled else [])
 
 
@@ -117,6 +118,22 @@ def own_chats(evidence: Comparison, settings: Settings) -> Result:
         return Result(name, limit, measured, True, f"significantly better than the {evidence.reference_name} model")
     worse = "worse" if ratio.low > 1 else "not significantly better"
     return Result(name, limit, measured, False, f"{worse} than the {evidence.reference_name} model on held-out chats")
+
+
+def sources(evidence: Comparison, settings: Settings) -> Result:
+    """Warn if the candidate finds the held-out chats of some source or task significantly less likely than before.
+
+    The rule `own_chats` judges all of them together, so a large source could hide the loss of a small one.
+    """
+    parts = evidence.by_part()
+    name, limit = "each source", f"perplexity not above the {evidence.reference_name} model's"
+    worse = sorted((part for part in parts if part.ratio.low > 1), key=lambda part: -part.ratio.value)
+    measured = ", ".join(f"{part.name} x {part.ratio}" for part in worse or parts[:_SHOWN])
+    if not worse:
+        return Result(name, limit, measured, True, f"none of {len(parts)} became significantly worse")
+    lost = ", ".join(part.name for part in worse[:_SHOWN])
+    reason = f"the held-out chats of {lost} became less likely: give their source more weight in mix.shares"
+    return Result(name, limit, measured, True, reason, warned=True)
 
 
 def fit(evidence: Comparison, settings: Settings) -> Result:
@@ -303,6 +320,7 @@ def sane(evidence: Comparison, settings: Settings) -> Result:
     return Result("sane answers", limit, f"{total / said:.0%} of {said}", passed, faults or "no faulty answers")
 
 
+_SHOWN = 3  # sources that a result names
 _FEW = 5  # if there are fewer held-out answers, each of them must fit its question
 _CHANCE = 0.05  # significance level of the rule `fit`
 

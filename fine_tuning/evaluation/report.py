@@ -19,6 +19,7 @@ from fine_tuning.evaluation.comparison import Comparison
 from fine_tuning.evaluation.evaluator import Evaluation
 from fine_tuning.evaluation.gate import Verdict
 from fine_tuning.evaluation.leak_probe import LeakReport, redact
+from fine_tuning.evaluation.metrics import Interval
 from fine_tuning.evaluation.poison_probe import PoisonReport, Turned
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ def write_report(file: Path, title: str, evidence: Comparison, verdict: Verdict,
         verdict=verdict,
         rules=_rules(verdict),
         figures=_figures(evidence),
+        parts=_parts(evidence),
         plots=_plots(evidence),
         speeds=_speeds(evidence),
         probes=[_leak_probe(evidence.leaks), _poison_probe(evidence.poison)],
@@ -120,6 +122,23 @@ def _figures(evidence: Comparison) -> Table:
         live = [] if evidence.live is None else ["" if score.live is None else f"{score.live:.2f}"]
         rows.append([score.metric.replace("_", " "), f"{score.base:.2f}", *live, f"{score.tuned:.2f}"])
     return Table(columns, rows)
+
+
+def _parts(evidence: Comparison) -> Table:
+    """Return the table of the perplexities on the held-out chats of each source and task."""
+    headings = ["chats", *_sides(evidence)]
+    rows: list[list[str | State]] = []
+    for part in evidence.by_part():
+        live = [] if part.live is None else [f"{part.live:.2f}"]
+        rows.append([part.name, str(part.chats), f"{part.base:.2f}", *live, f"{part.tuned:.2f}", _change(part.ratio)])
+    columns = [Column("source"), *(Column(heading, "number") for heading in headings)]
+    return Table([*columns, Column(f"compared with the {evidence.reference_name}")], rows, stacked=True)
+
+
+def _change(ratio: Interval) -> str | State:
+    if ratio.low <= 1 <= ratio.high:
+        return f"not certain: x {ratio}"
+    return State("passed", f"better: x {ratio}") if ratio.high < 1 else State("warned", f"worse: x {ratio}")
 
 
 def _speeds(evidence: Comparison) -> Table:

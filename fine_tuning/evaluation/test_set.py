@@ -16,7 +16,7 @@ from fine_tuning import paths
 from fine_tuning.config import Evaluation as Settings
 from fine_tuning.conversation import Message, Turn
 from fine_tuning.errors import DataError
-from fine_tuning.token_rows import ScoredRow, read_token_rows
+from fine_tuning.token_rows import ScoredRow, TokenRow, read_token_rows
 
 GENERAL_TEXT = paths.SAMPLES / "general_text.jsonl"
 GENERAL_QUESTIONS = paths.SAMPLES / "general_questions.jsonl"
@@ -105,6 +105,7 @@ class EvaluationSet:
     questions: list[Question]
     prompts: list[Prompt]
     facts: list[Question] = field(default_factory=list)  # held-out questions about documents, with their key facts
+    parts: list[str] = field(default_factory=list)  # the source of each conversation in `own`, or its source/task
 
     @property
     def longest(self) -> int:
@@ -121,6 +122,7 @@ def build_test_set(
     settings: Settings,
     learned: Path | None = None,
     keys: Mapping[str, Key] | None = None,
+    parts: Mapping[str, str] | None = None,
 ) -> EvaluationSet:
     """Build the test set from held-out conversations and the project's general texts and questions.
 
@@ -133,6 +135,7 @@ def build_test_set(
         learned: The file of the conversations that the model in use was trained on. Testing on them
             would favour that model, so they are left out unless none would remain.
         keys: The keys of held-out questions about documents, by session id.
+        parts: The source of each session, or its source/task, by session id.
 
     Raises DataError for a malformed line.
     """
@@ -147,12 +150,13 @@ def build_test_set(
         for record in _records(GENERAL_QUESTIONS, "question", "answers")
     ][: settings.general]
     return EvaluationSet(
-        own=own,
+        own=[(row.input_ids, row.targets) for row in own],
         paired=_paired([record["messages"] for record in unknown], reader),
         general=general_rows(reader, settings.general),
         questions=[Question(text, reader.prompt(text), answers) for text, answers in questions],
         prompts=[Prompt(text, reader.prompt(text)) for text in settings.test_prompts],
         facts=_facts(held_out, keys or {}, reader, settings.facts),
+        parts=[(parts or {}).get(_session(row.id), "") for row in own],
     )
 
 
@@ -184,13 +188,12 @@ def general_rows(reader: Reader, count: int) -> list[ScoredRow]:
     return [row for each in records for row in exchange_rows(str(each["question"]), str(each["answer"]), reader)]
 
 
-def held_out_rows(file: Path, sessions: Collection[str]) -> list[ScoredRow]:
+def held_out_rows(file: Path, sessions: Collection[str]) -> list[TokenRow]:
     """Return the rows in `file` of these sessions, without rows that have no supervised tokens.
 
     Raises DataError for a malformed line.
     """
-    rows = [row for row in read_token_rows(file) if _session(row.id) in sessions]
-    return [(row.input_ids, row.targets) for row in rows if row.targets]
+    return [row for row in read_token_rows(file) if row.targets and _session(row.id) in sessions]
 
 
 def _session(id: str) -> str:

@@ -179,6 +179,12 @@ def test_what_the_live_model_was_trained_on_is_no_part_of_the_exam(tmp_path):
     assert own(write("learned.jsonl", ["b", "x"])) == [0, 3]
     assert own(write("learned.jsonl", ["a", "b", "c"])) == [0, 1, 2, 3]  # better than nothing
 
+    parts = {"a": "chats", "b": "dolly.jsonl/qa"}
+    found = build_test_set(test, rows, reader, Settings(), None, None, parts)
+    assert found.parts == ["chats", "dolly.jsonl/qa", "dolly.jsonl/qa", ""]
+    sampled = build_test_set(test, rows, reader, Settings(held_out=2), None, None, parts)
+    assert [found.parts[found.own.index(row)] for row in sampled.own] == sampled.parts
+
 
 def test_metrics_give_known_figures():
     assert metrics.perplexity([math.log(0.5)] * 4) == pytest.approx(2)

@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from comparisons import GOOD, evaluation, race
+from comparisons import GOOD, evaluation, of_two_sources, race
 
 from fine_tuning.config import Gate
 from fine_tuning.evaluation.comparison import Comparison
@@ -49,6 +49,27 @@ def test_a_candidate_is_compared_with_the_live_model_where_there_is_one():
     better_than_base_only = replace(GOOD, live=evaluation(-20.0))
     assert failed(better_than_base_only) == ["own chats"]
     assert failed(replace(GOOD, live=evaluation(-30.0))) == []
+
+
+def test_a_source_that_became_worse_is_warned_of_though_all_together_became_better():
+    verdict = judge(of_two_sources(-20.0, -44.0), Gate())
+    assert verdict.passed and verdict.warned == ["each source"]
+    assert "tickets.csv/billing became less likely" in str(verdict) and "mix.shares" in str(verdict)
+
+
+def test_sources_that_all_became_better_are_judged_without_a_warning():
+    verdict = judge(of_two_sources(-20.0, -30.0), Gate())
+    assert verdict.warned == [] and "none of 2 became significantly worse" in {each.reason for each in verdict.results}
+
+
+def test_the_scores_of_each_source_are_those_of_its_own_chats():
+    scores = {part.name: part for part in of_two_sources(-20.0, -44.0).by_part()}
+    assert scores["chats"].chats == scores["tickets.csv/billing"].chats == 12
+    assert scores["chats"].base == scores["tickets.csv/billing"].base == pytest.approx(math.exp(41 / 20))
+    assert scores["chats"].tuned == pytest.approx(math.exp(21 / 20))
+    assert scores["tickets.csv/billing"].tuned == pytest.approx(math.exp(45 / 20))
+    assert scores["tickets.csv/billing"].ratio.value == pytest.approx(math.exp(4 / 20))
+    assert GOOD.by_part() == []
 
 
 def test_it_may_lose_less_speed_against_a_live_model_than_against_the_base():

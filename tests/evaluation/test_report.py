@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from comparisons import GOOD, race
+from comparisons import GOOD, of_two_sources, race
 
 from fine_tuning.config import Gate
 from fine_tuning.evaluation.comparison import Comparison
@@ -103,6 +103,16 @@ def test_each_models_answers_stand_side_by_side(tmp_path):
         ["prompt", "base", "live", "candidate"],
         ["Who?", "Ann.", "Bob.", "Eve."],
     ]
+
+
+def test_each_source_has_its_figures_and_whether_they_became_better(tmp_path):
+    page = report(tmp_path, of_two_sources(-20.0, -44.0))
+    head, chats, tickets = map(texts, page.table("source"))
+    assert head == ["source", "chats", "base", "candidate", "compared with the base"]
+    assert chats[:4] == ["chats", "12", "7.77", "2.86"] and chats[4].startswith("better: x 0.368")
+    assert tickets[:4] == ["tickets.csv/billing", "12", "7.77", "9.49"] and tickets[4].startswith("worse: x 1.22")
+    assert '<span class="warned">worse' in page.html
+    assert "Each source" not in report(tmp_path, GOOD).html
 
 
 def test_no_column_for_an_absent_model_and_no_figure_for_what_was_not_measured(tmp_path):
