@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fine_tuning.errors import Cancelled
+from fine_tuning.json_values import parse_json
 
 Part = Literal["held-out parts", "chats", "preferences"]
 
@@ -259,9 +260,10 @@ class EventReader:
         """Return the events added since the last call, as (number, event)."""
         try:
             with self._file.open("rb") as content:
-                # the file was replaced: read it from the start, and skip events by their number
-                if (inode := os.fstat(content.fileno()).st_ino) != self._inode:
-                    self._inode, self._at = inode, 0
+                now = os.fstat(content.fileno())
+                # the file was replaced or shortened: read it from the start, and skip events by their number
+                if now.st_ino != self._inode or now.st_size < self._at:
+                    self._inode, self._at = now.st_ino, 0
                 content.seek(self._at)
                 read = content.read()
         except FileNotFoundError:
@@ -275,8 +277,8 @@ class EventReader:
 
 def _event_of(line: bytes) -> tuple[int, Event] | None:
     try:
-        record = json.loads(line)
+        record = parse_json(line)
         number, event = int(record["n"]), from_record(record)
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError):
         return None
     return None if event is None else (number, event)

@@ -40,6 +40,7 @@ from fine_tuning.data_preparation.mixing import source_of
 from fine_tuning.engines.base import Engine
 from fine_tuning.errors import DataError, NoConversations, TooLittleData, TurnNotFound
 from fine_tuning.events import Watch
+from fine_tuning.json_values import parse_json
 from fine_tuning.model_management.model_deployer import reconcile
 from fine_tuning.model_management.model_pruner import remove_version, run_of
 from fine_tuning.model_management.model_registry import TEXTS, Registry, Version, latest_tag
@@ -297,10 +298,10 @@ def _redact_column(text: str, wanted: Pattern) -> str:
     It is returned unchanged if there is nothing to redact.
     """
     try:
-        value = json.loads(text)
-    except ValueError:
+        value = parse_json(text)
+        cleaned = redact_value(value, wanted)
+    except (ValueError, RecursionError):  # plain text, even if it begins with a thousand brackets
         return redact_text(text, wanted)
-    cleaned = redact_value(value, wanted)
     return text if cleaned == value else json.dumps(cleaned)
 
 

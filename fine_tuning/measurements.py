@@ -3,7 +3,6 @@
 Measuring takes seconds, and is needed for every plan of a retrain.
 """
 
-import json
 import os
 import platform
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fine_tuning import paths
+from fine_tuning.json_values import parse_json
 
 _KEPT = 24 * 3600.0  # seconds for which a measurement counts
 _MOST = 20  # maximum number of stored measurements
@@ -44,6 +44,6 @@ def _file() -> Path:
 def _read() -> dict[str, dict[str, Any]]:
     """Return the measurements of the last day, by key; {} if the file is missing or damaged."""
     with suppress(OSError, ValueError, AttributeError, KeyError, TypeError):
-        kept = json.loads(_file().read_text(encoding="utf-8"))
+        kept = parse_json(_file().read_text(encoding="utf-8"))
         return {key: each for key, each in kept.items() if 0 <= time.time() - each["time"] < _KEPT and each["values"]}
     return {}

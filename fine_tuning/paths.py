@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import platformdirs
 
 from fine_tuning.errors import ByoaiError, ConfigError
+from fine_tuning.json_values import parse_json
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SAMPLES = REPOSITORY / "data" / "samples"
@@ -266,7 +267,7 @@ def read_jsonl(
     parse: Callable[[Any], _T],
     what: str,
     error: type[ByoaiError],
-    load: Callable[[str], Any] = json.loads,
+    load: Callable[[str], Any] = parse_json,
 ) -> list[_T]:
     """Return the result of `parse` for each line of a JSONL file; empty lines are skipped.
 
@@ -294,6 +295,6 @@ def read_jsonl(
 def read_json(path: Path) -> Any:
     """Return the value in a JSON file. Raises ByoaiError, which names the file, if it cannot be read."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ByoaiError(f"cannot read {path}: {error}. Make it readable, or replace it by a valid file") from error

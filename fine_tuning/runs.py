@@ -14,7 +14,6 @@ Modelfile        the definition of the version's tag
 manifest.json    written last: a run without it is unfinished, and can be resumed
 """
 
-import json
 import re
 import sys
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ import psutil
 
 from fine_tuning import paths
 from fine_tuning.errors import Busy, ByoaiError
+from fine_tuning.json_values import parse_json
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def only_one(command: str = "") -> Iterator[None]:
 def holder() -> Holder | None:
     """Return the process that holds the lock of `only_one`; None if no living process does."""
     try:
-        found = Holder(**json.loads(_holder_file().read_text(encoding="utf-8")))
+        found = Holder(**parse_json(_holder_file().read_text(encoding="utf-8")))
         alive = abs(psutil.Process(found.pid).create_time() - found.started) < 1.0
     except (OSError, ValueError, TypeError, psutil.Error):
         return None

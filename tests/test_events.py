@@ -1,6 +1,7 @@
 """What long work tells: events as records and back, and a watch that can stop it."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -141,6 +142,27 @@ def test_a_reader_gets_each_event_once_also_when_the_file_is_replaced(tmp_path: 
         assert reader.read() == [(2, Note("two"))]
     assert EventReader(file, after=1).read() == [(2, Note("two"))]
     assert read_events(file)[0] == (1, Note("***"))
+
+
+def test_a_reader_goes_on_after_the_file_was_shortened(tmp_path: Path) -> None:
+    file = tmp_path / "events.jsonl"
+    reader = EventReader(file)
+    with events_to(file) as tell:
+        tell(Note("one"))
+        assert reader.read() == [(1, Note("one"))]
+        os.truncate(file, 0)
+        assert reader.read() == []
+        tell(Note("two"))
+        assert reader.read() == [(2, Note("two"))]
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, '{"n": Infinity, "event": "Note", "text": "x"}', '{"n": 1e999}', "\0"])
+def test_a_line_that_no_event_can_have_is_skipped(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "events.jsonl"
+    file.write_text(line + "\n")
+    with events_to(file) as tell:
+        tell(Note("one"))
+    assert read_events(file) == [(1, Note("one"))]
 
 
 FULL = """

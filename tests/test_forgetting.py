@@ -156,6 +156,19 @@ def test_no_byte_of_it_is_left_anywhere_and_the_rest_stays(engine: Engine, home:
     assert not (home / "forgetting.json").exists()
 
 
+@pytest.mark.parametrize("brackets", [400, 5000])
+def test_no_text_in_the_database_stops_it(engine: Engine, home: Path, brackets: int) -> None:
+    """A note of many brackets looks like JSON that is nested too deeply to be read."""
+    log = ConversationLogger()
+    own = log.log_conversation("What is it called?", f"It is called {SECRET}.").id
+    make_version(engine, home, 1, ["another"])
+    note = "[" * brackets + f'"{SECRET}"' + "]" * brackets
+    Registry().update(NAME, 1, notes=note)
+    (home / "deep.json").write_text(note)
+    forget(CONFIG, engine, Watch(), examine(CONFIG, engine, own, matching="orbexine"), teach_again=False)
+    assert holding(home) == [] and Registry().get(NAME, 1).notes.startswith("[" * brackets)
+
+
 def test_a_source_is_forgotten_as_a_whole(engine: Engine, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = ConversationLogger()
     own = log.log_conversation("Where is the printer?", "The printer is upstairs.").id

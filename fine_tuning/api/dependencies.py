@@ -16,6 +16,7 @@ from starlette.requests import HTTPConnection
 from fine_tuning import paths
 from fine_tuning.errors import Busy, ConfigError
 from fine_tuning.integration.service import Service
+from fine_tuning.json_values import parse_json
 
 Item = TypeVar("Item")
 Found = TypeVar("Found")
@@ -93,8 +94,8 @@ def from_cursor(cursor: str, *kinds: type) -> Sequence[Any]:
     Raises ConfigError if `cursor` encodes no such position.
     """
     try:
-        place = json.loads(base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True))
-    except (ValueError, binascii.Error, RecursionError):
+        place = parse_json(base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True))
+    except (ValueError, binascii.Error):
         place = None
     if not isinstance(place, list) or [type(each) for each in place] != list(kinds) or not all(map(_is_plain, place)):
         raise ConfigError(

@@ -6,7 +6,6 @@ accepted only with the value that changes nothing.
 
 import base64
 import binascii
-import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -16,6 +15,7 @@ from fine_tuning.api.dependencies import Asked
 from fine_tuning.conversation import Message, whole_characters
 from fine_tuning.engines.base import ChatOptions, RichMessage, ToolCall
 from fine_tuning.errors import ConfigError
+from fine_tuning.json_values import parse_json
 
 _LONGEST = 1_000_000  # characters of a text
 _IMAGE = 28_000_000  # characters of an image in base64: 20 MiB
@@ -268,8 +268,8 @@ def _text(content: str | Sequence[TextPart | ImagePart]) -> str:
 
 def _call(call: Call, place: str) -> ToolCall:
     try:
-        arguments = _whole(json.loads(call.function.arguments or "{}"))
-    except (ValueError, RecursionError):
+        arguments = _whole(parse_json(call.function.arguments or "{}"))
+    except ValueError:
         arguments = None
     if not isinstance(arguments, dict):
         raise ConfigError(f"{place}.tool_calls: the arguments of {call.function.name} must be a JSON object")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from fine_tuning import paths
 from fine_tuning.errors import ByoaiError
+from fine_tuning.json_values import parse_json
 
 Pattern = re.Pattern[bytes]
 
@@ -49,11 +50,13 @@ def holds(text: str, wanted: Pattern) -> bool:
 
 def texts_in(value: object) -> Iterator[str]:
     """Yield all strings in a JSON value except the keys of objects."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, (dict, list)):
-        for each in value.values() if isinstance(value, dict) else value:
-            yield from texts_in(each)
+    waiting = [value]  # no recursion, so that a value may be nested deeply
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, str):
+            yield each
+        elif isinstance(each, (dict, list)):
+            waiting += reversed([*each.values()] if isinstance(each, dict) else each)
 
 
 def search(folder: Path, wanted: Pattern, skip: Collection[Path] = ()) -> Iterator[Path]:
@@ -111,14 +114,17 @@ def _redact_bytes(content: bytes, wanted: Pattern) -> bytes:
 
 
 def _redact_json(path: Path, content: bytes, wanted: Pattern) -> bytes | None:
-    """Return the redacted content of a JSON file; None if the file is not JSON."""
+    """Return the redacted content of a JSON file; None if the file is not JSON, or is nested too deeply."""
     values = _json(path, content)
     if values is None:
         return None
-    lines = [
-        json.dumps(redact_value(value, wanted), ensure_ascii=False, indent=None if _is_lines(path) else 2)
-        for value in values
-    ]
+    try:
+        lines = [
+            json.dumps(redact_value(value, wanted), ensure_ascii=False, indent=None if _is_lines(path) else 2)
+            for value in values
+        ]
+    except RecursionError:
+        return None
     return "".join(line + "\n" for line in lines).encode()
 
 
@@ -128,11 +134,11 @@ def _json(path: Path, content: bytes) -> list[object] | None:
         return None
     try:
         return (
-            [json.loads(line) for line in content.splitlines() if line.strip()]
+            [parse_json(line) for line in content.splitlines() if line.strip()]
             if _is_lines(path)
-            else [json.loads(content)]
+            else [parse_json(content)]
         )
-    except (ValueError, RecursionError):
+    except ValueError:
         return None
 
 

@@ -11,7 +11,6 @@ run.
 
 import contextlib
 import hashlib
-import json
 import os
 import secrets
 import shutil
@@ -36,6 +35,7 @@ from fine_tuning.errors import (
     TooLarge,
     WrongOffset,
 )
+from fine_tuning.json_values import parse_json
 from fine_tuning.state import is_full
 
 STALE = 86_400.0  # seconds after its last part at which an unfinished upload is removed
@@ -100,7 +100,7 @@ def folder_of(id: str) -> Path:
 def get(id: str) -> Upload:
     """Return an upload. Raises DatasetNotFound if no upload has this id."""
     try:
-        found = json.loads((folder_of(id) / "upload.json").read_text(encoding="utf-8"))
+        found = parse_json((folder_of(id) / "upload.json").read_text(encoding="utf-8"))
         known = {name: found[name] for name in (field.name for field in fields(Upload))}
         return Upload(**{**known, "imports": tuple(known["imports"])})
     except FileNotFoundError:

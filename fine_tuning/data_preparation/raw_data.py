@@ -25,6 +25,7 @@ from fine_tuning.config import DatasetFormat
 from fine_tuning.conversation import Turn
 from fine_tuning.data_collection.importers.huggingface import PREFIX
 from fine_tuning.errors import ConfigError, DataError, NoConversations
+from fine_tuning.json_values import parse_json
 
 Record = dict[str, Any]
 
@@ -206,8 +207,8 @@ def _jsonl(file: tuple[Path, str]) -> Iterator[tuple[str, object]]:
     path, text = file
     if text.lstrip().startswith("["):  # one JSON list of all records
         try:
-            found = json.loads(text)
-        except (ValueError, RecursionError) as error:
+            found = parse_json(text)
+        except ValueError as error:
             raise DataError(f"{path}: not valid JSON ({error}). Correct it, or choose another format") from error
         yield from ((f"{path}, record {number}", record) for number, record in enumerate(found, 1))
         return
@@ -215,8 +216,8 @@ def _jsonl(file: tuple[Path, str]) -> Iterator[tuple[str, object]]:
         if not line.strip():
             continue
         try:
-            yield f"{path}, line {number}", json.loads(line)
-        except (ValueError, RecursionError) as error:
+            yield f"{path}, line {number}", parse_json(line)
+        except ValueError as error:
             raise DataError(
                 f"{path}, line {number}: not valid JSON ({error}). Correct the line, or choose another format"
             ) from error

@@ -3,7 +3,6 @@
 Source: https://docs.ollama.com/modelfile, and parser/parser.go in Ollama's repository.
 """
 
-import json
 import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from fine_tuning.engines.base import ModelSpec
 from fine_tuning.errors import ConfigError
+from fine_tuning.json_values import parse_json
 
 _BLANK = re.compile(r"(?:[ \t\r\n]+|#[^\r\n]*)*")
 _COMMAND = re.compile(r"(parameter[ \t]+\w+|[a-z]+)[ \t]", re.IGNORECASE | re.ASCII)
@@ -93,6 +93,6 @@ def _path(argument: str, folder: Path | None) -> Path:
 def _literal(text: str) -> object:
     """Return the number or boolean that `text` represents, else the text itself."""
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError:
         return text

@@ -21,6 +21,7 @@ from typing import Any
 
 from fine_tuning import paths, state
 from fine_tuning.errors import Busy, ByoaiError, ConfigError, JobNotFound, WrongState
+from fine_tuning.json_values import parse_json
 
 
 class State(StrEnum):
@@ -374,7 +375,7 @@ def _job(row: sqlite3.Row) -> Job:
     # keys() is needed, since a Row iterates over its values
     plain = {key: row[key] for key in row.keys() if key not in _OTHERWISE}  # noqa: SIM118
     try:
-        request = json.loads(row["request"])
+        request = parse_json(row["request"])
     except ValueError as error:
         raise ByoaiError(
             f"the request of the job {row['id']} is damaged in {paths.state_db()} ({error}): start a new job"

@@ -31,6 +31,7 @@ from fine_tuning.events import Event, Finished, Step, from_record
 from fine_tuning.jobs import processes, store
 from fine_tuning.jobs.joblog import append, logged_to
 from fine_tuning.jobs.store import Job, State
+from fine_tuning.json_values import parse_json
 from fine_tuning.runs import Run
 
 INSTALL = f"{sys.executable} -m pip install '{paths.REPOSITORY}[mlflow]'"
@@ -273,7 +274,7 @@ def _told(job: Job) -> Iterator[tuple[float, Event]]:
     """Yield (time in seconds since 1970, event) for a job's events; invalid lines of the file are skipped."""
     for line in job.events.read_bytes().split(b"\n") if job.events.exists() else []:
         try:
-            record = json.loads(line)
+            record = parse_json(line)
             when, event = datetime.fromisoformat(record["time"]).timestamp(), from_record(record)
         except (ValueError, TypeError, KeyError):
             continue

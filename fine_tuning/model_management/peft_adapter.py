@@ -3,7 +3,6 @@
 The files are adapter_config.json and adapter_model.safetensors.
 """
 
-import json
 import math
 import re
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fine_tuning.errors import ExportError
+from fine_tuning.json_values import parse_json
 from fine_tuning.model_management.safetensors_file import StoredTensor, read_safetensors
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -156,7 +156,7 @@ def _config(folder: Path) -> dict[str, object]:
             f"Delete it, or save the adapter again with save_pretrained(..., safe_serialization=True)."
         )
     try:
-        config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+        config = parse_json((folder / _CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ExportError(
             f"{folder} is not a PEFT adapter, because {_CONFIG} cannot be read ({error}): name another folder"

@@ -4,7 +4,6 @@ Unlike a pickle, such a file cannot contain code. Format:
 https://github.com/huggingface/safetensors#format
 """
 
-import json
 import math
 import struct
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fine_tuning.errors import ExportError
+from fine_tuning.json_values import parse_json
 
 _MAX_HEADER = 100 << 20  # bytes, as in the reference implementation
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -66,7 +66,7 @@ def read_safetensors(path: str | Path) -> dict[str, StoredTensor]:
             (length,) = struct.unpack("<Q", file.read(8))
             if length > _MAX_HEADER:
                 raise ValueError(f"its header claims to have {length} bytes, which is too long")
-            header = json.loads(file.read(length))
+            header = parse_json(file.read(length))
         header.pop("__metadata__", None)
         found = {name: _stored(path, entry, 8 + length) for name, entry in header.items()}
         end = path.stat().st_size
@@ -76,7 +76,7 @@ def read_safetensors(path: str | Path) -> dict[str, StoredTensor]:
         ) from error
     except OSError as error:
         raise ExportError(f"cannot read {path}: {error.strerror}. Check the path and its permissions") from error
-    except (struct.error, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+    except (struct.error, ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise ExportError(
             f"{path} is not a safetensors file, or it is damaged ({error}): make or download it again"
         ) from error

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from fine_tuning import paths
 from fine_tuning.errors import CheckpointDamaged
+from fine_tuning.json_values import parse_json
 
 MANIFEST = "manifest.json"
 _VERSION = 2  # of the checkpoint format; 1 stored the optimiser's state for each matrix, not per vector (adapters.py)
@@ -42,7 +43,7 @@ def seal(folder: Path) -> None:
 def check(folder: Path) -> None:
     """Raise CheckpointDamaged unless `folder` holds the files that its manifest lists, unchanged."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest = parse_json((folder / MANIFEST).read_text())
         files, version = manifest["files"], _version(manifest)
     except FileNotFoundError:
         raise CheckpointDamaged(f"{folder} is incomplete (it has no {MANIFEST})") from None
@@ -94,7 +95,7 @@ def keep_newest(folder: Path, count: int) -> None:
 
 def _is_finished(folder: Path) -> bool:
     try:
-        return _version(json.loads((folder / MANIFEST).read_text())) == _VERSION
+        return _version(parse_json((folder / MANIFEST).read_text())) == _VERSION
     except (OSError, ValueError, AttributeError):
         return False
 
@@ -142,7 +143,7 @@ def _flat(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def load_optimizer(folder: Path, optimizer: Any, scheduler: Any) -> None:
     """Restore the optimiser and scheduler states that `save_state` wrote."""
-    tensors, state = load_file(folder / _TENSORS), json.loads((folder / _STATE).read_text())
+    tensors, state = load_file(folder / _TENSORS), parse_json((folder / _STATE).read_text())
     values: dict[int, dict[str, Any]] = {}
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):
@@ -157,7 +158,7 @@ def load_optimizer(folder: Path, optimizer: Any, scheduler: Any) -> None:
 
 def load_random(folder: Path) -> None:
     """Set the random generators (Python, NumPy, torch) to the states that `save_state` wrote."""
-    tensors, state = load_file(folder / _TENSORS), json.loads((folder / _STATE).read_text())
+    tensors, state = load_file(folder / _TENSORS), parse_json((folder / _STATE).read_text())
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     kind, position, has_gauss, cached = state["numpy"]

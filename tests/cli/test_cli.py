@@ -50,8 +50,10 @@ def test_help_loads_nothing_but_the_parser():
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     ours = {name for name in loaded if name.startswith("fine_tuning.")}
-    assert ours == {"fine_tuning.cli", "fine_tuning.errors", "fine_tuning.events", "fine_tuning.units"} | {
-        f"fine_tuning.cli.{name}" for name in LIGHT
+    assert ours == {
+        "fine_tuning.cli",
+        *(f"fine_tuning.{name}" for name in ("errors", "events", "json_values", "units")),
+        *(f"fine_tuning.cli.{name}" for name in LIGHT),
     }
     third_parties = {name.split(".")[0] for name in loaded} & set(importlib.metadata.packages_distributions())
     assert third_parties - bare_modules() == {"fine_tuning"}

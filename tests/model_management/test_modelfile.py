@@ -133,6 +133,10 @@ LICENSE "BSD"
     )
 
 
+def test_a_parameter_of_a_thousand_brackets_is_a_text() -> None:
+    assert parse_modelfile("FROM a\nPARAMETER stop x\nPARAMETER y " + "[" * 100_000).parameters["y"] == "[" * 100_000
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

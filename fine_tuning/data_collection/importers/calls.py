@@ -5,7 +5,6 @@ records, and so are data sets of examples for evaluations. What was sent is a te
 or a request that contains them; the answer is a text, a message, or a response with choices.
 """
 
-import json
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -14,7 +13,7 @@ from typing import Any
 from fine_tuning.data_collection.importers.chats import ROLES, BadRecord, Chat, Role, Said, rated, text_of
 from fine_tuning.data_collection.importers.message_forms import content_of, role_of, said_of, time_of
 from fine_tuning.data_collection.importers.shape import Importer, Source, each
-from fine_tuning.json_values import JsonObject
+from fine_tuning.json_values import JsonObject, parse_json
 
 _PAIRS = (
     *(("inputs", "outputs"), ("inputs", "output"), ("input", "output"), ("request", "response")),
@@ -92,9 +91,9 @@ def _sent(value: Any, depth: int = 0) -> Iterator[Said]:
     if depth > _DEEPEST:
         return
     if isinstance(value, str):
-        with suppress(ValueError, RecursionError):  # promptfoo writes a list of messages as its JSON
+        with suppress(ValueError):  # promptfoo writes a list of messages as its JSON
             if value.lstrip().startswith("[{"):
-                yield from _sent(json.loads(value), depth + 1)
+                yield from _sent(parse_json(value), depth + 1)
                 return
         yield Said("user", value)
     elif isinstance(value, list) and value and isinstance(value[0], list):  # LangChain: one list for each prompt

@@ -3,7 +3,6 @@
 Both the old and the new tables of `llm` are read. The files are not changed.
 """
 
-import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -15,6 +14,7 @@ from fine_tuning.data_collection.importers.files import Member
 from fine_tuning.data_collection.importers.open_webui import convert
 from fine_tuning.data_collection.importers.shape import NOT_AS_EXPECTED, Importer, Source
 from fine_tuning.errors import DataError
+from fine_tuning.json_values import parse_json
 
 _PARTS = "SELECT type, text, payload, tool_name FROM parts WHERE message_hash = ? ORDER BY position"
 
@@ -123,7 +123,7 @@ def _read_webui(source: Source) -> Iterator[Chat | Fault]:
         for row in database.execute("SELECT id, chat FROM chat ORDER BY rowid"):
             place = f"chat {row['id']}"
             try:
-                for chat in convert({"id": row["id"], "chat": json.loads(row["chat"])}, source):
+                for chat in convert({"id": row["id"], "chat": parse_json(row["chat"])}, source):
                     yield Chat(chat.said, chat.id, chat.joint, place)
             except BadRecord as error:
                 yield Fault(place, f"expected {error}")

@@ -4,7 +4,6 @@ The formats are Alpaca, prompt and completion, Dolly, byoai's own export, and ta
 columns.
 """
 
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -31,7 +30,7 @@ from fine_tuning.data_collection.importers.html_text import text_of_html
 from fine_tuning.data_collection.importers.message_forms import said_of
 from fine_tuning.data_collection.importers.preference import dialogue
 from fine_tuning.data_collection.importers.shape import Importer, Source, each
-from fine_tuning.json_values import JsonObject, JsonValue
+from fine_tuning.json_values import JsonObject, JsonValue, parse_json
 
 _ASKED = (
     *("question", "questions", "q", "query", "prompt", "user", "human", "user_message", "instruction", "input"),
@@ -173,8 +172,8 @@ def _facts_of(record: JsonObject) -> JsonObject:
     """Return the metadata of a turn: an object, or in Parquet its JSON, and the columns of a table."""
     facts = record.get("metadata")
     if isinstance(facts, str):
-        with suppress(ValueError, RecursionError):
-            facts = json.loads(facts)
+        with suppress(ValueError):
+            facts = parse_json(facts)
     return {"model": record.get("model"), "rating": record.get("rating"), **(facts if isinstance(facts, dict) else {})}
 
 

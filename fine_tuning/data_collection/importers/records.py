@@ -17,6 +17,7 @@ from fine_tuning.data_collection.importers.files import UNDECODED, Member, Read,
 from fine_tuning.data_collection.importers.json_stream import LONGEST, BadJson, JsonReader, elements, events
 from fine_tuning.data_collection.record_files import unguarded
 from fine_tuning.errors import DataError
+from fine_tuning.json_values import parse_json
 
 SAMPLE = 20  # records that are examined to recognise the format
 _LINES = 2_000  # lines of a text that are examined
@@ -241,8 +242,8 @@ def _cell(cell: str) -> object:
     left out.
     """
     if cell.startswith(("[{", "[[")):
-        with suppress(ValueError, RecursionError):
-            found = json.loads(cell)
+        with suppress(ValueError):
+            found = parse_json(cell)
             if all(isinstance(each, list) or (isinstance(each, dict) and _SPOKEN & each.keys()) for each in found):
                 return found
     return unguarded(cell)

@@ -1,0 +1,15 @@
+"""JSON texts from anywhere: their value, or one kind of error."""
+
+import pytest
+
+from fine_tuning.json_values import parse_json
+
+
+@pytest.mark.parametrize("text", ["", "{", b"\xff", "[" * 100_000, '{"a":' * 100_000, "1" * 5000])
+def test_what_is_no_value_is_a_value_error(text: str | bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        parse_json(text)
+
+
+def test_a_value_is_returned() -> None:
+    assert parse_json('{"a": [1, null]}') == parse_json(b'{"a": [1, null]}') == {"a": [1, None]}
