@@ -16,7 +16,7 @@ from fine_tuning.errors import ConfigError
 
 _LARGEST = 1 << 20  # size limit of a file in bytes
 _MOST = 10_000  # limit for the number of values; an alias counts as all values that it stands for
-_DEEPEST = 20  # limit of nested lists and mappings
+_DEEPEST = 50  # limit of nested lists and mappings
 _TAGS = ("tag:yaml.org,2002:null", "tag:yaml.org,2002:str", "tag:yaml.org,2002:seq", "tag:yaml.org,2002:map", None)
 _IMPLICIT = ("tag:yaml.org,2002:null", "tag:yaml.org,2002:merge")
 
@@ -50,10 +50,13 @@ def _known(text: str, origin: str) -> object:
     return parse(text, origin)
 
 
-def parse(text: str, origin: str) -> object:
-    """Return the content of a YAML text as `read` does. Raises ConfigError; `origin` names the text in its message."""
+def parse(text: str, origin: str, most: int = _MOST) -> object:
+    """Return the content of a YAML text as `read` does. Raises ConfigError; `origin` names the text in its message.
+
+    `most` limits the number of values, as described at _MOST.
+    """
     try:
-        loader = _Loader(text)
+        loader = _Loader(text, most)
         try:
             return loader.get_single_data()
         finally:
@@ -70,9 +73,9 @@ def parse(text: str, origin: str) -> object:
 class _Loader(yaml.SafeLoader):
     """A YAML loader that refuses tags, duplicate keys, and aliases that expand to too many values."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, most: int) -> None:
         super().__init__(text)
-        self._depth = 0
+        self._most, self._depth = most, 0
         self._sizes: dict[yaml.Node, int] = {}  # number of values in each complete node
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
@@ -86,8 +89,8 @@ class _Loader(yaml.SafeLoader):
             raise _fault("an alias (*name) refers to a value that contains the alias: write the value out", event)
         if node is not None and node not in self._sizes:
             self._sizes[node] = 1 + sum(self._sizes[each] for each in _parts(node))
-            if self._sizes[node] > _MOST:
-                raise _fault(f"more than {_MOST} values", event)
+            if self._sizes[node] > self._most:
+                raise _fault(f"more than {self._most} values", event)
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:

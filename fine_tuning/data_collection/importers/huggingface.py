@@ -5,27 +5,23 @@ configurations or splits is wanted; either may be left empty. The local copy is 
 `Dataset.save_to_disk` of the `datasets` library wrote.
 """
 
-import json
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from fine_tuning.config.file import parse
 from fine_tuning.data_collection.importers.chats import Fault
 from fine_tuning.data_collection.importers.files import Read, unwatched
 from fine_tuning.data_collection.importers.records import Record
-from fine_tuning.errors import DataError
+from fine_tuning.errors import ConfigError, DataError
+from fine_tuning.json_values import parse_json
 
 PREFIX = "hf:"
-# The files in which a dataset names its data files, with the part of each that is YAML.
-_SETTINGS = {
-    "README.md": re.compile(r"---[ \t]*\r?\n(.*?)\n---", re.DOTALL),
-    ".huggingface.yaml": re.compile(r"(.*)", re.DOTALL),
-}
+_CARD = "README.md"
+_SETTINGS = {_CARD, ".huggingface.yaml"}  # the files in which a dataset names its data files
+_MOST = 1_000_000  # values in such a file
 
 
 def is_dataset(place: str | Path) -> bool:
@@ -64,9 +60,10 @@ class Dataset:
         with _clear_errors(self.name):
             if self.name.startswith(PREFIX):
                 stated = self._stated[1].get("license")
-                return ", ".join(map(str, stated)) if isinstance(stated, list) else str(stated or "")
+                named = stated if isinstance(stated, list) else [stated]
+                return ", ".join(each for each in named if isinstance(each, str))
             info = next(Path(self.name).rglob("dataset_info.json"), None)
-            return str(json.loads(info.read_text(encoding="utf-8")).get("license") or "") if info else ""
+            return str(parse_json(info.read_text(encoding="utf-8")).get("license") or "") if info else ""
 
     @cached_property
     def _stated(self) -> tuple[str, dict[str, Any]]:
@@ -95,7 +92,7 @@ def _clear_errors(name: str) -> Iterator[None]:
 
     try:
         yield
-    except (OSError, ValueError, KeyError, pyarrow.ArrowException, RuntimeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, KeyError, pyarrow.ArrowException, RuntimeError, ConfigError) as error:
         where = "the Hugging Face Hub" if name.startswith(PREFIX) else "the local copy"
         cure = (
             "Check the name and the network, name a configuration (hf:owner/name:CONFIG), or download it on another "
@@ -121,15 +118,29 @@ def _read_settings(name: str) -> tuple[str, dict[str, Any]]:
     from huggingface_hub import HfApi, hf_hub_download
 
     info, settings = HfApi().dataset_info(name), dict[str, Any]()
-    for file in _SETTINGS.keys() & {each.rfilename for each in info.siblings or ()}:
+    for file in _SETTINGS & {each.rfilename for each in info.siblings or ()}:
         path = hf_hub_download(name, file, repo_type="dataset", revision=info.sha)
-        found = _SETTINGS[file].match(Path(path).read_text(encoding="utf-8"))
-        stated = yaml.safe_load(found[1]) if found else None
+        with Path(path).open(encoding="utf-8", newline="") as content:
+            stated = parse(_yaml_in(file, content.read()), f"{file} of {name}", _MOST)
         settings |= stated if isinstance(stated, dict) else {}
         for place in _places(stated):
             if ":" in place or place.startswith(("/", "\\", "~")) or ".." in place:
                 raise DataError(f"the dataset {name} reads files outside of itself ({place[:100]}): do not import it")
     return str(info.sha), settings
+
+
+def _yaml_in(file: str, content: str) -> str:
+    """Return the part of a file of settings that is YAML.
+
+    In a card this is the part that the Hub's client takes for YAML, by its own rule: with another
+    rule, a card could show this module other settings than the library.
+    """
+    from huggingface_hub.repocard import REGEX_YAML_BLOCK
+
+    if file != _CARD:
+        return content
+    found = REGEX_YAML_BLOCK.search(content)
+    return found[2] if found else ""
 
 
 def _places(settings: object, inside: bool = False) -> Iterator[str]:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,25 @@ def test_a_dataset_that_names_files_outside_of_itself_is_refused(home: Path, fil
     done = imported(home, {"data/train.jsonl": CONTENT, file: settings.encode()})
     assert done.returncode == 3 and f"reads files outside of itself ({place})" in done.stderr
     assert not (home / "conversations").exists() or not list((home / "conversations").glob("*.jsonl"))
+
+
+@pytest.mark.parametrize("before", [" \n---\n", "---\nlicense: mit\n---x: y\n"])
+def test_a_card_shows_the_check_no_other_settings_than_the_library(home: Path, before: str) -> None:
+    card = before + CARD.format("/etc/passwd").removeprefix("---\n")
+    done = imported(home, {"data/train.jsonl": CONTENT, "README.md": card.encode()})
+    assert done.returncode == 3 and "reads files outside of itself (/etc/passwd)" in done.stderr
+
+
+BOMB = "a: &a {more: x}\n" + "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in pairwise("abcdefghi")
+)
+
+
+@pytest.mark.parametrize("line", ["license: *i", "configs: {data_files: *i}", f"data_files: {'[' * 2000}"])
+def test_a_card_that_grows_without_end_is_refused_at_once(home: Path, line: str) -> None:
+    card = f"---\n{BOMB}{line}\n---\n"
+    done = imported(home, {"data/train.jsonl": CONTENT, "README.md": card.encode()})
+    assert done.returncode == 3 and "contains YAML that byoai does not accept" in done.stderr
 
 
 def test_the_rows_of_a_dataset_are_imported(home: Path) -> None:
