@@ -87,9 +87,25 @@ def access_of(options: argparse.Namespace) -> "Access":
     for file in filter(None, (options.cert, options.key)):
         if not file.is_file():
             raise ConfigError(f"there is no file {file}: check --cert and --key")
-    hosts = (*options.host, *LOOPBACK)
+    hosts = (*map(_host, options.host), *LOOPBACK)
     files = (str(options.cert), str(options.key)) if options.cert else (None, None)
     return Access(options.port or free_port(PORT, "0.0.0.0"), hosts, True, *files)
+
+
+def _host(text: str) -> str:
+    """Return the name or address of this machine as browsers send it: in lower case.
+
+    Raises ConfigError if `text` is no name or IPv4 address, such as a URL.
+    """
+    from fine_tuning.config.notify import host_of
+
+    try:
+        host = host_of(text)
+    except ValueError as error:
+        raise ConfigError(f"--host {text} {error}") from error
+    if ":" in host:
+        raise ConfigError(f"--host {text}: byoai does not listen on IPv6. Give a name or an IPv4 address")
+    return host
 
 
 def server_of(options: argparse.Namespace) -> "tuple[FineTuningConfig | None, Access]":

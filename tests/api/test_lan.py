@@ -27,7 +27,8 @@ from websockets.sync.client import connect as open_socket
 
 from fine_tuning.api.background import running, tended
 from fine_tuning.api.security import COOKIE, LOGIN, PAGE, TOKEN_HEADER, TRAIN, Access, Door, Token
-from fine_tuning.cli.main import main
+from fine_tuning.cli.main import main, parser
+from fine_tuning.cli.serving import access_of
 from fine_tuning.jobs.doing import listed
 from fine_tuning.jobs.kinds import SweepRequest
 
@@ -157,6 +158,9 @@ def test_the_token_is_its_owners_alone(home: Path) -> None:
         (["--lan"], "--lan needs --host"),
         (["--lan", "--host", "x", "--cert", "c.pem"], "--cert and --key belong together"),
         (["--lan", "--host", "x", "--cert", "c.pem", "--key", "k.pem"], "there is no file"),
+        (["--lan", "--host", "http://192.168.1.20"], "write only its name or address"),
+        (["--lan", "--host", "192.168.1.20:8501"], "write only its name or address"),
+        (["--lan", "--host", "fe80::1"], "does not listen on IPv6"),
     ],
 )
 @pytest.mark.parametrize("command", ["chat", "serve", "start-tuning"])
@@ -165,6 +169,12 @@ def test_contradictions_are_refused_before_anything_is_served(
 ) -> None:
     assert main([command, *arguments]) == 2
     assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("given", ["My-PC.Local", "my-pc.local.", " my-pc.local"])
+def test_a_host_is_known_by_the_name_that_browsers_send(home: Path, given: str) -> None:
+    options = parser().parse_args(["serve", "--lan", "--host", given, "--port", "8501"])
+    assert "my-pc.local:8501" in access_of(options).names()
 
 
 @pytest.fixture(scope="module")
