@@ -107,8 +107,14 @@ class EmbeddedEngine:
         return importlib.metadata.version("llama-cpp-python")
 
     def list_models(self) -> list[ModelSummary]:
-        files = sorted(self._tags.rglob("*.json"), key=lambda file: file.stat().st_mtime, reverse=True)
-        return [self._summary(file) for file in files]
+        found: dict[ModelSummary, float] = {}  # with the time of each
+        for file in self._tags.rglob("*.json"):
+            try:
+                found[self._summary(file)] = file.stat().st_mtime
+            except (EngineError, OSError):
+                if file.exists():  # else another process has just deleted the tag
+                    raise
+        return sorted(found, key=found.__getitem__, reverse=True)
 
     def show(self, tag: str) -> ModelDetails:
         full, entry = self._read(tag)
@@ -328,11 +334,9 @@ class EmbeddedEngine:
         summary = ModelSummary(
             self._name(file), entry.digest(), sum(each.stat().st_size for each in files if each.exists())
         )
-        if not files[0].exists():  # `show` reports the missing file; the list stays usable for other models
-            return summary
         try:
-            header = read_header(files[0])
-        except ModelDamaged:  # treated like a missing file
+            header = self._header(summary.tag, entry)
+        except ModelDamaged:  # or missing: `show` reports it; the list stays usable for other models
             return summary
         return replace(
             summary, family=header.architecture, parameter_size=header.parameter_size, quantization=header.quantization
@@ -352,15 +356,14 @@ class EmbeddedEngine:
 
     def _load(self, full: str, entry: _Tag, context: int | None = None) -> _Loaded:
         """Load the model of the tag `full` in place of any other; return it. The caller must hold `_model_lock`."""
-        header = self._header(full, entry)
-        trained = header.context_length or DEFAULT_CONTEXT
+        trained = self._header(full, entry).context_length or DEFAULT_CONTEXT
         key = (entry.gguf, entry.adapter, min(context or entry.parameters.get("num_ctx") or DEFAULT_CONTEXT, trained))
         if self._loaded is None or self._loaded.key != key:
             if self._loaded:
                 self._loaded.model.close()
                 self._loaded = None
             adapter = str(self._blob(entry.adapter)) if entry.adapter else None
-            model = Native("fine_tuning.engines.llama:Chat", str(header.path), adapter, key[2], threads())
+            model = Native("fine_tuning.engines.llama:Chat", str(self._blob(entry.gguf)), adapter, key[2], threads())
             self._loaded = _Loaded(full, key, model)
         self._loaded.model.start()  # a new child if the old one has died
         self._loaded.tag = full
@@ -368,8 +371,7 @@ class EmbeddedEngine:
 
     def _is(self, held: _Loaded, full: str) -> bool:
         """Return whether `held` is the model of the tag `full`, perhaps loaded under another tag."""
-        file = self._file(full)
-        entry = self._parse(file) if file.exists() else None
+        entry = self._parse(file) if (file := self._file(full)).exists() else None
         return held.tag == full or (entry is not None and held.key[:2] == (entry.gguf, entry.adapter))
 
 

@@ -43,6 +43,13 @@ def test_an_empty_store_lists_nothing_and_writes_nothing(home: Path) -> None:
     assert list(home.iterdir()) == []
 
 
+def test_a_tag_that_another_process_deletes_just_now_is_left_out_of_the_list(engine: EmbeddedEngine) -> None:
+    """A link to nothing is seen like a file that was deleted after its folder was read."""
+    tags = Path(engine.where) / "tags"
+    (tags / "base" / "v2.json").symlink_to(tags / "gone")
+    assert [model.tag for model in engine.list_models()] == ["base:v1"]
+
+
 def test_tags_share_weights_and_the_last_one_takes_them_away(
     engine: EmbeddedEngine, base_gguf: Path, make_adapter
 ) -> None:
