@@ -64,15 +64,21 @@ def why_not(config: FineTuningConfig, queue: Queue, now: datetime | None = None)
 
 
 def look(config: FineTuningConfig, queue: Queue, now: datetime | None = None) -> Job | None:
-    """Submit a retrain if one should start now, and return its job; else return None."""
-    if why_not(config, queue, now):
+    """Submit a retrain if one should start now, and return its job; else return None.
+
+    The job's id is that of the scheduled hours, so that of two servers only one submits a retrain.
+    """
+    now = now or datetime.now()
+    hours = window(config.schedule, now)
+    if hours is None or why_not(config, queue, now):
         return None
     request = {
         "config": for_documents(config).model_dump(mode="json"),
         "auto": True,
         "if_new": config.schedule.new_turns,
     }
-    return queue.submit("retrain", request, priority=-1, detached=False, origin=ORIGIN)
+    id = f"{ORIGIN}-{hours[0]:%Y%m%d-%H}"
+    return queue.submit("retrain", request, id=id, priority=-1, detached=False, origin=ORIGIN)
 
 
 def run(ended: threading.Event, queue: Queue, settings: Callable[[], FineTuningConfig] = load_config) -> None:

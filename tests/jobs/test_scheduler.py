@@ -105,6 +105,13 @@ def test_it_begins_once_in_a_night(config: Configured, full: Queue) -> None:
     assert scheduler.look(config(hours=(0, 0)), full) is None
 
 
+def test_of_two_servers_that_look_at_once_one_begins_it(
+    config: Configured, full: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduler, "why_not", lambda *_: "")  # both looked before either had submitted it
+    assert [scheduler.look(config(hours=(0, 0)), Queue(heavy=0)) for _ in "ab"] == store.find() * 2
+
+
 def test_it_waits_for_another_retrain(config: Configured) -> None:
     other = store.add("retrain", {}, detached=True)
     assert f"another training is queued ({other.id})" in scheduler.why_not(config(hours=(0, 0)), Queue(heavy=0))
