@@ -5,6 +5,7 @@ A job's event file is read once, however many watchers it has.
 
 import asyncio
 import json
+import math
 import time
 from collections.abc import AsyncGenerator
 from contextlib import closing
@@ -28,7 +29,7 @@ class Told(NamedTuple):
 
     @classmethod
     def event(cls, number: int, record: dict[str, object]) -> "Told":
-        text = json.dumps({"n": number, **record})
+        text = json.dumps({"n": number, **{name: _finite(value) for name, value in record.items()}})
         return cls(text, f"id: {number}\ndata: {text}\n\n")
 
     @classmethod
@@ -39,6 +40,11 @@ class Told(NamedTuple):
     @classmethod
     def heartbeat(cls) -> "Told":
         return cls(json.dumps({"heartbeat": time.time()}), ": heartbeat\n\n")
+
+
+def _finite(value: object) -> object:
+    """Return `value`, or None for an infinite number or NaN, which JSON cannot represent and browsers refuse."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Feed:
@@ -54,6 +60,11 @@ class Feed:
         self._heartbeat: Told | None = None  # the last one
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self.watchers = 0
+
+    @property
+    def over(self) -> bool:
+        return self._job is not None and self._job.over
 
     async def watch(self, after: int = 0) -> AsyncGenerator[Told]:
         """Yield the events with numbers above `after`, the job at each change of its state, and heartbeats.
@@ -126,20 +137,21 @@ class Feeds:
     """Holds the feed of each job that has watchers: created for the first watcher, and removed after the last."""
 
     def __init__(self) -> None:
-        self._feeds: dict[str, tuple[Feed, int]] = {}
+        self._feeds: dict[str, Feed] = {}
 
     async def watch(self, id: str, after: int = 0) -> AsyncGenerator[Told]:
         """Yield the messages about a job, see `Feed.watch`. Raises JobNotFound if there is no such job."""
         await asyncio.to_thread(store.get, id)
-        feed, watchers = self._feeds.get(id) or (Feed(id), 0)
-        self._feeds[id] = feed, watchers + 1
+        feed = self._feeds.get(id)
+        if feed is None or feed.over:  # a slow watcher may still read the feed of a job that was resumed
+            feed = self._feeds[id] = Feed(id)
+        feed.watchers += 1
         try:
             async for told in feed.watch(after):
                 yield told
         finally:
-            feed, watchers = self._feeds[id]
-            if watchers > 1:
-                self._feeds[id] = feed, watchers - 1
-            else:
-                del self._feeds[id]
+            feed.watchers -= 1
+            if not feed.watchers:
                 feed.stop()
+                if self._feeds.get(id) is feed:
+                    del self._feeds[id]

@@ -4,6 +4,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from fine_tuning.api.app import create_app
 from fine_tuning.api.dependencies import to_cursor
 from fine_tuning.api.security import TOKEN_HEADER, Access, Door, Token
 from fine_tuning.config import load_config
-from fine_tuning.events import Count, Finished, Stage, events_to
+from fine_tuning.events import Count, Finished, Stage, Step, events_to
 from fine_tuning.integration.service import Service
 from fine_tuning.jobs import processes, store
 from fine_tuning.jobs.kinds import KINDS
@@ -188,6 +189,26 @@ def test_a_socket_replays_goes_on_and_closes_at_the_end(client: TestClient, runn
         assert closed.value.code == 1000
 
 
+def test_a_number_that_json_cannot_hold_is_told_as_none(client: TestClient, running: Job) -> None:
+    """A browser's JSON.parse refuses NaN and Infinity."""
+    step = Step("chats", 1, 2, 0.5, float("nan"), 0.1, 0.1, float("inf"), 10, 1.0, 0.1, float("inf"), 10)
+    with events_to(running.events) as tell:
+        tell(step)
+    end(running)
+    with client.websocket_connect(
+        f"/api/jobs/{running.id}/events?after=2", headers={"host": "127.0.0.1:8501"}
+    ) as socket:
+        told = json.loads(socket.receive_text(), parse_constant=pytest.fail)
+    assert (told["loss"], told["grad_norm"], told["eta"], told["step"]) == (None, None, None, 1)
+
+
+def test_a_damaged_result_is_named(client: TestClient, running: Job) -> None:
+    running.result.parent.mkdir(parents=True, exist_ok=True)
+    running.result.write_text('{"half')
+    answer = client.get(f"/api/jobs/{running.id}/result")
+    assert answer.status_code == 409 and str(running.result) in answer.json()["error"]["message"]
+
+
 def test_server_sent_events_tell_the_same(client: TestClient, running: Job) -> None:
     end(running)
     text = client.get(f"/api/jobs/{running.id}/events", params={"after": 2}).text
@@ -221,6 +242,26 @@ def test_a_watcher_that_leaves_at_any_moment_is_no_error(client: TestClient) -> 
         await client.app(scope, receive, send)
 
     asyncio.run(leave())
+
+
+def test_a_resumed_job_is_told_while_a_slow_watcher_still_reads_its_end(running: Job) -> None:
+    async def watch() -> list[str]:
+        feeds = feed.Feeds()
+        slow = feeds.watch(running.id)
+        await anext(slow)
+        with events_to(running.events) as tell:
+            tell(Finished("failed", "it failed"))
+        store.finish(running, State.FAILED, "it failed", 1)
+        async for _ in feeds.watch(running.id):
+            pass  # until the end
+        store.requeue(running.id, detached=True)
+        with events_to(running.events) as tell:
+            tell(Stage("Again"))
+        async with asyncio.timeout(30), aclosing(feeds.watch(running.id, after=3)) as told:
+            return [(await anext(told)).socket for _ in range(2)]
+
+    first, second = map(json.loads, asyncio.run(watch()))
+    assert first["title"] == "Again" and second["job"]["state"] == "queued"
 
 
 def test_a_watcher_of_a_silent_job_gets_heartbeats(

@@ -1,7 +1,6 @@
 """Routes for jobs: submit, watch, cancel, resume, retry and delete them."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
 from typing import Annotated
@@ -11,6 +10,7 @@ from fastapi.responses import PlainTextResponse, StreamingResponse
 from pydantic import BaseModel, Field
 from starlette.websockets import WebSocketDisconnect
 
+from fine_tuning import paths
 from fine_tuning.api.dependencies import SAFE_ID, Asked, Cursor, Limit, NewJobId, Page, Serving, from_cursor, page_of
 from fine_tuning.api.errors import OF_ENGINE
 from fine_tuning.api.feed import Feeds
@@ -164,7 +164,7 @@ def show_result(id: Id, service: Serving) -> dict[str, object]:
         raise WrongState(
             f"the job {id} is {job.state} and has no result" + ("" if job.over else ": wait until it is over")
         )
-    found: dict[str, object] = json.loads(job.result.read_text(encoding="utf-8"))
+    found: dict[str, object] = paths.read_json(job.result)
     return found
 
 
