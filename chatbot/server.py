@@ -17,7 +17,7 @@ from chatbot.log_watch import keep_looking
 from chatbot.session import stop_all
 from fine_tuning.api.answering import answers_of
 from fine_tuning.api.app import create_app
-from fine_tuning.api.background import check_port, tended
+from fine_tuning.api.background import check_start, tended
 from fine_tuning.api.security import TRAIN, Access, Door, Token, is_of_api
 from fine_tuning.config import FineTuningConfig
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
@@ -91,8 +91,8 @@ def serve(
     """Serve the web app and the API until interrupted; open `page` in the browser once the server answers.
 
     Without `settings`, the default configuration file is read. Raises ConfigError for invalid settings,
-    ByoaiError if the port is taken, and DataError if the file of the log is not a log, all before
-    anything is served.
+    the errors of `check_start`, and DataError if the file of the log is not a log, all before anything
+    is served.
     """
     import streamlit
     from starlette.middleware import Middleware
@@ -102,7 +102,7 @@ def serve(
     from fine_tuning.api.web_server import run
 
     global _service
-    check_port(access)
+    check_start(access)
     _service = Service(settings, ollama_url)
     ConversationLogger(config().log_path).check()
 

@@ -1,5 +1,6 @@
 """Run a server: find a free port, run jobs and the schedule in threads, and serve the API without the chat pages."""
 
+import errno
 import os
 import socket
 import threading
@@ -34,9 +35,23 @@ def free_port(first: int = PORT, address: str = LOOPBACK[0]) -> int:
     )
 
 
+def check_start(access: Access) -> None:
+    """Check what a server needs before it starts.
+
+    Raises ByoaiError if the port of `access` cannot be used, the data folder cannot be written, or
+    its token cannot be read.
+    """
+    paths.check_writable(paths.home())
+    Token().read()
+    check_port(access)
+
+
 def check_port(access: Access) -> None:
-    """Raise ByoaiError if the port of `access` is taken."""
-    if not is_free(access.port, access.address):
+    """Raise ByoaiError if the port of `access` is taken, or this user may not use it."""
+    error = _refusal(access.port, access.address)
+    if error is not None and error.errno == errno.EACCES:
+        raise ByoaiError(f"this user may not use port {access.port}: choose one from 1024 on with --port")
+    if error is not None:
         raise ByoaiError(
             f"port {access.port} of {access.address} is already in use: choose another with --port, or leave out "
             "--port to get the next free one"
@@ -44,24 +59,34 @@ def check_port(access: Access) -> None:
 
 
 def is_free(port: int, address: str) -> bool:
+    return _refusal(port, address) is None
+
+
+def _refusal(port: int, address: str) -> OSError | None:
+    """Return the error with which the system refuses a port; None if it can be used."""
     with closing(socket.socket()) as probe:
         if os.name != "nt":  # on Windows the option would allow binding a port that is in use
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((address, port))
-        except OSError:
-            return False
-    return True
+        except OSError as error:
+            return error
+    return None
 
 
 def running() -> str | None:
     """Return the URL of the page to train on of this data folder's running server; None if no server is running."""
+    process, page = _noted()
+    return page if process and processes.is_alive(process) else None
+
+
+def _noted() -> tuple[Process | None, str]:
+    """Return the process that server.json names, and its page; (None, "") if the file is missing or damaged."""
     try:
         noted = paths.read_json(_note())
-        process = Process(int(noted["pid"]), float(noted["started"]))
-        return str(noted["page"]) if processes.is_alive(process) else None
-    except (ByoaiError, ValueError, KeyError, TypeError):
-        return None
+        return Process(int(noted["pid"]), float(noted["started"])), str(noted["page"])
+    except (ByoaiError, ValueError, KeyError, TypeError, OverflowError):
+        return None, ""
 
 
 def _note() -> Path:
@@ -94,7 +119,8 @@ def tended(service: Service, access: Access, page: str = PAGE) -> Iterator[None]
         ended.set()
         for thread in threads:
             thread.join(timeout=5)
-        _note().unlink(missing_ok=True)
+        if _noted()[0] == me:  # else another server of this data folder has noted itself
+            _note().unlink(missing_ok=True)
 
 
 def serve(access: Access, settings: FineTuningConfig | None = None, ollama_url: str | None = None) -> None:
@@ -106,7 +132,7 @@ def serve(access: Access, settings: FineTuningConfig | None = None, ollama_url: 
         ollama_url: The URL of Ollama; by default OLLAMA_HOST, or else the URL in the
             configuration.
 
-    Raises ByoaiError for a taken port, and DataError for a damaged log.
+    Raises the errors of `check_start`, and DataError for a damaged log.
     """
     from fastapi import FastAPI
 
@@ -114,7 +140,7 @@ def serve(access: Access, settings: FineTuningConfig | None = None, ollama_url: 
     from fine_tuning.api.app import create_app
     from fine_tuning.api.web_server import run
 
-    check_port(access)
+    check_start(access)
     service = Service(settings, ollama_url)
     ConversationLogger(service.config.log_path).check()
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fine_tuning import paths
+from fine_tuning.errors import ByoaiError
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -57,11 +58,17 @@ class Token:
         self._file = file or paths.home() / "api_token"
 
     def read(self) -> str:
-        """Return the token; create it if there is none yet."""
-        with contextlib.suppress(FileNotFoundError):
-            if (found := self._file.read_text(encoding="ascii").strip()) != "":
-                return found
-        return self.renew()
+        """Return the token; create it if there is none yet. Raises ByoaiError if the file cannot be read."""
+        try:
+            found = self._file.read_text(encoding="ascii").strip()
+        except FileNotFoundError:
+            found = ""
+        except (OSError, ValueError) as error:
+            raise ByoaiError(
+                f"cannot read the token in {self._file}: {getattr(error, 'strerror', None) or 'it is damaged'}. Delete "
+                "the file, and byoai makes a new one"
+            ) from error
+        return found or self.renew()
 
     def exists(self) -> bool:
         return self._file.exists()
@@ -73,7 +80,11 @@ class Token:
         return new
 
     def fits(self, given: str | None) -> bool:
-        return given is not None and hmac.compare_digest(given.encode(), self.read().encode())
+        """Return whether `given` is the token. If the token cannot be read, nothing is."""
+        try:
+            return given is not None and hmac.compare_digest(given.encode(), self.read().encode())
+        except (ByoaiError, OSError):
+            return False
 
 
 @dataclass(frozen=True)

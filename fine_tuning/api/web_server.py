@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -19,6 +21,8 @@ LEAST = 10_000  # bytes; a request that is complete within the window may be sma
 UNREAD = 20.0  # seconds within which a client must read some of what was sent to it and still waits here
 MOST_HEADERS = 64 * 1024  # bytes of a request before its body, or after it (trailers)
 IDLE = 5  # seconds that an idle connection is kept open between requests
+FILES = 8192  # open files that the server asks the system for; each connection is one
+SPARED = 200  # files that are kept for the log, the database and jobs, however many connections there are
 
 
 class _UnreadLimit(asyncio.Protocol):
@@ -61,10 +65,11 @@ class ImpatientProtocol(_UnreadLimit, HttpToolsProtocol):
     Many such connections would exhaust the server, and uvicorn limits only the time between two
     requests. The rate is checked in windows of WINDOW seconds, except in windows in which the client
     had to wait for the app. Headers of more than MOST_HEADERS bytes end the connection, too, since
-    httptools collects them without a limit.
+    httptools collects them without a limit. When `most` connections are open, a new one is closed at once.
     """
 
     window = WINDOW
+    most = FILES - SPARED  # connections
     _timer: asyncio.TimerHandle | None = None
     _came = 0  # bytes received in this window
     _had_to_wait = False  # whether the client had to wait for the app in this window
@@ -73,7 +78,10 @@ class ImpatientProtocol(_UnreadLimit, HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._begin_window()
+        if len(self.connections) > self.most:
+            transport.abort()
+        else:
+            self._begin_window()
 
     def data_received(self, data: bytes) -> None:
         self._came += len(data)
@@ -129,12 +137,28 @@ def _is_news(record: logging.LogRecord) -> bool:
     return not isinstance(error, asyncio.CancelledError) and "timeout graceful shutdown" not in record.getMessage()
 
 
+def _files() -> int:
+    """Return how many files this process may open, FILES at most, after asking the system for so many."""
+    if sys.platform == "win32":
+        return FILES
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft, hard = (FILES if limit == resource.RLIM_INFINITY else min(limit, FILES) for limit in limits)
+    if soft < hard:
+        with suppress(OSError, ValueError):  # the system has a lower limit of its own
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, limits[1]))
+            return hard
+    return soft
+
+
 def run(app: "ASGIApp", access: Access) -> None:
     """Serve `app` at the address and port of `access` until SIGINT or SIGTERM.
 
     The server then ends within seconds, even if streams are open.
     """
     logging.getLogger("uvicorn.error").addFilter(_is_news)
+    ImpatientProtocol.most = max(_files() - SPARED, SPARED)
     uvicorn.run(
         app,
         host=access.address,

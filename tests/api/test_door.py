@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from ports import unused_port
+from small_disk import Disk
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route, WebSocketRoute
@@ -16,7 +17,7 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from chatbot.server import serve
-from fine_tuning.api.background import free_port
+from fine_tuning.api.background import check_port, free_port
 from fine_tuning.api.security import LOOPBACK, MOST, Access, Door, Token
 from fine_tuning.errors import ByoaiError
 
@@ -271,6 +272,41 @@ def test_a_taken_port_is_passed_over() -> None:
 def test_no_free_port_is_an_error_that_says_what_to_do() -> None:
     with pytest.raises(ByoaiError, match="--port"):
         free_port(65_536)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user who may not use a port")
+def test_a_port_that_is_not_this_users_is_not_called_taken() -> None:
+    told, say = os.pipe()
+    if os.fork() == 0:
+        try:
+            os.setuid(65_534)
+            check_port(Access(1))
+        except ByoaiError as error:
+            os.write(say, str(error).encode())
+        finally:
+            os._exit(0)
+    os.close(say)
+    with os.fdopen(told) as said:
+        assert "this user may not use port 1: choose one from 1024 on" in said.read()
+    os.wait()
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", None])
+def test_a_token_that_cannot_be_read_is_named_and_fits_nobody(home: Path, content: bytes | None) -> None:
+    file = home / "api_token"
+    file.write_bytes(content) if content else file.mkdir()
+    with pytest.raises(ByoaiError, match=f"cannot read the token in {file}.*Delete the file"):
+        serve(Access(unused_port()))
+    assert not Token().fits("anything")
+
+
+def test_a_data_folder_without_room_is_named_before_anything_is_served(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BYOAI_HOME", str(disk.folder))
+    disk.fill()
+    with pytest.raises(ByoaiError, match=f"cannot write to {disk.folder}: "):
+        serve(Access(unused_port()))
 
 
 def test_a_taken_port_is_refused_before_anything_is_served() -> None:

@@ -29,12 +29,14 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from timing import in_time, undisturbed
 from websockets.sync.client import connect as open_socket
 
-from fine_tuning.api.background import running
-from fine_tuning.api.security import TOKEN_HEADER, Token
+from fine_tuning.api.background import running, tended
+from fine_tuning.api.security import TOKEN_HEADER, Access, Token
 from fine_tuning.api.web_server import LEAST, MOST_HEADERS, ImpatientProtocol, ImpatientSocket
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.engines.base import ModelSpec
 from fine_tuning.engines.embedded import EmbeddedEngine
+from fine_tuning.integration.service import Service
+from fine_tuning.jobs import store
 from fine_tuning.jobs.doing import listed
 from fine_tuning.jobs.kinds import SweepRequest
 from fine_tuning.jobs.store import State, find
@@ -156,6 +158,42 @@ def end_after_two_hundred() -> float:
             begun = time.monotonic()
             process.wait(60)
             return time.monotonic() - begun
+        finally:
+            process.kill()
+
+
+def test_a_server_that_ends_leaves_the_note_of_another(home: Path) -> None:
+    """Two servers of one data folder: `start-tuning` finds the one that still runs."""
+    port = unused_port()
+    code = (
+        "from fine_tuning.api.background import serve; from fine_tuning.api.security import Access; "
+        f"serve(Access({port}))"
+    )
+    page = f"http://127.0.0.1:{port}/api/ui"
+    with contextlib.ExitStack() as process:
+        with tended(Service(), Access(1)):
+            process.callback(subprocess.Popen([sys.executable, "-c", code]).kill)
+            wait_for(lambda: running() == page)
+        assert running() == page
+
+
+def test_a_flood_of_connections_keeps_no_work_from_its_files(home: Path) -> None:
+    """More connections than files that the server may open: it still records, and starts a job of its own."""
+    port = unused_port()
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (300, 300)); "
+        "from fine_tuning.api.background import serve; from fine_tuning.api.security import Access; "
+        f"serve(Access({port}))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code]) as process, contextlib.ExitStack() as stack:
+        try:
+            wait_for(lambda: running() and not is_free(port), 60)
+            for _ in range(400):
+                stack.enter_context(socket.create_connection((HOST, port), timeout=60))
+            wait_for(lambda: psutil.Process(process.pid).num_fds() >= 200)
+            id = store.add("plan", {}, detached=False).id  # which only a server starts
+            wait_for(lambda: store.get(id).over)
+            assert "could not be started" not in store.get(id).reason
         finally:
             process.kill()
 
