@@ -6,6 +6,7 @@ Commands import heavy modules only when they run, so that `byoai --help` is fast
 
 import argparse
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -36,9 +37,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Each kind of error has its own exit code (`byoai retrain --help` lists them).
     """
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # print characters that the terminal's encoding lacks as escapes
-            stream.reconfigure(errors="backslashreplace")
+    _open_closed_streams()
+    # print characters that the terminal's encoding lacks as escapes, and read bytes that are no text as U+FFFD
+    for stream, errors in ((sys.stdin, "replace"), (sys.stdout, "backslashreplace"), (sys.stderr, "backslashreplace")):
+        if hasattr(stream, "reconfigure"):
+            with contextlib.suppress(io.UnsupportedOperation):  # a program has read from stdin before it called this
+                stream.reconfigure(errors=errors)
+    try:
+        return _run(arguments)
+    finally:
+        _flush()
+
+
+def _open_closed_streams() -> None:
+    """Open the null device for each of stdin, stdout and stderr that is closed, as after `>&-`.
+
+    The next file that is opened would otherwise get the number of the closed one: what libraries
+    print would be written into it, for example into the log of conversations.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is `number`
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), "w" if number else "r", encoding="utf-8"))
+
+
+def _flush() -> None:
+    """Write what was printed. If that fails, end the program with an exit code.
+
+    Python itself would report such an error with a traceback when it ends.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be written
+        if isinstance(error, BrokenPipeError):
+            sys.exit(141)
+        print(f"byoai: the output could not be written: {error.strerror or error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     whole = parser()
     if "_ARGCOMPLETE" in os.environ:  # the shell asks for completions
         completion.complete(whole)
@@ -61,14 +102,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return 141
     except Exception as error:  # noqa: BLE001 (unexpected errors: print a sentence, write the traceback to a file)
-        from fine_tuning.paths import home, write_fault
+        from fine_tuning.paths import write_fault
         from fine_tuning.state import is_full
 
         if is_full(error):
-            print(
-                f"byoai: the disk is full ({getattr(error, 'filename', None) or home()}): make room, and try again",
-                file=sys.stderr,
-            )
+            file = getattr(error, "filename", None)  # None: stdout, for example
+            print(f"byoai: the disk is full{f' ({file})' if file else ''}: make room, and try again", file=sys.stderr)
             return 1
         print(f"byoai: {_explain(error)} The details are in {write_fault(error)}", file=sys.stderr)
         return 1

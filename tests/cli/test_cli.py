@@ -369,6 +369,47 @@ def test_a_terminal_that_has_no_sign_for_a_character_ends_nothing(home):
     assert done.returncode == 2 and "Traceback" not in done.stderr and "\\u65e5" in done.stderr
 
 
+CLOSED = """
+import os, sys
+from fine_tuning.cli.main import main
+code, null = main(["find", "x"]), os.stat(os.devnull)
+held = [os.path.samestat(os.fstat(int(number)), null) for number in sys.argv[1:]]
+[os.write(int(number), b"printed") for number in sys.argv[1:] if number != "0"]
+os._exit(code if all(held) else 99)
+"""
+
+
+@pytest.mark.parametrize("closed", ["1", "2", "012"])
+def test_no_file_takes_the_place_of_a_closed_stream(home, closed):
+    """What a library prints would else be written into the next file that is opened, such as the log."""
+    close = " ".join(f"{number}<&-" for number in closed)
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$0" -c "$@" {close}', sys.executable, CLOSED, *closed], capture_output=True, check=False
+    )
+    assert done.returncode in DOCUMENTED - {1} and b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["jobs", "list"], ["--help"], ["models", "--help"], ["find", "x", "--json"]])
+def test_output_that_nobody_reads_ends_it_without_a_traceback(home, arguments):
+    command, told = [sys.executable, "-m", "fine_tuning", *arguments], {**os.environ, "PYTHONUNBUFFERED": ""}
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "wb") as nobody:
+        done = subprocess.run(command, stdout=nobody, stderr=subprocess.PIPE, env=told, check=False)
+    assert done.returncode in (141, 0) and done.stderr == b""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no disk that is always full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_cannot_be_written_is_named(home, unbuffered):
+    command, told = [sys.executable, "-m", "fine_tuning", "jobs", "list"], {"PYTHONUNBUFFERED": unbuffered}
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env={**os.environ, **told}, check=False)
+    said = done.stderr.decode()
+    assert done.returncode == 1 and "Traceback" not in said and str(home) not in said
+    assert "the output could not be written: No space left on device" in said or "the disk is full: make room" in said
+
+
 WILD = st.text(st.characters(), max_size=12) | st.sampled_from(
     [
         "",

@@ -112,6 +112,14 @@ def test_in_a_pipe_the_first_error_ends_it_with_its_code(
     assert "Traceback" not in done.stderr and logged() == []
 
 
+def test_bytes_that_are_no_text_end_nothing(engine: EmbeddedEngine) -> None:
+    strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}  # as in a terminal with UTF-8
+    asked = b"Name \xff two colours.\n"
+    done = subprocess.run(COMMAND, input=asked, env=strict, capture_output=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [turn.user_message for turn in logged()] == ["Name \ufffd two colours."]
+
+
 @pytest.mark.parametrize("text", ["/etc/passwd holds what?", "//", "/ what"])
 def test_a_question_may_begin_with_a_slash(engine: EmbeddedEngine, text: str) -> None:
     assert talk(f"{text}\n").returncode == 0
