@@ -459,6 +459,20 @@ def test_a_session_is_named_by_a_header(served: Served) -> None:
     assert [talk.ask(question).session_id for question in ("Say one.", "Say two.")] == ["my.session-1"] * 2
 
 
+def test_a_sessions_id_alone_neither_continues_nor_tells_it(served: Served) -> None:
+    """Whoever knows the id of another's conversation, as from an address, has no part in it."""
+    secret = Talk(served, **{"X-Byoai-Session": "anothers"}).ask("My password is swordfish-78.")
+    ask = [{"role": "user", "content": "Repeat what I said before."}]
+    plain = served.chat(messages=ask)
+    for client in (served.open, served.client("wrong"), served.recording()):
+        told = served.chat(client, messages=ask, extra_headers={"X-Byoai-Session": "anothers"})
+        assert told.usage.prompt_tokens == plain.usage.prompt_tokens
+        assert told.choices[0].message.content == plain.choices[0].message.content
+    with pytest.raises(openai.AuthenticationError):
+        served.chat(messages=ask, extra_headers={**ON, "X-Byoai-Session": "anothers"})
+    assert [turn.id for turn in served.log().session_turns("anothers")] == [secret.id]
+
+
 def test_an_answer_given_anew_replaces_the_one_before(served: Served) -> None:
     talk = Talk(served)
     first, second = talk.ask("Where do penguins live?"), talk.ask("What do they eat?")

@@ -5,8 +5,9 @@ schemathesis makes the requests from the description. They go through the door t
 workers of jobs do nothing.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import schemathesis
@@ -15,6 +16,7 @@ from schemathesis.schemas import BaseSchema
 from schemathesis.specs.openapi.checks import positive_data_acceptance, unsupported_method
 from served_app import OWN, door_of, service_of
 
+from fine_tuning.api.app import create_app
 from fine_tuning.api.background import tended
 from fine_tuning.api.security import TOKEN_HEADER, Access, Token
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
@@ -56,6 +58,32 @@ def contract(tmp_path_factory: pytest.TempPathFactory, base_gguf: Path) -> Itera
 
 
 contracts = schemathesis.pytest.from_fixture("contract")
+
+
+def test_no_body_takes_a_field_that_is_not_described(home: Path) -> None:
+    """Such a field might set what only the server may set, as the owner or the state of what is made."""
+    described = create_app(service_of()).openapi()
+    bodies = [
+        content["schema"]
+        for path in described["paths"].values()
+        for operation in path.values()
+        for content in operation.get("requestBody", {}).get("content", {}).values()
+    ]
+    objects = list(objects_in(bodies, described["components"]["schemas"], set()))
+    assert len(objects) > 20
+    assert [each.get("title") for each in objects if each.get("additionalProperties") is not False] == []
+
+
+def objects_in(schema: Any, named: Mapping[str, Any], seen: set[str]) -> Iterator[Mapping[str, Any]]:
+    """Yield the schemas of objects with named fields that `schema` is, contains or refers to."""
+    if isinstance(schema, dict):
+        name = str(schema.get("$ref", "")).rpartition("/")[2]
+        if name and name not in seen:
+            yield from objects_in(named[name], named, seen | {name})
+        if "properties" in schema:
+            yield schema
+    for each in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ():
+        yield from objects_in(each, named, seen)
 
 
 LET_MODELS_ANSWER = "^/api/(doctor|review|turns/.*/learned-from)$"  # which takes seconds each time
