@@ -91,9 +91,7 @@ def add_handlers(app: FastAPI) -> None:
     """Make `app` answer every exception, expected or not, in the form of ErrorAnswer."""
 
     @app.exception_handler(errors.ByoaiError)
-    async def ours(request: Request, error: errors.ByoaiError) -> JSONResponse:
-        if isinstance(error, errors.EngineUnavailable):
-            request.app.state.service.connect_again()
+    async def ours(_: Request, error: errors.ByoaiError) -> JSONResponse:
         headers = {SIZE_HEADER: str(error.size)} if isinstance(error, errors.WrongOffset) else None
         return answer(status_of(error), str(error), type(error).__name__, headers=headers)
 

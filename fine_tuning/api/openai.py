@@ -35,7 +35,7 @@ from fine_tuning.api.openai_bodies import ChatBody, CompletionBody, EmbeddingBod
 from fine_tuning.api.recording import SESSION_HEADER, Recorder, is_wanted, recorder
 from fine_tuning.conversation import Message
 from fine_tuning.engines.base import ChatChunk, ChatOptions, known_tag
-from fine_tuning.errors import Busy, ByoaiError, EngineError, EngineUnavailable, ModelNotFound
+from fine_tuning.errors import Busy, ByoaiError, EngineError, ModelNotFound
 from fine_tuning.integration.ollama_integration import Models, base_of
 from fine_tuning.integration.service import Service
 from fine_tuning.model_management.model_switcher import Choice
@@ -161,7 +161,7 @@ class _Asked:
         session: str,
         form: "ChatForm | TextForm",
     ) -> None:
-        self._service, self._engine, self._form = service, service.engine(), form
+        self._engine, self._form = service.engine(), form
         self._tag = form.model = _chosen(service, body.model).tag
         self._messages, self._options = messages, options
         self._streams, self._tells_usage = bool(body.stream), body.tells_usage
@@ -214,8 +214,6 @@ class _Asked:
                     for piece in self._form.piece(chunk, len(spoken.calls)):
                         yield event(piece | more)
             except ByoaiError as error:
-                if isinstance(error, EngineUnavailable):
-                    self._service.connect_again()
                 yield f"data: {bytes(answer(status_of(error), str(error), type(error).__name__).body).decode()}\n\n"
                 return
         yield event(self._form.end(spoken) | more)

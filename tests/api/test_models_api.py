@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
+from own_ollama import OwnOllama
 from served_app import client_of
 
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
@@ -190,6 +191,26 @@ def test_no_engine_is_said(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for answer in (client.get("/api/models"), client.get("/api/models/x"), client.delete("/api/models/x")):
             assert (answer.status_code, answer.json()["error"]["type"]) == (503, "EngineUnavailable")
         assert client.get("/api/versions").json()["items"] == []
+
+
+@pytest.mark.engine
+def test_an_ollama_that_is_started_again_answers_again(
+    home: Path, base_gguf: Path, own_ollama: OwnOllama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server does not take the embedded engine in its place, which has other models."""
+    own_ollama.start().create("base:latest", ModelSpec(base_gguf))
+    monkeypatch.setenv("OLLAMA_HOST", own_ollama.url)
+    monkeypatch.delenv("BYOAI_ENGINE", raising=False)
+    asked = {"model": "base", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1, "stream": True}
+    with client_of() as client:
+        before = client.get("/api/models").json()
+        assert [model["tag"] for model in before["items"]] == ["base:latest"]
+        own_ollama.kill()
+        for _ in range(2):
+            assert client.get("/api/models").status_code == 503
+            assert client.post("/v1/chat/completions", json=asked).status_code == 503
+        own_ollama.start()
+        assert client.get("/api/models").json() == before
 
 
 @pytest.mark.engine
