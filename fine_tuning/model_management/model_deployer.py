@@ -297,16 +297,16 @@ def go_live(engine: Engine, registry: Registry, name: str, number: int) -> Versi
         raise ModelNotFound(
             f"{version.tag} is gone from {engine.name} ({engine.where}), and so cannot go live: choose another version"
         )
-    if registry.live(name) is None:
-        check_latest(engine, registry, name)
-    _point_latest(engine, version.tag, latest_tag(name))
-    return registry.promote(name, number)
+    with registry.switching():
+        if registry.live(name) is None:
+            check_latest(engine, registry, name)
+        _point_latest(engine, version.tag, latest_tag(name))
+        return registry.promote(name, number)
 
 
 def _point_latest(engine: Engine, tag: str, latest: str) -> None:
     engine.copy(tag, latest)
-    digests = _digests(engine)
-    if digests.get(latest) != digests.get(tag):
+    if (digests := _digests(engine)).get(latest) != digests.get(tag):
         raise EngineError(
             f"{engine.name} ({engine.where}) did not point {latest} to {tag}: try again, and look at its log"
         )

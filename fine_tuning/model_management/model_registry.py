@@ -5,18 +5,22 @@ which a rollback returns), and then retired.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from sqlite3 import Connection, IntegrityError, Row
 from typing import Any, Literal
 
-from fine_tuning import state
-from fine_tuning.errors import ByoaiError, ModelNotFound
+import filelock
+
+from fine_tuning import paths, state
+from fine_tuning.errors import Busy, ByoaiError, ModelNotFound
 
 State = Literal["candidate", "live", "previous", "retired"]
 _LARGEST = 2**63 - 1  # the largest integer in SQLite
+_PATIENCE = 120.0  # seconds; pointing a tag to a version takes milliseconds unless the engine is busy
 _CHANGEABLE = frozenset({"metrics", "verdict", "pinned", "notes", "labels"})
 TEXTS = {"versions": ("metrics", "verdict", "notes", "labels")}  # columns, by table, that may quote conversations
 
@@ -204,6 +208,22 @@ class Registry:
     def previous(self, name: str) -> Version | None:
         """Return the version to which a rollback returns; None if there is none."""
         return self._in_state(name, "previous")
+
+    @contextmanager
+    def switching(self) -> Iterator[None]:
+        """Hold a lock within the `with` block, in which the engine and the registry change what is live.
+
+        Raises Busy if another process or thread holds the lock for more than _PATIENCE.
+        """
+        lock = filelock.FileLock((self._path or paths.state_db()).with_name("switch.lock"), timeout=_PATIENCE)
+        try:
+            lock.acquire()
+        except filelock.Timeout as error:
+            raise Busy("another version is being put in use just now: try again") from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def promote(self, name: str, number: int) -> Version:
         """Make a version live, unless it is live already; return it.

@@ -123,9 +123,10 @@ def step_down(engine: Engine, registry: Registry, name: str) -> None:
 
     A `latest` that is none of the versions is kept, since byoai did not make it.
     """
-    if is_latest_ours(engine, registry, name):
-        engine.delete(latest_tag(name))
-    registry.step_down(name)
+    with registry.switching():
+        if is_latest_ours(engine, registry, name):
+            engine.delete(latest_tag(name))
+        registry.step_down(name)
 
 
 def choices(engine: Engine, prefix: str = PREFIX, registry: Registry | None = None) -> list[Choice]:

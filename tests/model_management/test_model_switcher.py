@@ -1,5 +1,6 @@
 """Switching: what can answer, which version is live, to any version and one step back. On both engines."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,16 @@ def test_use_moves_latest_and_nothing_else(engine: Engine, name: str, registry: 
         assert live(engine, name) == number
         assert digests(engine) == {**made, f"{name}:latest": made[f"{name}:v{number}"]}
     assert _states(registry, name) == ["live", "previous"]
+
+
+def test_switches_at_the_same_time_all_succeed_and_agree(
+    engine: Engine, name: str, registry: Registry, home: Path
+) -> None:
+    _make(engine, registry, name, home, 3)
+    with ThreadPoolExecutor(6) as threads:
+        switched = list(threads.map(lambda number: use(engine, registry, name, number).number, [1, 2, 3] * 8))
+    now = registry.live(name)
+    assert switched == [1, 2, 3] * 8 and now and now.number == live(engine, name)
 
 
 def test_use_makes_a_removed_version_again_from_its_run(
