@@ -6,7 +6,7 @@ the instruction before it.
 
 from collections.abc import Iterable
 
-from fine_tuning.data_collection.importers.chats import Chat, Said, dicts, first, has, text_of
+from fine_tuning.data_collection.importers.chats import Chat, Said, dicts, first, has, one_of, text_of
 from fine_tuning.data_collection.importers.shape import Importer, Source, each
 from fine_tuning.json_values import JsonObject, JsonValue
 
@@ -23,8 +23,8 @@ def _fits(record: object) -> bool:
 
 
 def _convert(record: JsonObject, source: Source) -> Iterable[Chat]:
-    instruction = _text(next(record[key] for key in _INSTRUCTIONS if record.get(key)), "an instruction")
-    for instance in dicts(next(record[key] for key in _INSTANCES if key in record), "instances"):
+    instruction = _text(one_of(record, *_INSTRUCTIONS), "an instruction")
+    for instance in dicts(one_of(record, *_INSTANCES), "instances"):
         more = _text(instance["input"], "an input")
         asked = instruction if more in _NO_INPUT or not more.strip() else f"{instruction}\n\n{more}"
         yield Chat([Said("user", asked), Said("assistant", _text(instance["output"], "an output"))])

@@ -46,7 +46,7 @@ def elements(member: Member, read: Read = unwatched) -> Iterator[tuple[str, obje
                 for event, element in parser.read_events():
                     depth += 1 if event == "start" else -1
                     if event == "end" and depth == 1:
-                        yield f"line {element.sourceline}", _value(element)
+                        yield _found(element)
                         unread = 0
                         _forget(element)
                 if unread > LONGEST:
@@ -56,6 +56,14 @@ def elements(member: Member, read: Read = unwatched) -> Iterator[tuple[str, obje
             yield Fault("", f"expected XML: {error}")
     if damage := next(iter(parser.error_log), None):
         yield Fault(f"line {damage.line}", f"expected XML: {damage.message}")
+
+
+def _found(element: Any) -> tuple[str, object] | Fault:
+    place = f"line {element.sourceline}"
+    try:
+        return place, _value(element)
+    except UnicodeError:  # such as half an emoji, which the parser lets pass
+        return Fault(place, "expected characters that XML allows")
 
 
 def _pieces(content: IO[bytes]) -> Iterator[bytes]:

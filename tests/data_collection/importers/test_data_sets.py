@@ -301,6 +301,16 @@ def test_damaged_xml_gives_what_is_whole(log, tmp_path):
     assert not any("secret" in answer for _, answer in turns(log))
 
 
+def test_half_an_emoji_in_xml_costs_only_its_message(log, tmp_path):
+    sms = '<sms address="1" date="170531280000{}" type="{}" contact_name="Robin" body="{}" />'
+    said = [(1, Q), (2, "&#55357; broken"), (2, A)]
+    file = tmp_path / "sms.xml"
+    rows = "".join(sms.format(number, kind, text) for number, (kind, text) in enumerate(said))
+    file.write_text(f"<?xml version='1.0'?><smses>{rows}</smses>")
+    report = import_files(log, [file], Wanted(me="Me"))
+    assert turns(log) == [(Q, A)] and report.set_aside >= 1
+
+
 def test_mails_in_files_of_their_own_are_one_conversation(log, tmp_path):
     mail = "Message-ID: <{}@x>\n{}Date: Mon, 15 Jan 2024 1{}:00:00 +0000\nFrom: {}\nSubject: {}\n\n{}\n"
     (tmp_path / "inbox").mkdir()
