@@ -66,18 +66,15 @@ def _dialogue(record: object) -> list[Spoken]:
         return _spoken(record) if _is_dialogue_of_texts(record) else []
     if not isinstance(record, dict):
         return []
-    if isinstance(history := record.get("history"), list) and history and record.get("candidates"):
-        told = [
-            history[-1],
-            first(record, "candidates") and record["candidates"][-1],
-        ]  # Persona-Chat, one record a turn
-        return _spoken(told) if len(history) % 2 else []
+    history, candidates = record.get("history"), record.get("candidates")
+    if isinstance(history, list) and isinstance(candidates, list) and history and candidates:
+        # Persona-Chat with a record for each turn: before an even number of utterances, the other side speaks
+        return _spoken([history[-1], candidates[-1]]) if len(history) % 2 else []
     speakers = record.get("speakers")
     for key in _LISTS:
         found = record.get(key)
-        found = (
-            rows_in(found) if isinstance(found, dict) else found
-        )  # Hugging Face: {"utterance": [...], "speaker": [...]}
+        if isinstance(found, dict):  # Hugging Face: {"utterance": [...], "speaker": [...]}
+            found = rows_in(found)
         if not isinstance(found, list) or len(found) < 1 or (key == "data" and len(record) > 1 and "id" not in record):
             continue
         spoken = _spoken(found)

@@ -102,10 +102,12 @@ def _told(messages: Sequence[JsonObject]) -> list[tuple[JsonObject, Said]]:
 
     Raises BadRecord if a role is unknown, and cannot be inferred.
     """
-    found = [message for message in _flat(messages) if has_content(message) or not _is_event(message)]
-    for is_note in (lambda message: False, _is_event):
+    if any("children" in message for message in messages):
+        messages = list(_flat(messages))
+    found = [message for message in messages if has_content(message) or not _is_event(message)]
+    for without_notes in (False, True):
         with suppress(BadRecord):
-            told = [(message, said_of(message)) for message in found if not is_note(message)]
+            told = [(message, said_of(message)) for message in found if not (without_notes and _is_event(message))]
             if any(said.role == "assistant" for _, said in told):
                 return _in_order(told)
     sides = sides_of(found)

@@ -34,6 +34,8 @@ _SPEAKERS = (
     *("authorid", "authorname", "author", "speaker", "senderid", "sender", "from", "user", "username", "by"),
     *("owneruserid", "ownerdisplayname", "speakeridx"),
 )
+# of an utterance within its conversation (EmpatheticDialogues, MELD)
+_NUMBERS = ("utteranceidx", "utteranceid", "turnid", "turnno", "turnnumber")
 _NAMES = ("email", "name", "username", "displayname", "login", "id")  # of a speaker who is an object
 _POSTS: dict[object, Role] = {"1": "user", "2": "assistant"}  # Stack Exchange: "PostTypeId"
 _SCORES = ("score", "ups", "points", "votes")
@@ -76,9 +78,10 @@ def _fits(record: object) -> bool:
     if found.get("posttypeid") in _POSTS:
         return True
     speaker = _names(first_in(found, _SPEAKERS))
-    if conversation and "utteranceidx" in found and speaker:  # EmpatheticDialogues
+    is_reply = any(key in found for key in _PARENTS)
+    if conversation is not None and speaker and not is_reply and any(key in found for key in _NUMBERS):
         return True
-    id, is_reply = first_in(found, _IDS), any(key in found for key in _PARENTS)
+    id = first_in(found, _IDS)
     if not id or not is_reply or not speaker:
         return False
     return bool(first_in(found, (*_PARENTS, *_REPLIES))) or id == conversation
@@ -115,7 +118,7 @@ def _message(record: Record, number: int, me: str) -> _Message:
         if (told := text_of(found.get(key), "a text"))
     )
     parent = first_in(found, _PARENTS)
-    id = _id(first_in(found, _IDS))
+    id = _id(first_in(found, _IDS)) if parent or not any(key in found for key in _NUMBERS) else ""
     return _Message(
         number,
         id or None,

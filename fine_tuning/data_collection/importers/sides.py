@@ -12,7 +12,7 @@ from fine_tuning.data_collection.importers.people_records import first_in, key_o
 
 CONVERSATIONS = (
     *("conversationid", "conversationsthreadid", "threadid", "ticketid", "sessionid", "convid", "chatid", "rootid"),
-    "root",
+    *("root", "dialogueid", "dialogid"),
 )
 """Names under which a message has the id of its conversation."""
 

@@ -239,6 +239,15 @@ def test_utterances_with_a_number_in_their_conversation(log, tmp_path):
     assert turns(log) == [("I saw a lake, a deep one.", "How deep?"), ("Very.", "Oh!")]
 
 
+def test_numbers_of_utterances_that_begin_again_are_no_ids(log, tmp_path):
+    said = [(0, 0, "Joey", Q), (0, 1, "Ross", A), (1, 0, "Joey", Q2), (1, 1, "Ross", A2)]
+    rows = "".join(f"{text},{who},neutral,{dialogue},{number}\n" for dialogue, number, who, text in said)
+    file = tmp_path / "train.csv"
+    file.write_text(f"Utterance,Speaker,Emotion,Dialogue_ID,Utterance_ID\n{rows}")
+    report = import_files(log, [file])
+    assert turns(log) == [(Q, A), (Q2, A2)] and report.set_aside == 0
+
+
 @pytest.mark.parametrize(
     "text",
     [
