@@ -37,7 +37,7 @@ _TEXT, _DEPTH, _WIDTH = 500, 8, 50  # characters, levels and members of a value 
 class Peek:
     """The beginning of a file, as it is shown to people."""
 
-    layout: str = ""  # array, lines, object, table, parquet, text; "" if it cannot be read
+    layout: str = ""  # array, lines, object, table, parquet, xml, mail, text; "" if it cannot be read
     format: str = ""  # a name of the importers' table; "" if it is in none
     title: str = ""  # the format's name for people, or why the file is in none
     columns: tuple[str, ...] = ()  # of the first row

@@ -22,7 +22,10 @@ Type = Literal["jsonl", "json", "csv", "tsv", "parquet", "text", "pdf", "zip"]
 _MACHO = (b"\xca\xfe\xba\xbe", b"\xfe\xed\xfa\xce", b"\xfe\xed\xfa\xcf", b"\xce\xfa\xed\xfe", b"\xcf\xfa\xed\xfe")
 _PROGRAMS = (b"MZ", b"\x7fELF", b"#!", b"\0asm", *_MACHO)
 _TEXTUAL = (b"MZ", b"#!")  # a text may also begin with these
-_LAYOUTS: dict[str, Type] = {"array": "json", "object": "json", "lines": "jsonl", "parquet": "parquet", "text": "text"}
+_LAYOUTS: dict[str, Type] = {
+    **{"array": "json", "object": "json", "lines": "jsonl", "parquet": "parquet"},
+    **dict.fromkeys(("text", "xml", "mail"), "text"),
+}
 _GROWN = 1 << 30  # unpacked bytes of an archive that are always allowed
 _RATIO = 200  # a larger archive may be compressed at most by this factor
 _MEMBERS = 200_000

@@ -20,10 +20,13 @@ _PAIRS = (
     *(("request_body", "response_body"), ("input", "choices"), ("input", "ideal"), ("input", "expectedOutput")),
     *(("input", "expected_output"), ("inputs", "reference_outputs"), ("prompt", "sampled"), ("prompt", "response")),
     *(("modelInput", "modelOutput"), ("params", "result"), ("messages", "response"), ("messages", "completion")),
-    *(("messages", "output"), ("messages", "answer"), ("messages", "choices")),
+    *(("messages", "output"), ("messages", "answer"), ("messages", "choices"), ("item", "sample")),
 )
 _WITHIN = ("data", "run")  # OpenAI Evals: {"type": "sampling", "data": {"prompt": [...], "sampled": [...]}}
-_ASKED = ("messages", "body", "input", "inputs", "prompt", "question", "query", "contents", "raw", "text", "content")
+_ASKED = (
+    *("messages", "body", "input", "inputs", "prompt", "question", "query", "contents", "raw", "text", "content"),
+    "inputBodyJson",
+)
 _ANSWERED = (
     *(
         "body",
@@ -37,7 +40,7 @@ _ANSWERED = (
         "output_text",
         "answer",
     ),
-    *("response", "completion", "content", "parts", "text", "result", "generation"),
+    *("response", "completion", "content", "parts", "text", "result", "generation", "outputBodyJson"),
 )
 _SYSTEM = ("system", "instructions", "systemInstruction", "system_instruction")
 _TIMES = ("start_time", "startTime", "started_at", "timestamp", "created_at", "created")
@@ -68,10 +71,15 @@ def _is_answered(messages: Any) -> bool:
 def _fits(record: object) -> bool:
     if not (found := _call(record)):
         return False
-    return any(said.role == "user" for said in _sent(found[0])) and bool(list(_got(found[1])))
+    return any(said.role == "user" for said in sent(found[0])) and bool(list(_got(found[1])))
 
 
 def _convert(record: JsonObject, source: Source) -> Iterable[Chat]:
+    yield chat_of(record)
+
+
+def chat_of(record: JsonObject, place: str = "") -> Chat:
+    """Return the chat of a call. Raises BadRecord, or another exception of UNREADABLE, if the record is no call."""
     if not (found := _call(record)):
         raise BadRecord("a call of a model: what was sent, and the answer")
     time, model = time_of({"timestamp": next((record[key] for key in _TIMES if record.get(key)), None)}), ""
@@ -80,24 +88,24 @@ def _convert(record: JsonObject, source: Source) -> Iterable[Chat]:
             model = model or str(holder["model"])
     said = [
         replace(one, time=one.time or time, model=one.model or (model if one.role == "assistant" else ""))
-        for one in (*_sent(found[0]), *_got(found[1]))
+        for one in (*sent(found[0]), *_got(found[1]))
     ]
     success = record.get("success")  # promptfoo: whether the answer passed the test
-    yield Chat(rated(said, {"label": success} if isinstance(success, bool) else {}))
+    return Chat(rated(said, {"label": success} if isinstance(success, bool) else {}), place=place)
 
 
-def _sent(value: Any, depth: int = 0) -> Iterator[Said]:
+def sent(value: Any, depth: int = 0) -> Iterator[Said]:
     """Yield the messages that were sent to the model."""
     if depth > _DEEPEST:
         return
     if isinstance(value, str):
         with suppress(ValueError):  # promptfoo writes a list of messages as its JSON
             if value.lstrip().startswith("[{"):
-                yield from _sent(parse_json(value), depth + 1)
+                yield from sent(parse_json(value), depth + 1)
                 return
         yield Said("user", value)
     elif isinstance(value, list) and value and isinstance(value[0], list):  # LangChain: one list for each prompt
-        yield from _sent(value[0], depth + 1)
+        yield from sent(value[0], depth + 1)
     elif isinstance(value, list):
         for message in value:
             yield Said("user", message) if isinstance(message, str) else _message(message)
@@ -107,7 +115,7 @@ def _sent(value: Any, depth: int = 0) -> Iterator[Said]:
         inner = next((value[key] for key in _ASKED if value.get(key)), None)
         texts = [text for text in value.values() if isinstance(text, str)]
         if inner is not None:
-            yield from _sent(inner, depth + 1)
+            yield from sent(inner, depth + 1)
         elif len(texts) == 1 == len(value):
             yield Said("user", texts[0])
 

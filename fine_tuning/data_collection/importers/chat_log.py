@@ -1,8 +1,8 @@
 """Read logs and exports of chats in plain text, whose lines begin with a time and a name.
 
 The forms are those of IRC programs (irssi, mIRC, WeeChat, ZNC), LINE, KakaoTalk, Viber, QQ, Zoom,
-imessage-exporter, and of the captions of meetings (WebVTT with names). A date may stand once on a
-line of its own, and in the name of the file.
+imessage-exporter, of transcripts (Otter, Rev, Teams), and of the captions of meetings (WebVTT and
+SubRip with names). A date may stand once on a line of its own, and in the name of the file.
 """
 
 import re
@@ -27,10 +27,12 @@ class _Form:
     """A form of log. `head` matches the line with which a message begins: "time", "name" and "text".
 
     `continues`: further lines belong to the message; else they are notices, such as that somebody joined.
+    `is_caption`: blank lines are between the captions of one message, and not part of it.
     """
 
     head: re.Pattern[str]
     continues: bool = True
+    is_caption: bool = False
 
 
 _FORMS = [
@@ -45,11 +47,17 @@ _FORMS = [
     _Form(re.compile(rf"(?P<time>\[ ?{_DAY} ?\],? {_CLOCK}) (?P<name>[^:]{{1,80}}): (?P<text>.*)")),
     _Form(re.compile(rf"(?P<time>{_CLOCK})\s+From\s+(?P<name>[^:]{{1,80}}?)(?:\s+[Tt]o\s+[^:]+?)?\s?:\s*(?P<text>.*)")),
     _Form(re.compile(rf"(?P<time>{_DAY} {_CLOCK}) (?P<name>\S.{{0,60}}?)(?:\(\d{{4,}}\)|<[^<>]+@[^<>]+>)?(?P<text>)")),
-    _Form(re.compile(r"(?P<time>)<v (?P<name>[^<>]{1,80})>(?P<text>.*?)(?:</v>)?")),
+    _Form(re.compile(r"(?P<time>)<v (?P<name>[^<>]{1,80})>(?P<text>.*?)(?:</v>)?"), is_caption=True),
+    _Form(re.compile(rf"\[?(?P<time>{_CLOCK})(?:\]| -) (?P<name>[^\W\d_][^:\[\]]{{0,79}}): (?P<text>.*)")),
+    _Form(
+        re.compile(rf"(?P<name>[^\W\d_][^:\t]{{0,60}}?)(?:\s{{2,}}|\s?[(\[])(?P<time>{_CLOCK})[)\]]?:?\s*(?P<text>)"),
+    ),
 ]
 _BLOCK = re.compile(rf"(?P<time>[A-Z][a-z]{{2}} \d{{1,2}}, \d{{4}} +{_CLOCK})(?: \(.*\))?")  # then a line with the name
-_CUE = re.compile(r"WEBVTT.*|NOTE.*|\d+|(?:\d+:)?\d{1,2}:\d\d[.,]\d{3} --> .*")
-_SPEAKS = re.compile(r"(?P<name>[^\W\d_][\w .'-]{0,40}): (?P<text>.+)")
+_TIMING = re.compile(r"(?:\d+:)?\d{1,2}:\d\d[.,]\d{3} --> .*")
+_CUE = re.compile(rf"WEBVTT.*|NOTE.*|\d+|[\da-f]{{8}}-[\da-f-]{{27}}(?:/[\d-]+)?|{_TIMING.pattern}")
+_SPEAKS = re.compile(r"\[?(?P<name>[^\W\d_][\w .'-]{0,40})\]?: (?P<text>.+)")
+_ADDED = re.compile(r"Transcribed by https?://\S+")  # Otter's last line
 _MEDIA = re.compile(
     r"\[(?:Photo|Sticker|Video|File|Voice message|Gift|Album|Image)\].*|"
     r"\[(?:写真|スタンプ|動画|ファイル|照片|貼圖|影片|图片|表情)\].*|"
@@ -83,13 +91,13 @@ def _prepared(lines: Iterable[str]) -> Iterator[str]:
     has_cues, head = False, ""
     for raw in lines:
         line = raw.rstrip("\r\n").lstrip("\ufeff\u200e")
-        has_cues = has_cues or line.startswith("WEBVTT")
+        has_cues = has_cues or line.startswith("WEBVTT") or bool(_TIMING.fullmatch(line))
         if head:  # "Jan 15, 2024 10:00:00 AM", and the name on the next line
             yield f"{head} {line}"
             head = ""
         elif found := _BLOCK.fullmatch(line):
             head = _iso_time(found["time"])
-        elif has_cues and _CUE.fullmatch(line):
+        elif (has_cues and _CUE.fullmatch(line)) or _ADDED.fullmatch(line):
             yield ""
         elif has_cues and (spoken := _SPEAKS.fullmatch(line)):
             yield f"<v {spoken['name']}>{spoken['text']}"
@@ -123,7 +131,7 @@ def _messages(lines: Iterable[str], form: _Form, day: date | None) -> Iterator[L
             now, day = head, header or day
             if head:
                 told, at, place = [head["text"]], _at(head["time"], day), f"line {number}"
-        elif now and form.continues and len(told) < _LONGEST:
+        elif now and form.continues and len(told) < _LONGEST and (line or not form.is_caption):
             told.append(line)
     if now:
         yield _line(now["name"], told, at, place)

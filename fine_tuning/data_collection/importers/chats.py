@@ -24,11 +24,14 @@ Role = Literal["user", "assistant", "system", "tool"]
 Rating = Literal["up", "down"]
 
 ROLES: dict[str, Role] = {
-    **dict.fromkeys(("user", "human", "prompter", "customer", "usr", "prompt", "visitor", "client"), "user"),
+    **dict.fromkeys(
+        ("user", "human", "prompter", "customer", "usr", "prompt", "visitor", "client", "user.message"), "user"
+    ),
     **dict.fromkeys(
         (
             *("assistant", "gpt", "bot", "model", "chatgpt", "ai", "bing", "bard", "claude", "agent", "chatbot"),
             *("gemini", "grok", "deepseek", "copilot", "llm", "char", "character", "response", "operator", "admin"),
+            "assistant.message",
         ),
         "assistant",
     ),
@@ -360,3 +363,26 @@ def kind(value: object) -> str:
         type(None): "null",
     }
     return names.get(type(value), type(value).__name__)
+
+
+def rows_in(value: object) -> list[JsonObject]:
+    """Return the rows of a table that is stored by its columns; [] for any other value.
+
+    The datasets of Hugging Face store {"text": ["…", "…"], "speaker": [0, 1]}, pandas stores {"text": {"0":
+    "…", "1": "…"}, "speaker": {…}} or {"columns": ["text", "speaker"], "data": [["…", 0], ["…", 1]]}.
+    """
+    if not isinstance(value, dict) or len(value) < 2:
+        return []
+    names, rows = value.get("columns"), value.get("data")
+    if isinstance(names, list) and isinstance(rows, list) and all(map(_is_text, names)):
+        return [dict(zip(names, row, strict=True)) for row in rows if isinstance(row, list) and len(row) == len(names)]
+    columns = list(value.values())
+    if all(isinstance(each, list) for each in columns) and len({len(each) for each in columns}) == 1:
+        return [dict(zip(value, row, strict=True)) for row in zip(*columns, strict=True)]
+    if all(isinstance(each, dict) and each and each.keys() == columns[0].keys() for each in columns):
+        return [{name: column[key] for name, column in value.items()} for key in columns[0]]
+    return []
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)

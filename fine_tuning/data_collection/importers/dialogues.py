@@ -1,16 +1,17 @@
 """Read dialogues that do not name a user and an assistant, as data sets of dialogues have them.
 
 They are lists of texts, {"dialog": ["…", "…"]} (DailyDialog, LIMA, UltraChat), or of objects with a
-text and any speaker, {"turns": [{"speaker": "agent_1", "utterance": "…"}]} (Topical-Chat). Words such
-as "patient" and "doctor" show who asks and who answers; without them, whoever speaks first asks. The
-option `me` names the speaker whose messages are the answers.
+text and any speaker, {"turns": [{"speaker": "agent_1", "utterance": "…"}]} (Topical-Chat), or one text
+with a name before each line, {"dialogue": "Ann: …\\nBo: …"} (SAMSum). Words such as "patient" and
+"doctor" show who asks and who answers; without them, whoever speaks first asks. The option `me` names
+the speaker whose messages are the answers.
 """
 
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from fine_tuning.data_collection.importers.chats import ROLES, BadRecord, Chat, Role, Said, text_of
+from fine_tuning.data_collection.importers.chats import ROLES, BadRecord, Chat, Role, Said, first, has, rows_in, text_of
 from fine_tuning.data_collection.importers.message_forms import content_of, time_of
 from fine_tuning.data_collection.importers.shape import Importer, Source
 from fine_tuning.data_collection.importers.shape import each as each_record
@@ -18,9 +19,25 @@ from fine_tuning.json_values import JsonObject
 
 _LISTS = (
     *("dialog", "dialogue", "conversations", "conversation", "turns", "utterances", "messages", "chat", "history"),
-    *("log", "content", "data"),
+    *("log", "content", "data", "segments", "u"),
 )
-_SPEAKERS = ("speaker", "role", "from", "sender", "author", "agent", "user", "id", "name", "speaker_id", "turker")
+_WRITTEN = re.compile(r"dialog|conversation|transcript|chat", re.IGNORECASE)  # in the name of a dialogue in one text
+_LINE = re.compile(r"#?([^\W\d_][\w .'-]{0,30}?)#?\s?[:：]\s*(.*)")
+_SPEAKERS = (
+    "speaker",
+    "role",
+    "from",
+    "sender",
+    "author",
+    "agent",
+    "user",
+    "id",
+    "name",
+    "speaker_id",
+    "turker",
+    "who",
+)
+_SESSIONS = ("conv_id", "dialog_id", "dialogue_id", "conversation_id")
 _TEXTS = ("text", "utterance", "content", "message", "value", "body", "sentence")
 _SIDES: dict[str, Role] = {
     **{name: role for name, role in ROLES.items() if role in ("user", "assistant") and name not in ("agent", "char")},
@@ -49,17 +66,32 @@ def _dialogue(record: object) -> list[Spoken]:
         return _spoken(record) if _is_dialogue_of_texts(record) else []
     if not isinstance(record, dict):
         return []
+    history, candidates = record.get("history"), record.get("candidates")
+    if isinstance(history, list) and isinstance(candidates, list) and history and candidates:
+        # Persona-Chat with a record for each turn: before an even number of utterances, the other side speaks
+        return _spoken([history[-1], candidates[-1]]) if len(history) % 2 else []
     speakers = record.get("speakers")
     for key in _LISTS:
         found = record.get(key)
+        if isinstance(found, dict):  # Hugging Face: {"utterance": [...], "speaker": [...]}
+            found = rows_in(found)
         if not isinstance(found, list) or len(found) < 1 or (key == "data" and len(record) > 1 and "id" not in record):
             continue
         spoken = _spoken(found)
         if isinstance(speakers, list) and len(speakers) == len(spoken):
             spoken = [(str(name), text, time) for name, (_, text, time) in zip(speakers, spoken, strict=True)]
-        if len(spoken) > 1 and (key != "content" or all(name for name, _, _ in spoken)):  # else an article's paragraphs
+        # else an article's paragraphs, or what a recogniser of speech heard from anybody
+        is_told = key not in ("content", "segments") or all(name for name, _, _ in spoken)
+        if len(spoken) > 1 and is_told:
             return spoken
-    return []
+    return next((told for key, text in record.items() if _WRITTEN.search(key) and (told := _lines(text))), [])
+
+
+def _lines(text: object) -> list[Spoken]:
+    """Return the messages of a dialogue in one text, a line each that begins with a name; [] for another text."""
+    heads = [_LINE.fullmatch(line) for line in text.splitlines() if line.strip()] if isinstance(text, str) else []
+    spoken = [(head[1], head[2], "") for head in heads if head]
+    return spoken if len(heads) == len(spoken) > 1 and len({name for name, _, _ in spoken}) > 1 else []
 
 
 def _is_dialogue_of_texts(record: list[Any]) -> bool:
@@ -86,7 +118,7 @@ def _spoken(found: list[Any]) -> list[Spoken]:
             spoken.append(("", each, ""))
         elif isinstance(each, dict) and (key := next((key for key in _TEXTS if key in each), "")):
             name = next((each[key] for key in _SPEAKERS if isinstance(each.get(key), str | int)), "")
-            spoken.append((str(name), content_of(each[key])[0], time_of(each)))
+            spoken.append((str(name), content_of(each[key])[0].strip(), time_of(each)))
         else:
             return []
     return spoken
@@ -96,9 +128,7 @@ def _is_of_objects(record: object) -> bool:
     """Return whether a record has a dialogue whose messages are objects."""
     return (
         isinstance(record, dict)
-        and any(
-            isinstance(record.get(key), list) and record[key] and isinstance(record[key][0], dict) for key in _LISTS
-        )
+        and any(isinstance(first(record, key), dict) for key in _LISTS)
         and bool(_dialogue(record))
     )
 
@@ -109,7 +139,11 @@ def _convert(record: JsonObject, source: Source) -> Iterable[Chat]:
         raise BadRecord("a dialogue")
     system = text_of(record.get("system") or "", "a system prompt") if isinstance(record, dict) else ""
     sides = _sides([name for name, _, _ in spoken], source.me)
-    yield Chat([*([Said("system", system)] if system else []), *_said(spoken, sides)])
+    facts = record if isinstance(record, dict) else {}
+    session = text_of(next((facts[key] for key in _SESSIONS if key in facts and "candidates" in facts), None), "an id")
+    # what a recogniser of speech heard is cut where somebody paused
+    joint = " " if has(first(facts, "segments", "utterances"), "start", "end") else "\n\n"
+    yield Chat([*([Said("system", system)] if system else []), *_said(spoken, sides)], session, joint)
 
 
 def _said(spoken: list[Spoken], sides: dict[str, Role]) -> Iterator[Said]:
@@ -132,8 +166,8 @@ def _sides(names: list[str], me: str) -> dict[str, Role]:
     if len(set(known.values())) == 1 and rest:
         other: Role = "user" if "assistant" in known.values() else "assistant"
         known.update(dict.fromkeys(rest, other))
-    elif len(rest) == 2 and not known:
-        known = {rest[0]: "user", rest[1]: "assistant"}
+    elif len(different) == 2 and len(set(known.values())) < 2:  # "User 1" and "User 2", too
+        known = {different[0]: "user", different[1]: "assistant"}
     elif rest:
         raise BadRecord(f"two speakers, found {len(different)}: say with --me NAME whose messages are the answers")
     return known

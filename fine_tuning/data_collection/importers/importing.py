@@ -320,18 +320,16 @@ def _readings(
                 Source([member], found, read=progress.read, judge=wanted.judge, called=wanted.source),
             )
         return
-    looks = _looks(members, wanted, report, unknown)
-    last: tuple[str, Importer, Source] | None = None  # further files of its folder may be added to it
-    for member, (format, importer, inside), found in looks:
+    joined: dict[tuple[str, str], tuple[Importer, Source, list[Member]]] = {}  # sources of several files
+    for member, (format, importer, inside), found in _looks(members, wanted, report, unknown):
         source = Source([member], found, wanted.me, wanted.branches, inside, read=progress.read)
-        if last and importer.joins and last[0] == format and last[2].member.folder == member.folder:
-            last = (format, importer, replace(last[2], members=[*last[2].members, member]))
-            continue
-        if last:
-            yield last
-        last = (format, importer, source)
-    if last:
-        yield last
+        if importer.joins == "no":
+            yield format, importer, source
+        else:
+            group = format, member.folder if importer.joins == "folder" else ""
+            joined.setdefault(group, (importer, source, []))[2].append(member)
+    for (format, _), (importer, source, together) in joined.items():
+        yield format, importer, replace(source, members=together)
 
 
 def _looks(

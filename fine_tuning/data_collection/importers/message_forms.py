@@ -12,7 +12,7 @@ from types import MappingProxyType
 from fine_tuning.data_collection.importers.chats import ROLES, BadRecord, Role, Said, moment, text_of
 from fine_tuning.json_values import JsonObject, JsonValue
 
-_WRAPPERS = ("message", "response", "payload", "data", "post")
+_WRAPPERS = ("message", "response", "payload", "data", "post", "node")
 _SPEAKERS = ("role", "from", "sender", "author", "speaker", "type", "src", "event")
 _IS_USER = ("isCreatedByUser", "is_user", "isUser", "is_human", "isHuman")
 _CONTENTS = (
@@ -25,7 +25,12 @@ _TEXTS = frozenset(("text", "input_text", "output_text"))
 _THOUGHTS = frozenset(("thinking", "reasoning", "thought"))
 _RESULTS = frozenset(("tool_result", "tool_response", "function_call_output"))
 # text that an agent program inserts as if its user wrote it: "<command-name>/status</command-name>"
-_INSERTED = re.compile(r"\s*(?:<([a-z]+(?:[-_][a-z]+)+)[^>]*>.*?</\1>\s*)+", re.DOTALL)
+_INSERTED = re.compile(
+    r"\s*(?:<([a-z]+(?:[-_][a-z]+)+)[^>]*>.*?</\1>\s*)+|"
+    r"\[Request interrupted by user[^\]]*\]|# AGENTS\.md instructions.*",
+    re.DOTALL,
+)
+_MARKED = re.compile(r"\s*<(task|user_query|user_message|feedback)>\s*(.*?)\s*</\1>\s*", re.DOTALL)  # Cline, Cursor
 
 
 def is_message(value: object) -> bool:
@@ -50,7 +55,14 @@ def said_of(message: JsonObject, sides: Mapping[str, Role] = MappingProxyType({}
     role = sides.get(name_of(message)) or role_of(message)
     if role is None:
         raise BadRecord(f"a role (user, assistant, system, tool), found {name_of(message)[:40]!r}")
-    text, parts, thoughts = content_of(next((message[key] for key in _CONTENTS if message.get(key)), None))
+    content = next((message[key] for key in _CONTENTS if message.get(key)), None)
+    inserted = [part for part in content if _is_inserted(part)] if role == "user" and isinstance(content, list) else []
+    if inserted and isinstance(content, list):
+        content = [part for part in content if part not in inserted]
+    text, parts, thoughts = content_of(content)
+    if role == "user" and (marked := _MARKED.fullmatch(text)):
+        text = marked[2]
+    parts += inserted
     parts += [{key: message[key]} for key in _CALLS if message.get(key)]
     if message.get("isThought"):
         text, thoughts = "", text
@@ -62,6 +74,11 @@ def said_of(message: JsonObject, sides: Mapping[str, Role] = MappingProxyType({}
         parts = [message]
     thoughts = thoughts or text_of(message.get("reasoning_content") or message.get("reasoning"), "reasoning")
     return Said(role, text, time_of(message), thoughts, text_of(message.get("model"), "a model"), parts)
+
+
+def _is_inserted(part: JsonValue) -> bool:
+    text = part.get("text") if isinstance(part, dict) else None
+    return isinstance(text, str) and bool(_INSERTED.fullmatch(text))
 
 
 def role_of(message: JsonObject) -> Role | None:
@@ -111,7 +128,7 @@ def is_result(role: Role, text: str, parts: Sequence[object]) -> bool:
 def time_of(message: JsonObject) -> str:
     """Return the time of a message, as `moment` returns it."""
     time: object = next((message[key] for key in _TIMES if message.get(key)), None)
-    while isinstance(time, dict) and len(time) == 1:  # MongoDB: {"$date": {"$numberLong": "1700000000000"}}
+    while isinstance(time, dict) and time:  # MongoDB: {"$date": {"$numberLong": "1700000000000"}}
         time = next(iter(time.values()))
     return moment(time)
 
@@ -146,6 +163,8 @@ def unwrapped(message: JsonObject) -> JsonObject:
 
     An object that is not a wrapper is returned unchanged.
     """
+    if isinstance(about := message.get("info"), dict) and "role" in about:  # OpenCode
+        return {**about, **message}
     if any(message.get(key) for key in ("content", "value", "text", "parts")):
         return message
     if isinstance(message.get("data"), str):  # RisuAI

@@ -60,7 +60,7 @@ def dialogues_in(record: object, depth: int = 0) -> list[list[JsonValue]]:
         return []
     for key in _LISTS:
         if isinstance(found := record.get(key), list) and any(is_message(each) for each in found[:3]):
-            return [found]
+            return [found, *_threads(record)]
     for key, found in record.items():
         if key not in _SIDES and isinstance(found, list) and _has_both_sides(found):
             return [found]
@@ -68,6 +68,13 @@ def dialogues_in(record: object, depth: int = 0) -> list[list[JsonValue]]:
         return []
     inner = (dialogues_in(value, depth + 1) for value in record.values() if isinstance(value, dict))
     return [found for several in inner for found in several]
+
+
+def _threads(record: JsonObject) -> Iterator[list[JsonValue]]:
+    """Yield the messages of a chat of Chatbox that were said before it was begun anew."""
+    threads = record.get("threads")
+    for thread in threads if isinstance(threads, list) else ():
+        yield from dialogues_in(thread, _DEEPEST)
 
 
 def _has_both_sides(found: list[JsonValue]) -> bool:
@@ -91,14 +98,39 @@ def _convert(record: JsonValue, source: Source) -> Iterable[Chat]:
 
 
 def _told(messages: Sequence[JsonObject]) -> list[tuple[JsonObject, Said]]:
-    """Return the messages of a conversation. Raises BadRecord if a role is unknown, and cannot be inferred."""
+    """Return the messages of a conversation, in order.
+
+    Raises BadRecord if a role is unknown, and cannot be inferred.
+    """
+    if any("children" in message for message in messages):
+        messages = list(_flat(messages))
     found = [message for message in messages if has_content(message) or not _is_event(message)]
-    with suppress(BadRecord):
-        told = [(message, said_of(message)) for message in found]
-        if any(said.role == "assistant" for _, said in told):
-            return told
+    for without_notes in (False, True):
+        with suppress(BadRecord):
+            told = [(message, said_of(message)) for message in found if not (without_notes and _is_event(message))]
+            if any(said.role == "assistant" for _, said in told):
+                return _in_order(told)
     sides = sides_of(found)
-    return [(message, said_of(message, sides)) for message in found]
+    return _in_order([(message, said_of(message, sides)) for message in found])
+
+
+def _flat(messages: Sequence[JsonObject]) -> Iterator[JsonObject]:
+    """Yield messages and the replies that are in them as "children", each reply after what it replies to."""
+    waiting = [*reversed(messages)]
+    while waiting:
+        message = waiting.pop()
+        yield message
+        replies = message.get("children")
+        if isinstance(replies, list) and replies and all(isinstance(each, dict) for each in replies):
+            waiting += [each for each in reversed(replies) if isinstance(each, dict)]
+
+
+def _in_order(told: list[tuple[JsonObject, Said]]) -> list[tuple[JsonObject, Said]]:
+    """Return messages in the order of their times if they come with the newest first, else as they are."""
+    if len(told) < 2 or not told[0][1].time > told[-1][1].time > "":
+        return told
+    times = [said.time for _, said in told if said.time]
+    return told[::-1] if times == sorted(times, reverse=True) else told
 
 
 def _by_conversation(messages: list[JsonObject]) -> list[list[JsonObject]]:
@@ -122,6 +154,17 @@ def _paths(told: Sequence[tuple[JsonObject, Said]], all: bool) -> Iterator[list[
     """
     messages = [unwrapped(message) for message, _ in told]
     parents = [next((message[key] for key in _PARENTS if message.get(key)), None) for message in messages]
+    parents = [
+        None if isinstance(parent, str) and not parent.strip("0-") else parent for parent in parents
+    ]  # LibreChat
+    if not any(parents):  # HuggingChat: a message has the ids of its replies
+        above = {
+            str(reply): message.get("id")
+            for message in messages
+            if isinstance(replies := message.get("children"), list)
+            for reply in replies
+        }
+        parents = [above.get(str(message.get("id"))) for message in messages]
     named = {parent for parent in parents if isinstance(parent, str)}
     for key in _OWN_IDS:
         ids = [str(message.get(key)) for message in messages]
@@ -177,12 +220,12 @@ def _read_list(source: Source) -> Iterator[Chat | Fault]:
             continue
         is_long = len(now) >= 400 and said.role == "user" and now[-1][1].role == "assistant"
         if now and (its_id != id or (not id and _begins(value, said)) or is_long):
-            yield from (Chat(each, id) for each in _paths(now, source.branches == "all"))
+            yield from (Chat(each, id) for each in _paths(_in_order(now), source.branches == "all"))
             now = []
         id = its_id
         now.append((value, said))
     if now:
-        yield from (Chat(each, id) for each in _paths(now, source.branches == "all"))
+        yield from (Chat(each, id) for each in _paths(_in_order(now), source.branches == "all"))
 
 
 def _begins(message: JsonObject, said: Said) -> bool:
@@ -197,7 +240,7 @@ def _is_note(record: object) -> bool:
     """
     if not isinstance(record, dict):
         return False
-    return _is_event(record) or bool(record.get("isMeta") or record.get("isSidechain"))
+    return _is_event(record) or any(record.get(key) for key in ("isMeta", "isSidechain", "isCompactSummary"))
 
 
 def _is_event(record: JsonObject) -> bool:

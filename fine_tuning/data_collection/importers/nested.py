@@ -10,15 +10,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fine_tuning.data_collection.importers.calls import CALLS
-from fine_tuning.data_collection.importers.chats import Chat, Fault
+from fine_tuning.data_collection.importers.chats import Chat, Fault, rows_in
+from fine_tuning.data_collection.importers.columns import COLUMNS
 from fine_tuning.data_collection.importers.dialogues import SPOKEN
 from fine_tuning.data_collection.importers.intents import INTENTS
 from fine_tuning.data_collection.importers.messages import MESSAGE_LIST, MESSAGES
-from fine_tuning.data_collection.importers.pairs import ALPACA, COLUMNS, COMPLETION, DOLLY
+from fine_tuning.data_collection.importers.pairs import ALPACA, COMPLETION, DOLLY
 from fine_tuning.data_collection.importers.passages import PASSAGES
 from fine_tuning.data_collection.importers.people_records import PEOPLE
 from fine_tuning.data_collection.importers.preference import PREFERENCE
 from fine_tuning.data_collection.importers.records import SAMPLE, Look, Record
+from fine_tuning.data_collection.importers.replies import REPLIES
 from fine_tuning.data_collection.importers.shape import Importer, Source, has_format
 from fine_tuning.data_collection.importers.sharegpt import SHAREGPT
 from fine_tuning.data_collection.importers.tickets import TICKETS
@@ -98,6 +100,10 @@ def _found(value: object, left: list[int], depth: int = 0) -> Iterator[Found]:
     if isinstance(value, list) and len(value) > 1 and _has_format(PEOPLE, value[:SAMPLE]):
         yield PEOPLE, [{"messages": value}]
         return
+    for rows in _tables(value):
+        if importer := next((each for each in (REPLIES, *_FORMATS) if _has_format(each, rows[:SAMPLE])), None):
+            yield importer, rows
+            return
     for each in inner:
         if isinstance(each, dict | list) and left[0]:
             importer = _format_of(each)
@@ -105,6 +111,14 @@ def _found(value: object, left: list[int], depth: int = 0) -> Iterator[Found]:
                 yield importer, [each]
             else:
                 yield from _found(each, left, depth + 1)
+
+
+def _tables(value: Any) -> Iterator[Sequence[Any]]:
+    """Yield the rows of a table that a value may be: stored by columns, or by the ids of its rows."""
+    if rows := rows_in(value):
+        yield rows
+    if isinstance(value, dict) and len(value) > 1 and all(isinstance(each, dict) for each in value.values()):
+        yield [{"id": id, **row} for id, row in value.items()]
 
 
 def _format_of(value: object) -> Importer | None:

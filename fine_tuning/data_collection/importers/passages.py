@@ -1,4 +1,4 @@
-"""Read passages of text with questions about them: SQuAD, QuAC, CoQA, and data sets of the same form.
+"""Read passages of text with questions about them: SQuAD, QuAC, CoQA, Natural Questions, and data sets of these forms.
 
 The first question of a passage is asked together with the passage. The questions of CoQA and QuAC
 follow from each other, so they stay one conversation; in SQuAD each question is a conversation of
@@ -6,24 +6,43 @@ its own. A question that the passage does not answer is yielded alone, and count
 """
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
-from fine_tuning.data_collection.importers.chats import BadRecord, Chat, Said, dicts, first, has, text_of
+from fine_tuning.data_collection.importers.chats import (
+    BadRecord,
+    Chat,
+    Said,
+    dicts,
+    first,
+    has,
+    kind,
+    list_in,
+    rows_in,
+    text_of,
+)
 from fine_tuning.data_collection.importers.shape import Importer, Source, each
 from fine_tuning.json_values import JsonObject
 
+_NATURAL = ("document_text", "question_text", "annotations")
+_SHORT = "short_answers"
 _NO_ANSWER = frozenset(("CANNOTANSWER", "unknown"))
 
 
 def _passages(record: object) -> list[JsonObject]:
     """Return the passages of a record: the record itself, or those in its list "paragraphs"."""
-    if has(record, "paragraphs") and isinstance(record["paragraphs"], list):
-        return [each for each in record["paragraphs"] if has(each, "context", "qas")]
-    return [record] if has(record, "context", "qas") or has(record, "story", "questions", "answers") else []
+    if not isinstance(record, dict):
+        return []
+    if isinstance(paragraphs := record.get("paragraphs"), list):
+        return [each for each in paragraphs if has(each, "context", "qas")]
+    forms = (("context", "qas"), ("story", "questions", "answers"), ("context", "questions", "orig_answers"), _NATURAL)
+    return [record] if any(has(record, *form) for form in forms) else []
 
 
 def _convert(record: JsonObject, source: Source) -> Iterable[Chat]:
     for passage in _passages(record):
-        if "qas" in passage:
+        if has(passage, *_NATURAL):
+            yield from _of_natural_questions(passage)
+        elif "qas" in passage:
             yield from _of_squad(passage)
         else:
             yield from _of_coqa(passage)
@@ -44,13 +63,30 @@ def _of_squad(passage: JsonObject) -> Iterator[Chat]:
 
 
 def _of_coqa(passage: JsonObject) -> Iterator[Chat]:
-    asked, answered = (
-        [text_of(each["input_text"], "input_text") for each in dicts(passage[key], key)]
-        for key in ("questions", "answers")
-    )
+    """Yield the conversation of CoQA or QuAC, whose answers Hugging Face stores as lists of their fields."""
+    asked, answered = _texts(passage["questions"]), _texts(passage.get("orig_answers") or passage.get("answers"))
     if len(asked) != len(answered):
         raise BadRecord(f"an answer to each of {len(asked)} questions, found {len(answered)}")
-    yield from _chats(text_of(passage["story"], "story"), list(zip(asked, answered, strict=True)))
+    context = text_of(passage.get("story") or passage.get("context"), "story").removesuffix("CANNOTANSWER").strip()
+    yield from _chats(context, list(zip(asked, answered, strict=True)))
+
+
+def _of_natural_questions(record: JsonObject) -> Iterator[Chat]:
+    """Yield a question with the first short answer, which the record states as the numbers of words of its page."""
+    words, asked = text_of(record["document_text"], "a page").split(" "), text_of(record["question_text"], "a question")
+    spans: list[Any] = [span for note in dicts(record["annotations"], "annotations") for span in list_in(note, _SHORT)]
+    said = [Said("user", asked)]
+    if spans:
+        said.append(Said("assistant", " ".join(words[spans[0]["start_token"] : spans[0]["end_token"]])))
+    yield Chat(said)
+
+
+def _texts(value: object) -> list[str]:
+    found: Any = rows_in(value) if isinstance(value, dict) else value
+    if not isinstance(found, list):
+        raise BadRecord(f"questions and answers as lists, found {kind(value)}")
+    rows = [row.get("input_text", row.get("texts")) if isinstance(row, dict) else row for row in found]
+    return [text_of(row, "a question or an answer") for row in rows]
 
 
 def _chats(context: str, pairs: list[tuple[str, str]]) -> Iterator[Chat]:

@@ -6,11 +6,12 @@ iMazing and KakaoTalk have such records. `_NAMES`, `_TEXTS` and `_TIMES` list th
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from itertools import groupby
 from typing import Any
 
-from fine_tuning.data_collection.importers.chats import Chat, Fault, moment, text_of
+from fine_tuning.data_collection.importers.chats import Chat, Fault, moment, object_in, text_of
 from fine_tuning.data_collection.importers.html_text import text_of_html
 from fine_tuning.data_collection.importers.people import Line, conversations_in
 from fine_tuning.data_collection.importers.records import Record
@@ -20,13 +21,15 @@ from fine_tuning.json_values import JsonObject
 # in lower case and without "_", "-" and spaces
 _NAMES = (
     *("sendername", "senderfullname", "imdisplayname", "displayname", "author", "sender", "from", "user", "username"),
-    *("creator", "u", "nickname", "speaker", "name", "senderid"),
+    *("creator", "u", "nickname", "speaker", "speakername", "commenter", "name", "senderid"),
 )
-_TEXTS = ("text", "content", "message", "msg", "body", "strcontent", "messagetext")
+_TEXTS = ("text", "content", "message", "msg", "body", "strcontent", "messagetext", "sentence")
 _TIMES = (
     *("timestamp", "ts", "date", "time", "datetime", "createdat", "createat", "createddate", "createddatetime"),
     *("originalarrivaltime", "originserverts", "sentat", "messagedate", "strtime", "created", "createdutc"),
+    "creationdate",
 )
+_KNOWN_AS = ("senderemail", "senderid", "sender", "from", "nickname", "remark", "username", "id")
 _CHATS = (
     *("conversationid", "roomid", "rid", "channel", "channelid", "chatid", "chatsession", "topicid", "talkerid"),
     *("streamid",),
@@ -35,7 +38,8 @@ _NOTES = frozenset(("systemmessage", "m.room.member", "m.reaction", "notice", "s
 # Mattermost: {"type": "post", "post": {"user": ..., "message": ...}}; X: {"messageCreate": {"senderId": ...}}
 _WITHIN = ("post", "message", "messageCreate")
 _SENDERS = {"user", "sender", "senderId"}
-_LISTS = ("MessageList", "messages", "value", "replies")
+_LISTS = ("MessageList", "messages", "value", "replies", "comments")
+_QUOTED = re.compile(r"\A> <@[^>\n]+>.*\n(?:>.*\n)*\n", re.MULTILINE)  # Matrix: the message that is replied to
 _NO_SIGNS = dict.fromkeys(map(ord, "_- "))
 _FEW = 4  # keys of a record that may have no time
 _DATES = (
@@ -78,9 +82,10 @@ def _is_message(record: object) -> bool:
     found = lowered(record)
     if not _sender(found) or not any(key in found for key in _TEXTS):
         return False
-    return bool(time_in(found) or time_in(found, True)) or (
-        len(found) <= _FEW and any(key in found for key in ("sender", "speaker"))
-    )
+    if time_in(found) or time_in(found, True):
+        return True
+    is_short = len(found) <= _FEW or "starttime" in found  # Fireflies: the time since the meeting began
+    return is_short and any(key in found for key in ("sender", "speaker", "speakername"))
 
 
 def _lists_in(record: object) -> list[list[Any]]:
@@ -95,6 +100,7 @@ def _fits(record: object) -> bool:
 
 def _read(source: Source) -> Iterator[Chat | Fault]:
     lines: list[tuple[str, Line]] = []
+    places: dict[str, int] = {}  # in `lines`, of the messages that have an id by which Matrix names them in an edit
     day_first = _is_day_first([*source.found.sample, *(each for some in source.found.lists.values() for each in some)])
     for record in source.records():
         if isinstance(record, Fault):
@@ -102,6 +108,12 @@ def _read(source: Source) -> Iterator[Chat | Fault]:
             continue
         for message, chat in _messages(record):
             try:
+                if edit := _edit(message.value):
+                    if (at := places.get(edit[0])) is not None:
+                        lines[at] = lines[at][0], replace(lines[at][1], text=edit[1])
+                    continue
+                if isinstance(message.value, dict) and "event_id" in message.value:
+                    places[str(message.value["event_id"])] = len(lines)
                 lines += _lines(message, day_first, chat)
             except UNREADABLE as error:
                 yield spoilt(error, record.place, "a message with a sender, a text and a time", message.value)
@@ -113,6 +125,15 @@ def _read(source: Source) -> Iterator[Chat | Fault]:
     lines.sort(key=lambda line: (begun[line[0]], line[0], line[1].time))
     chats = [(chat, [line for _, line in some]) for chat, some in groupby(lines, key=lambda line: line[0])]
     yield from conversations_in(chats, source.me, source.member.name)
+
+
+def _edit(message: object) -> tuple[str, str] | None:
+    """Return (id of a message, its new text) for an edit in Matrix; None for another record."""
+    content = message.get("content") if isinstance(message, dict) else None
+    edited = content.get("m.new_content") if isinstance(content, dict) else None
+    if not isinstance(content, dict) or not isinstance(edited, dict):
+        return None
+    return str(object_in(content, "m.relates_to").get("event_id")), text_of(edited.get("body"), "a text")
 
 
 def _chat_of(record: JsonObject, messages: Sequence[object]) -> str:
@@ -143,11 +164,11 @@ def _lines(record: Record, day_first: bool, within: str = "") -> list[tuple[str,
         return []
     if isinstance(text, dict):
         text = first_in(lowered(text), ("body", "content", "text"))
-    shown = text_of(text, "a text")
+    shown = _QUOTED.sub("", text_of(text, "a text"))
     if shown.lstrip().startswith("<") or found.get("messagetype") == "RichText":
         shown = text_of_html(shown)
     chat = str(first_in(found, _CHATS) or within)
-    known = [str(found[key]) for key in ("senderemail", "senderid", "from", "id") if isinstance(found.get(key), str)]
+    known = [str(found[key]) for key in _KNOWN_AS if isinstance(found.get(key), str)]
     replies = found.get("replies")
     more = (
         [line for each in replies for line in _lines(Record(record.place, each), day_first)]

@@ -4,18 +4,31 @@ In the log, the rejected answer becomes the original one and the chosen answer i
 form a preference pair. A dialogue in plain text has the form "Human: ... Assistant: ...".
 """
 
+import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from fine_tuning.data_collection.importers.chats import BadRecord, Chat, Role, Said, dicts, has, object_in, text_of
 from fine_tuning.data_collection.importers.message_forms import said_of
 from fine_tuning.data_collection.importers.shape import Importer, Source, each
-from fine_tuning.json_values import JsonObject
+from fine_tuning.json_values import JsonObject, JsonValue
 
 _TURN = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")
 _PROMPTS = ("prompt", "question", "instruction", "input", "query", "conversations", "conversation", "messages")
 _CHOSEN = ("chosen", "chosen_messages", "chosen_response", "response_j", "messages")
+_TWO = (
+    *(("response_0", "response_1"), ("response_1", "response_2"), ("response_a", "response_b")),
+    *(("answer_0", "answer_1"), ("answer_a", "answer_b"), ("response1", "response2"), ("answer1", "answer2")),
+)
+_FIRST = {"0": True, "1": False, "a": True, "b": False, "model_a": True, "model_b": False}
+# names of verdicts, and what they say about the first answer: whether it is better, None for a tie
+_VERDICTS: dict[str, Callable[[str], bool | None]] = {
+    "better_response_id": _FIRST.get,
+    "winner": _FIRST.get,
+    "preferred": _FIRST.get,
+    "overall_preference": lambda verdict: {"-": True, "0": None}.get(verdict[:1], False),  # HelpSteer: -3 to 3
+}
 _REJECTED = ("rejected", "rejected_messages", "rejected_response", "response_k")
 
 
@@ -45,7 +58,30 @@ def _is_judged(record: object) -> bool:
         has(record, "input", "preferred_output", "non_preferred_output")
         or has(record, "human_ref_A", "human_ref_B", "labels")
         or has(record, "conversation_a", "conversation_b", "winner")
+        or _numbered(record) is not None
     )
+
+
+def _numbered(record: object) -> tuple[str, str] | None:
+    """Return the keys of the better and of the worse one of two answers, such as "response_0" and "response_1".
+
+    Return None if a record has no such answers, or does not say which is better; ("", "") for a tie.
+    """
+    if not isinstance(record, dict):
+        return None
+    one, other = next((keys for keys in _TWO if has(record, *keys)), ("", ""))
+    if not one or not any(key in record for key in _PROMPTS):
+        return None
+    for key, first_is_better in _VERDICTS.items():
+        if key in record and isinstance(verdict := record[key], str | int | float):
+            better = first_is_better(str(verdict).strip().lower())
+            return ("", "") if better is None else (one, other) if better else (other, one)
+    scores = [(record.get(f"score_{end}"), record.get(f"winner_model_{end}")) for end in (one[-1], other[-1])]
+    marks = [mark for both in scores for mark in both if isinstance(mark, int | float | str)]
+    if len(marks) != 2:
+        return None
+    first, second = float(marks[0]), float(marks[1])
+    return ("", "") if first == second else (one, other) if first > second else (other, one)
 
 
 def _chosen_of(record: JsonObject) -> JsonObject:
@@ -53,6 +89,10 @@ def _chosen_of(record: JsonObject) -> JsonObject:
 
     These are the forms of OpenAI, of the Stanford Human Preferences, and of the Chatbot Arena.
     """
+    if numbered := _numbered(record):
+        if not all(numbered):
+            raise BadRecord("which of the two answers is better: it is a tie")
+        return _rounds({**record, "chosen": record[numbered[0]], "rejected": record[numbered[1]]})
     if "preferred_output" in record:
         asked = object_in(record, "input")["messages"]
         return {"prompt": asked, "chosen": record["preferred_output"], "rejected": record["non_preferred_output"]}
@@ -63,6 +103,29 @@ def _chosen_of(record: JsonObject) -> JsonObject:
     return {"prompt": record.get("history"), "chosen": record[names[best]], "rejected": record[names[1 - best]]}
 
 
+def _rounds(record: JsonObject) -> JsonObject:
+    """Return a record whose prompt and answers are lists of texts, written as JSON, with messages instead.
+
+    Tables of the Chatbot Arena have such cells: '["first question", "second question"]'.
+    """
+    try:
+        texts = (text_of(record[key], key) for key in ("prompt", "chosen", "rejected"))
+        asked, *answers = map(json.loads, texts)
+    except (BadRecord, KeyError, ValueError, RecursionError):
+        return record
+    if not all(isinstance(each, list) and len(each) == len(asked) > 0 for each in (asked, *answers)):
+        return record
+    told: list[JsonValue] = [
+        [
+            {"role": role, "content": text}
+            for both in zip(asked, some, strict=True)
+            for role, text in zip(("user", "assistant"), both, strict=True)
+        ]
+        for some in answers
+    ]
+    return {"chosen": told[0], "rejected": told[1]}
+
+
 def _side(record: JsonObject, keys: Sequence[str]) -> list[Said]:
     """Return the dialogue that ends with the chosen (or the rejected) answer.
 
@@ -71,6 +134,8 @@ def _side(record: JsonObject, keys: Sequence[str]) -> list[Said]:
     """
     key = next((name for name in keys if name in record), keys[0])
     asked = next((record[name] for name in _PROMPTS if record.get(name)), None)
+    if isinstance(asked, dict):
+        asked = asked.get("full_text")  # WebGPT
     before = (
         [said_of(each) for each in dicts(asked, "messages")]
         if isinstance(asked, list)

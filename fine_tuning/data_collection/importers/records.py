@@ -1,4 +1,4 @@
-"""Read the records of a file of any program: JSON, JSON Lines, CSV, Parquet, text, or a database.
+"""Read the records of a file of any program: JSON, JSON Lines, CSV, Parquet, XML, mails, text, or a database.
 
 A malformed record is replaced by a Fault, and reading continues.
 """
@@ -8,11 +8,12 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Literal, TextIO
 
-from fine_tuning.data_collection.importers.chats import Fault
+from fine_tuning.data_collection.importers import mail_records, xml_records
+from fine_tuning.data_collection.importers.chats import QUESTION_MARKS, Fault
 from fine_tuning.data_collection.importers.files import UNDECODED, Member, Read, encoding_of, unwatched
 from fine_tuning.data_collection.importers.json_stream import LONGEST, BadJson, JsonReader, elements, events
 from fine_tuning.data_collection.record_files import unguarded
@@ -23,9 +24,13 @@ SAMPLE = 20  # records that are examined to recognise the format
 _LINES = 2_000  # lines of a text that are examined
 _BATCH = 500  # rows of a Parquet file in memory at once
 _SPOKEN = {"role", "content", "from", "value", "user", "human", "input"}  # keys of a message in a cell of a table
+# a line such as "sep=;" gives the delimiter for Excel; Anki writes "#separator:tab", "#tags column:3" and others
+_SETTING = re.compile(r"sep=|#(?:separator|html|tags|deck|notetype|guid|columns?|if matches)\b[\w ]*:")
+_ABOUT_CARDS = re.compile(r"^#(?:guid|notetype|deck|tags) column:(\d{1,3})", re.MULTILINE)
+_FIRST, _HEADERS = 12, 1_000  # lines and characters in which settings may stand
 DELIMITERS = {".csv": ",;\t|", ".tsv": "\t"}
 
-Layout = Literal["array", "lines", "object", "table", "parquet", "database", "text"]
+Layout = Literal["array", "lines", "object", "table", "parquet", "xml", "mail", "database", "text"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,7 @@ class Look:
     sample: Sequence[Any] = ()
     lines: Sequence[str] = ()  # for a text, its first lines
     delimiter: str = ","
+    names: Sequence[str] = ()  # of the columns of a table, if its first row does not name them
     # for an object, the first elements of each of its lists
     lists: dict[str, list[object]] = field(default_factory=dict)
 
@@ -64,6 +70,10 @@ def look(member: Member) -> Look:
         return Look("lines", _values(lines(member))) if _is_lines(start) else Look("array", _values(array(member)))
     if start.startswith("{"):
         return _look_at_object(member, start)
+    if xml_records.is_xml(start, member.suffix):
+        return Look("xml", _values(_placed(xml_records.elements(member))))
+    if mail_records.is_mail(start):
+        return Look("mail", _values(_placed(mail_records.messages(member))))
     found = head.decode(encoding_of(head), "replace").splitlines()[:_LINES]
     as_table = look_at_table(member, DELIMITERS[member.suffix]) if member.suffix in DELIMITERS else None
     return as_table or Look("text", lines=found)
@@ -80,6 +90,25 @@ def look_at_table(member: Member, delimiters: str = DELIMITERS[".csv"]) -> Look 
         return None
     cells = list(best.sample[0].values())
     return best if len(cells) > 1 or isinstance(cells[0], list) else None  # a single column may hold conversations
+
+
+def look_at_headless(member: Member, found: Look) -> Look | None:
+    """Return the look at a table whose first row is no head; None if nothing tells which column is asked.
+
+    This is the first column in which most rows end with a question mark, or the first field of a deck of
+    Anki. The next column is the answer. `found` is the look at the table with its first row as the head.
+    """
+    rows = [list(found.sample[0]), *(list(row.values()) for row in found.sample)]
+    head = member.head()[:_HEADERS].decode(member.encoding, "replace")
+    about = {int(number) - 1 for number in _ABOUT_CARDS.findall(head)}  # columns such as the card's tags
+    for column in range(len(rows[0]) - 1):
+        asks = sum(str(row[column]).rstrip().endswith(QUESTION_MARKS) for row in rows)
+        if 2 * asks > len(rows) or (head.startswith("#separator:") and column not in about):
+            names = [f"column {number}" for number in range(len(rows[0]))]
+            names[column], names[column + 1] = "question", "answer"
+            sample = _values(table(member, found.delimiter, names=names))
+            return replace(found, sample=sample, names=names)
+    return None
 
 
 def _look_at_object(member: Member, start: str) -> Look:
@@ -126,9 +155,13 @@ def records(member: Member, found: Look, read: Read = unwatched) -> Iterator[Rec
         case "lines":
             yield from lines(member, read)
         case "table":
-            yield from table(member, found.delimiter, read)
+            yield from table(member, found.delimiter, read, found.names)
         case "parquet":
             yield from parquet(member, read)
+        case "xml":
+            yield from _placed(xml_records.elements(member, read))
+        case "mail":
+            yield from _placed(mail_records.messages(member, read))
         case "object":
             yield from _whole(member, read)
 
@@ -208,12 +241,13 @@ def numbered_lines(text: TextIO) -> Iterator[tuple[int, str]]:
         yield number, line
 
 
-def table(member: Member, delimiter: str, read: Read = unwatched) -> Iterator[Record | Fault]:
-    """Yield the rows of a table as objects, whose keys are the cells of the first row."""
+def table(
+    member: Member, delimiter: str, read: Read = unwatched, names: Sequence[str] = ()
+) -> Iterator[Record | Fault]:
+    """Yield the rows of a table as objects, whose keys are `names`, else the cells of the first row."""
     csv.field_size_limit(LONGEST)
     with member.text(read, newline="") as text:
         rows = csv.reader(text, delimiter=delimiter)
-        names: list[str] = []
         while True:
             place = f"line {rows.line_num + 1}"
             try:
@@ -223,8 +257,8 @@ def table(member: Member, delimiter: str, read: Read = unwatched) -> Iterator[Re
             except csv.Error as error:
                 yield Fault(place, f"expected a row of a table: {error}")
                 continue
-            if not names and row and row[0].startswith("sep="):
-                continue  # a line such as "sep=;" gives the delimiter for Excel
+            if rows.line_num < _FIRST and row and _SETTING.match(row[0]):
+                continue
             if not names:
                 names = [name.strip("\ufeff ") for name in row]
             elif any("\udc80" <= sign <= "\udcff" for cell in row if not cell.isascii() for sign in cell):
@@ -269,6 +303,11 @@ def parquet(member: Member, read: Read = unwatched) -> Iterator[Record | Fault]:
                 f"{member.name} is a damaged Parquet file ({str(error)[:200]}): download or export it again"
             ) from error
         yield Fault(f"row {number + 1}", f"expected a row: {str(error)[:200]}")
+
+
+def _placed(found: Iterable[tuple[str, object] | Fault]) -> Iterator[Record | Fault]:
+    for each in found:
+        yield each if isinstance(each, Fault) else Record(*each)
 
 
 def _whole(member: Member, read: Read) -> Iterator[Record | Fault]:

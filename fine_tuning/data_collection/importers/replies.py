@@ -1,9 +1,10 @@
 """Read messages, one a record and in any order, that name their conversation or the message they reply to.
 
 Tables of customer support have such rows (`in_response_to_tweet_id`, `inbound`), and so have ConvoKit's
-utterances (`reply-to`, `speaker`), the comments of Reddit and Hacker News, and mails. Where no column
-tells the sides, whoever begins a conversation asks and all others answer; the option `me` names the
-speaker whose messages are the answers.
+utterances (`reply-to`, `speaker`), the comments of Reddit and Hacker News, the posts of Stack Exchange
+(`Posts.xml`), and mails. Where no column tells the sides, whoever begins a conversation asks and all
+others answer; the option `me` names the speaker whose messages are the answers. Of several replies,
+the accepted or best rated one is read.
 
 The records are kept in a temporary database, since a reply may stand far from what it replies to.
 """
@@ -29,7 +30,15 @@ _PARENTS = (
     *("replytomessageid", "parentid", "parentmessageid", "parent"),
 )
 _REPLIES = ("responsetweetid", "kids", "replies")  # ids of the messages that reply to this one
-_SPEAKERS = ("authorid", "authorname", "author", "speaker", "senderid", "sender", "from", "user", "username", "by")
+_SPEAKERS = (
+    *("authorid", "authorname", "author", "speaker", "senderid", "sender", "from", "user", "username", "by"),
+    *("owneruserid", "ownerdisplayname", "speakeridx"),
+)
+# of an utterance within its conversation (EmpatheticDialogues, MELD)
+_NUMBERS = ("utteranceidx", "utteranceid", "turnid", "turnno", "turnnumber")
+_NAMES = ("email", "name", "username", "displayname", "login", "id")  # of a speaker who is an object
+_POSTS: dict[object, Role] = {"1": "user", "2": "assistant"}  # Stack Exchange: "PostTypeId"
+_SCORES = ("score", "ups", "points", "votes")
 _TEXTS = ("text", "body", "content", "message", "utterance", "selftext", "title")
 _PREFIX = re.compile(r"t\d_(?=\w)")  # Reddit: "t1_abc" replies to the comment "abc"
 _HTML = re.compile(r"<p>|&#?\w+;")  # Hacker News
@@ -37,11 +46,12 @@ _LONGEST = 400  # messages of one conversation
 _MOST = 10_000  # paths through the replies to one message
 _SCHEMA = """
 CREATE TABLE message (number INTEGER PRIMARY KEY, id TEXT UNIQUE, parent TEXT, conversation TEXT, speaker TEXT,
-    side TEXT, text TEXT, time TEXT, place TEXT);
+    side TEXT, text TEXT, time TEXT, place TEXT, score REAL, accepted TEXT);
 CREATE INDEX replies ON message (parent);
 CREATE INDEX conversations ON message (conversation);
 """
-_COLUMNS = "number, id, parent, conversation, speaker, side, text, time, place"
+_COLUMNS = "number, id, parent, conversation, speaker, side, text, time, place, score, accepted"
+_INSERT = f"INSERT INTO message VALUES ({', '.join('?' * 11)})"
 
 
 class _Message(NamedTuple):
@@ -54,6 +64,8 @@ class _Message(NamedTuple):
     text: str
     time: str
     place: str
+    score: float
+    accepted: str  # id of the reply that the author accepted
 
 
 def _fits(record: object) -> bool:
@@ -63,8 +75,14 @@ def _fits(record: object) -> bool:
     conversation = first_in(found, CONVERSATIONS)
     if side_of(found, {}) and conversation and not isinstance(conversation, dict | list):
         return True
-    id, is_reply = first_in(found, _IDS), any(key in found for key in _PARENTS)
-    if not id or not is_reply or not _name(first_in(found, _SPEAKERS)):
+    if found.get("posttypeid") in _POSTS:
+        return True
+    speaker = _names(first_in(found, _SPEAKERS))
+    is_reply = any(key in found for key in _PARENTS)
+    if conversation is not None and speaker and not is_reply and any(key in found for key in _NUMBERS):
+        return True
+    id = first_in(found, _IDS)
+    if not id or not is_reply or not speaker:
         return False
     return bool(first_in(found, (*_PARENTS, *_REPLIES))) or id == conversation
 
@@ -77,7 +95,7 @@ def _read(source: Source) -> Iterator[Chat | Fault]:
                 yield record
                 continue
             try:
-                database.execute("INSERT INTO message VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", _message(record, number))
+                database.execute(_INSERT, _message(record, number, source.me))
             except sqlite3.IntegrityError:
                 yield Fault(record.place, "expected a message with an id of its own, found the id of another one")
             except UnicodeEncodeError:
@@ -87,25 +105,32 @@ def _read(source: Source) -> Iterator[Chat | Fault]:
         yield from _chats(database, source)
 
 
-def _message(record: Record, number: int) -> _Message:
+def _message(record: Record, number: int, me: str) -> _Message:
     found = lowered(record.value)
+    names, wanted = _names(first_in(found, _SPEAKERS)), me.strip().casefold()
+    side = side_of(found, {}) or _POSTS.get(found.get("posttypeid"))
+    if wanted:
+        side = "assistant" if wanted in map(str.casefold, names) else "user"
+    score = first_in(found, _SCORES)
     text = "\n\n".join(
         told
         for key in dict.fromkeys(("title", next((key for key in _TEXTS if found.get(key)), "text")))
         if (told := text_of(found.get(key), "a text"))
     )
     parent = first_in(found, _PARENTS)
-    id = _id(first_in(found, _IDS))
+    id = _id(first_in(found, _IDS)) if parent or not any(key in found for key in _NUMBERS) else ""
     return _Message(
         number,
         id or None,
         "" if _id(parent) == id else _id(parent),
         _id(first_in(found, CONVERSATIONS)),
-        _name(first_in(found, _SPEAKERS)),
-        side_of(found, {}),
-        text_of_html(text) if _HTML.search(text) else text,
+        names[0] if names else "",
+        side,
+        (text_of_html(text) if _HTML.search(text) else text).replace("_comma_", ","),  # EmpatheticDialogues
         time_in(found),
         record.place,
+        float(score) if isinstance(score, str | int | float) else 0,
+        _id(found.get("acceptedanswerid")),
     )
 
 
@@ -114,30 +139,31 @@ def _id(value: object) -> str:
     return _PREFIX.sub("", re.sub(r"\.0$", "", text_of(value, "an id")))
 
 
-def _name(value: object) -> str:
-    if isinstance(value, dict):
-        value = first_in(lowered(value), ("name", "username", "displayname", "id"))
-    return str(value) if isinstance(value, str | int) else ""
+def _names(value: object) -> list[str]:
+    """Return the names of a speaker, the one that tells the speaker from others first."""
+    found = [lowered(value).get(key) for key in _NAMES] if isinstance(value, dict) else [value]
+    return [str(name) for name in found if isinstance(name, str | int) and str(name).strip()]
 
 
 def _chats(database: sqlite3.Connection, source: Source) -> Iterator[Chat]:
     if not database.execute("SELECT 1 FROM message WHERE parent != '' LIMIT 1").fetchone():
         ordered = f"SELECT {_COLUMNS} FROM message ORDER BY conversation, time, number"
         for id, some in groupby(map(_Message._make, database.execute(ordered)), key=lambda each: each.conversation):
-            yield _chat(list(some), id, source.me)
+            yield _chat(list(some), id)
         return
     roots = "parent = '' OR parent NOT IN (SELECT id FROM message WHERE id IS NOT NULL)"
     for row in database.execute(f"SELECT {_COLUMNS} FROM message WHERE {roots} ORDER BY number"):
         root = _Message._make(row)
         for path in _paths(database, root, source.branches == "all"):
-            yield _chat(path, root.id or "", source.me)
+            yield _chat(path, root.id or "")
 
 
 def _paths(database: sqlite3.Connection, root: _Message, all: bool) -> Iterator[list[_Message]]:
     """Yield the path from a message through its replies; with `all`, the paths to all other ends after it.
 
     Replies of one speaker to the same message belong together. Of several speakers, the path goes on
-    with the first one who is on the other side than the message.
+    with the one who is on the other side than the message, and whose reply was accepted, or has the best
+    score, or came first.
     """
     waiting = [[root]]
     for _ in range(_MOST):
@@ -145,7 +171,15 @@ def _paths(database: sqlite3.Connection, root: _Message, all: bool) -> Iterator[
             return
         path = waiting.pop()
         while len(path) < _LONGEST and (replies := _replies(database, path)):
-            first = next((each for each in replies if not _is_same_side(each[0], path[-1])), replies[0])
+            accepted = {each.accepted for each in path[-1:] if each.accepted}
+            first = max(
+                replies,
+                key=lambda each: (
+                    not _is_same_side(each[0], path[-1]),
+                    any(one.id in accepted for one in each),
+                    max(one.score for one in each),
+                ),
+            )
             waiting += [[*path, *each] for each in reversed(replies) if all and each is not first]
             path = [*path, *first]
         yield path
@@ -168,21 +202,15 @@ def _is_same_side(one: _Message, other: _Message) -> bool:
     return one.side == other.side if one.side and other.side else one.speaker == other.speaker
 
 
-def _chat(messages: Sequence[_Message], id: str, me: str) -> Chat:
-    sides = _sides(messages, me)
-    said = [Said(sides[each.number], each.text, each.time) for each in messages]
+def _chat(messages: Sequence[_Message], id: str) -> Chat:
+    """Return the messages as a chat. If a side is unknown, whoever wrote the first message asks."""
+    opener, are_told = messages[0].speaker, all(each.side for each in messages)
+    said = []
+    for each in messages:
+        side: Role = "user" if each.speaker == opener else "assistant"
+        said.append(Said(each.side or "user" if are_told else side, each.text, each.time))
     return Chat(said, id, place=messages[0].place)
 
 
-def _sides(messages: Sequence[_Message], me: str) -> dict[int, Role]:
-    """Return the roles of messages by their numbers."""
-    if not me and all(each.side for each in messages):
-        return {each.number: each.side or "user" for each in messages}
-    mine, opener = me.strip().casefold(), messages[0].speaker
-    return {
-        each.number: "assistant" if (each.speaker.casefold() == mine if me else each.speaker != opener) else "user"
-        for each in messages
-    }
-
-
 REPLIES = Importer("messages that reply to others", _fits, _read)
+MAIL = Importer("mails", lambda record: True, _read, frozenset({"mail"}), joins="all")

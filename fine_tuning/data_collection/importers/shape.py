@@ -15,7 +15,7 @@ Branches = Literal["best", "all"]
 NOT_AS_EXPECTED = (AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError, RecursionError)
 UNREADABLE = (BadRecord, *NOT_AS_EXPECTED)  # also the exception that importers raise on purpose
 
-RECORDS: frozenset[Layout] = frozenset({"array", "lines", "table", "parquet", "object"})
+RECORDS: frozenset[Layout] = frozenset({"array", "lines", "table", "parquet", "object", "xml"})
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Importer:
     fits: Callable[[Any], bool]
     read: Callable[[Source], Iterator[Chat | Fault]]
     layouts: frozenset[Layout] = RECORDS
-    joins: bool = False  # whether the files of a folder are read together
+    joins: Literal["no", "folder", "all"] = "no"  # which files are read together: none, those of a folder, or all
     whole: bool = False  # whether it reads files of any layout; it is used only if the user names it
 
 

@@ -17,9 +17,11 @@ from fine_tuning.data_collection.importers.chats import (
     rated,
     text_of,
 )
+from fine_tuning.data_collection.importers.html_text import text_of_html
 from fine_tuning.data_collection.importers.shape import Importer, Source, each
 from fine_tuning.json_values import JsonObject
 
+_PAGE = ('<div class="markdown', "<p>")  # the first dumps of ShareGPT hold answers as the page showed them
 _TURNS = ("turns", "dialogue", "dialog")
 _LISTS = ("conversations", "conversation", "items", "messages", *_TURNS)
 _PAIRS = (("human", "assistant"), ("user", "assistant"), ("input", "output"))
@@ -53,7 +55,8 @@ def _said(message: JsonObject) -> Iterator[Said]:
     role = ROLES.get(text_of(message.get("from"), '"from"').lower())
     if role is None:
         raise BadRecord(f'"from" as human, gpt, system or tool, found {str(message.get("from"))[:40]!r}')
-    yield Said(role, text_of(message.get("value"), '"value"'))
+    text = text_of(message.get("value"), '"value"')
+    yield Said(role, text_of_html(text) if text.startswith(_PAGE) else text)
 
 
 SHAREGPT = Importer("ShareGPT, FineTome", _fits, each(_convert, 'conversations with "from" and "value"'))

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fine_tuning.data_collection.importers.chats import Role
-from fine_tuning.data_collection.importers.people_records import first_in, key_of
+from fine_tuning.data_collection.importers.people_records import first_in, key_of, lowered
 
 CONVERSATIONS = (
     *("conversationid", "conversationsthreadid", "threadid", "ticketid", "sessionid", "convid", "chatid", "rootid"),
-    "root",
+    *("root", "dialogueid", "dialogid"),
 )
 """Names under which a message has the id of its conversation."""
 
@@ -21,8 +21,10 @@ _FROM_ASSISTANT = ("outgoing", "isoutgoing", "outbound", "isoutbound", "fromagen
 _DIRECTIONS = ("direction", "messagetype", "type")
 _NUMBERS: dict[object, Role] = {0: "user", 1: "assistant"}  # Chatwoot: "message_type"
 _AUTHORS = ("author", "sender", "createdby", "user", "from")
-_TYPES = ("authortype", "sendertype", "usertype", "type")
+_TYPES = ("authortype", "sendertype", "usertype", "participantrole", "participantid", "type")
 _IDS = ("authorid", "senderid", "userid")
+_PEOPLE = ("id", "accountid", "login", "name", "email", "displayname")  # names of a person who is an object
+_LETTERS = {"v": "visitor", "a": "agent"}  # tawk.to
 _WANTED: dict[str, Role] = {
     **dict.fromkeys(("incoming", "inbound", "in", "received"), "user"),
     **dict.fromkeys(("outgoing", "outbound", "out", "sent"), "assistant"),
@@ -54,8 +56,13 @@ def side_of(message: Mapping[str, Any], people: Mapping[str, Role], user: Role =
             return role
     if _word(_type_of(author)) == "user":
         return user
-    id = first_in(message, _IDS) or (author.get("id") if isinstance(author, dict) else author)
+    id = first_in(message, _IDS) or id_of(author)
     return people.get(str(id)) or people.get("")
+
+
+def id_of(person: Any) -> Any:
+    """Return what identifies a person: its id or name if it is an object, else the value itself."""
+    return first_in(lowered(person), _PEOPLE) if isinstance(person, dict) else person
 
 
 def user_type(messages: Iterable[Mapping[str, Any]]) -> Role:
@@ -71,7 +78,7 @@ def role_of_type(kind: object) -> Role | None:
 
 
 def _type_of(author: object) -> object:
-    return author.get("type") if isinstance(author, dict) else None
+    return author.get("type") or _LETTERS.get(str(author.get("t"))) if isinstance(author, dict) else None
 
 
 def _word(value: object) -> str:

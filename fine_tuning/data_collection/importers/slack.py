@@ -113,4 +113,4 @@ def _plain(text: str, people: dict[str, list[str]]) -> str:
     return html.unescape(_LINK.sub(seen, text))
 
 
-SLACK = Importer("Slack export", _fits, _read, frozenset({"array", "lines"}), joins=True)
+SLACK = Importer("Slack export", _fits, _read, frozenset({"array", "lines"}), joins="folder")

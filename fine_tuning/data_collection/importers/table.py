@@ -6,14 +6,17 @@ from itertools import islice
 
 from fine_tuning.data_collection.importers.aider import AIDER
 from fine_tuning.data_collection.importers.annotations import ANNOTATIONS
+from fine_tuning.data_collection.importers.batch import BATCH
 from fine_tuning.data_collection.importers.calls import CALLS
 from fine_tuning.data_collection.importers.chat_log import CHAT_LOG
 from fine_tuning.data_collection.importers.chatgpt import CHATGPT
 from fine_tuning.data_collection.importers.chats import kind
 from fine_tuning.data_collection.importers.cherry_studio import CHERRY_STUDIO
 from fine_tuning.data_collection.importers.claude import CLAUDE
+from fine_tuning.data_collection.importers.columns import COLUMNS
 from fine_tuning.data_collection.importers.custom import custom
 from fine_tuning.data_collection.importers.database import LLM, OPEN_WEBUI_DATABASE, tables
+from fine_tuning.data_collection.importers.dialogue_lines import DIALOGUE_LINES
 from fine_tuning.data_collection.importers.dialogue_text import DIALOGUE_TEXT
 from fine_tuning.data_collection.importers.dialogues import DIALOGUES
 from fine_tuning.data_collection.importers.discord import DISCORD, DISCORD_TEXT
@@ -24,6 +27,7 @@ from fine_tuning.data_collection.importers.gemini import GEMINI
 from fine_tuning.data_collection.importers.gemini_html import GEMINI_HTML
 from fine_tuning.data_collection.importers.hangouts import HANGOUTS
 from fine_tuning.data_collection.importers.huggingface import Dataset
+from fine_tuning.data_collection.importers.instances import INSTANCES
 from fine_tuning.data_collection.importers.intents import INTENTS
 from fine_tuning.data_collection.importers.jan import JAN
 from fine_tuning.data_collection.importers.json_ld import JSON_LD
@@ -35,16 +39,25 @@ from fine_tuning.data_collection.importers.nested import NESTED
 from fine_tuning.data_collection.importers.oasst import OASST, OASST_MESSAGES
 from fine_tuning.data_collection.importers.ollama_history import NO_ANSWERS, is_history
 from fine_tuning.data_collection.importers.open_webui import OPEN_WEBUI
-from fine_tuning.data_collection.importers.pairs import ALPACA, COLUMNS, COMPLETION, DOLLY, OWN
+from fine_tuning.data_collection.importers.pairs import ALPACA, COMPLETION, DOLLY, OWN
 from fine_tuning.data_collection.importers.passages import PASSAGES
 from fine_tuning.data_collection.importers.people_records import PEOPLE
 from fine_tuning.data_collection.importers.preference import PREFERENCE
-from fine_tuning.data_collection.importers.records import SAMPLE, Look, Record, look, look_at_table
-from fine_tuning.data_collection.importers.replies import REPLIES
+from fine_tuning.data_collection.importers.rasa import RASA
+from fine_tuning.data_collection.importers.records import (
+    SAMPLE,
+    Look,
+    Record,
+    look,
+    look_at_headless,
+    look_at_table,
+)
+from fine_tuning.data_collection.importers.replies import MAIL, REPLIES
 from fine_tuning.data_collection.importers.shape import Importer, Inside, has_format
 from fine_tuning.data_collection.importers.sharegpt import SHAREGPT
 from fine_tuning.data_collection.importers.sillytavern import SILLYTAVERN
 from fine_tuning.data_collection.importers.slack import SLACK
+from fine_tuning.data_collection.importers.sms import SMS
 from fine_tuning.data_collection.importers.telegram import TELEGRAM
 from fine_tuning.data_collection.importers.templated import TEMPLATED
 from fine_tuning.data_collection.importers.text_generation_webui import TEXT_GENERATION_WEBUI
@@ -58,20 +71,13 @@ NAME_IT = "Name the format with --format, or use --as document to make questions
 
 _BOTH = "write both into one table, with the columns question and answer"
 _NO_ANSWER = f"It holds the wordings of a chatbot's intents without the answers: {_BOTH}"
-_NO_QUESTION = f"It holds the answers of a chatbot without the questions: {_BOTH}"
+_OWN_FORMAT = "Convert it to JSON or CSV, or use --format module:function for a function of your own"
 # keys of files that hold no chats, and what can be done with them
 _KNOWN = (
     ({"ID", "Timestamp", "Contents"}, "Discord's own download has only what you wrote: use DiscordChatExporter"),
-    *(({key}, _NO_ANSWER) for key in ("nlu", "rasa_nlu_data", "dialog_nodes", "sampleUtterances", "userSays")),
-    ({"version", "responses"}, _NO_QUESTION),
-    ({"kind", "v"}, "If it is VS Code's own file of a chat, use its command Chat: Export Chat… and import chat.json"),
+    *(({key}, _NO_ANSWER) for key in ("sampleUtterances", "userSays")),
+    ({"document_tokens", "annotations"}, "Use the simplified form of Natural Questions"),
     ({"text", "label"}, "Labels are classes. If they are answers, name the columns question and answer"),
-)
-
-_JOIN = 'join both by custom_id, and write each as {"request": …, "response": …}'
-_HALVES = (
-    ({"custom_id", "response"}, f"holds the answers of a batch without the questions: {_JOIN}"),
-    ({"custom_id", "method", "body"}, f"holds the questions of a batch without the answers: {_JOIN}"),
 )
 
 # More specific formats come first: of those that fit equally well, the first is chosen.
@@ -94,6 +100,7 @@ IMPORTERS: dict[str, Importer] = {
     "hangouts": HANGOUTS,
     "discord": DISCORD,
     "slack": SLACK,
+    "sms": SMS,
     "byoai": OWN,
     "oasst": OASST,
     "oasst-messages": OASST_MESSAGES,
@@ -101,19 +108,23 @@ IMPORTERS: dict[str, Importer] = {
     "sharegpt": SHAREGPT,
     "annotations": ANNOTATIONS,
     "calls": CALLS,
+    "batch": BATCH,
     "tickets": TICKETS,
     "messages": MESSAGES,
     "message-list": MESSAGE_LIST,
+    "instances": INSTANCES,
     "dolly": DOLLY,
     "alpaca": ALPACA,
     "prompt-completion": COMPLETION,
     "replies": REPLIES,
+    "mail": MAIL,
+    "passages": PASSAGES,
     "columns": COLUMNS,
     "intents": INTENTS,
-    "passages": PASSAGES,
+    "rasa": RASA,
     "people": PEOPLE,
-    "dialogues": DIALOGUES,
     "templated": TEMPLATED,
+    "dialogues": DIALOGUES,
     "nested": NESTED,
     "gemini-html": GEMINI_HTML,
     "json-ld": JSON_LD,
@@ -121,6 +132,7 @@ IMPORTERS: dict[str, Importer] = {
     "discord-text": DISCORD_TEXT,
     "aider": AIDER,
     "chat-log": CHAT_LOG,
+    "dialogue-lines": DIALOGUE_LINES,
     "text": DIALOGUE_TEXT,
     "faq": FAQ,
     "document": DOCUMENT,
@@ -152,8 +164,12 @@ def looked_at(member: Member) -> Look:
     found = look(member)
     if found.layout == "database":
         return Look("database", [tables(member)])
-    if found.layout == "text" and not _best(_formats(found), found, ()) and (table := look_at_table(member)):
-        return table if _best(_formats(table), table, table.sample) else found
+    if found.layout not in ("text", "table") or _best(_formats(found), found, found.sample):
+        return found
+    table = found if found.layout == "table" else look_at_table(member)
+    for other in (table, look_at_headless(member, table) if table else None):
+        if other and _best(_formats(other), other, other.sample):
+            return other
     return found
 
 
@@ -164,9 +180,6 @@ def dataset_look(dataset: Dataset) -> Look:
 
 def recognised(found: Look, name: str) -> Found:
     """Return the format of a file. Raises DataError, which lists the formats that were tried, if it has none."""
-    keys = _keys(found)
-    if half := next((advice for some, advice in _HALVES if some <= keys), ""):
-        raise DataError(f"{name} {half}")
     formats = _formats(found)
     surface = {name: importer for name, importer in formats.items() if importer is not NESTED}
     if best := _best(surface, found, found.sample):
@@ -194,8 +207,8 @@ def _advice(found: Look) -> str:
     start = lines[0].lower() if lines else ""
     if start.startswith(("<!doctype html", "<html")):
         return f"If it is a chat, export it as JSON or text instead. {NAME_IT}"
-    if start.startswith("<"):
-        return "XML is not read: convert it to JSON or CSV, or use --format module:function for a function of your own"
+    if start.startswith("<") or found.layout == "xml":
+        return _OWN_FORMAT
     if start.startswith("## intent:"):
         return _NO_ANSWER
     if any(" --> " in line for line in lines[:20]):
@@ -270,6 +283,8 @@ def _told(found: Look) -> str:
         "object": "a JSON object",
         "table": "a table",
         "parquet": "a table",
+        "xml": "XML elements",
+        "mail": "mails",
         "database": "a database",
     }
     record = found.sample[0] if found.sample else None

@@ -11,7 +11,7 @@ from fine_tuning.data_collection.importers.chats import BadRecord, Chat, Role, S
 from fine_tuning.data_collection.importers.shape import Importer, Source, each
 from fine_tuning.json_values import JsonObject
 
-_COLUMNS = ("text", "conversation", "dialogue", "dialog", "chat", "prompt")
+_COLUMNS = ("text", "conversation", "dialogue", "dialog", "chat", "prompt", "transcript")
 _WORDS = {
     **dict.fromkeys(("human", "user", "prompter", "instruction", "input", "question", "q"), "user"),
     **dict.fromkeys(("assistant", "ai", "bot", "model", "gpt", "response", "output", "answer", "a"), "assistant"),

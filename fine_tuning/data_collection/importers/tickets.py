@@ -1,7 +1,8 @@
 """Read tickets and conversations of help desks as JSON: the messages of each, with signs of who wrote them.
 
-Zendesk, Intercom, Freshdesk, Help Scout, HubSpot, Front, Gorgias, Drift, Chatwoot and LiveChat have
-such records. The customer asks and the company answers; an internal note is kept, but not learned.
+Zendesk, Intercom, Freshdesk, Help Scout, HubSpot, Front, Gorgias, Drift, Chatwoot, LiveChat, tawk.to,
+Amazon Connect, and the issues of Jira and GitHub have such records. The customer (or whoever opened the
+issue) asks, and all others answer; an internal note is kept, but not learned.
 """
 
 import re
@@ -14,12 +15,12 @@ from fine_tuning.data_collection.importers.chats import BadRecord, Chat, Role, S
 from fine_tuning.data_collection.importers.html_text import text_of_html
 from fine_tuning.data_collection.importers.people_records import first_in, lowered, time_in
 from fine_tuning.data_collection.importers.shape import Importer, Source, each
-from fine_tuning.data_collection.importers.sides import CONVERSATIONS, role_of_type, side_of, user_type
+from fine_tuning.data_collection.importers.sides import CONVERSATIONS, id_of, role_of_type, side_of, user_type
 from fine_tuning.json_values import JsonObject
 
 _LISTS = (
     *("comments", "conversation_parts", "conversations", "messages", "threadMessages", "threads", "notes", "events"),
-    *("_results", "results", "data", "payload"),
+    *("_results", "results", "data", "payload", "Transcript"),
 )
 _HOLDERS = (
     "conversation_parts",
@@ -31,13 +32,19 @@ _HOLDERS = (
     "helpdesk_ticket",
     "conversation",
     "item",
+    "fields",
+    "comment",
 )
-_BODIES = ("bodytext", "strippedtext", "plainbody", "text", "content", "body", "htmlbody", "message")
-_REQUESTERS = ("requesterid", "customerid", "requester", "customer", "contactid", "submitterid")
-_OPENINGS = ("descriptiontext", "description")
+_BODIES = ("bodytext", "strippedtext", "plainbody", "text", "content", "body", "htmlbody", "message", "msg")
+_REQUESTERS = (
+    *("requesterid", "customerid", "requester", "customer", "contactid", "submitterid", "reporter", "creator"),
+)
+_AUTHORS = ("author", "user")  # of an issue, which has a text of its own
+_OPENINGS = ("descriptiontext", "description", "body")
+_TITLES = ("title", "summary")
 _PARTS = ("attachments", "files")
 _HTML = re.compile(r"</?(?:p|div|br|ul|ol|li|span|a|b|strong|em|table|h\d)\b[^>]*>", re.IGNORECASE)
-_DEEPEST = 2
+_DEEPEST, _DEEPEST_NODE = 2, 20
 
 # (a message with its keys as `lowered` returns them, its side)
 Told = tuple[dict[str, Any], Role]
@@ -59,13 +66,19 @@ def _told(record: JsonObject, around: Mapping[str, Role] = MappingProxyType({}),
     people = {**around, **{id: role for each in (*inner, record) for id, role in _people(lowered(each)).items()}}
     for key in _LISTS:
         found = record.get(key)
-        messages = [lowered(each) for each in found if isinstance(each, dict)] if isinstance(found, list) else []
+        messages = [lowered(_bare(each)) for each in found if isinstance(each, dict)] if isinstance(found, list) else []
         messages = [each for each in messages if any(key in each for key in _BODIES)]
         user = user_type(messages)
         told = [(each, side) for each in messages if (side := side_of(each, people, user))]
         if told and 4 * len(told) >= 3 * len(messages):
             return told
     return next((told for each in inner if (told := _told(each, people, depth + 1))), [])
+
+
+def _bare(message: JsonObject) -> JsonObject:
+    """Return a message without the object around it: Freshdesk wrote {"helpdesk_note": {…}}."""
+    inner = next(iter(message.values())) if len(message) == 1 else None
+    return inner if isinstance(inner, dict) else message
 
 
 def _people(record: Mapping[str, Any]) -> dict[str, Role]:
@@ -75,8 +88,7 @@ def _people(record: Mapping[str, Any]) -> dict[str, Role]:
         for person in record[key] if isinstance(record.get(key), list) else ():
             role = role_of_type(person.get("type") or person.get("role")) if isinstance(person, dict) else None
             found |= {str(person.get("id")): role} if role else {}
-    requester = first_in(record, _REQUESTERS)
-    id = requester.get("id") if isinstance(requester, dict) else requester
+    id = id_of(first_in(record, (*_REQUESTERS, *_AUTHORS) if record.get("body") else _REQUESTERS))
     return {**found, str(id): "user", "": "assistant"} if id and not found else found
 
 
@@ -106,7 +118,17 @@ def _said(message: Mapping[str, Any], side: Role) -> Said:
 
 
 def _body(message: Mapping[str, Any]) -> str:
-    return _plain(text_of(first_in(message, _BODIES), "a body"))
+    body = first_in(message, _BODIES)
+    return _plain(_document(body) if isinstance(body, dict) else text_of(body, "a body"))
+
+
+def _document(node: Any, depth: int = 0) -> str:
+    """Return the text of a document in Atlassian's format, which Jira has instead of a text."""
+    inner = node.get("content") if isinstance(node, dict) else None
+    if not isinstance(inner, list) or depth > _DEEPEST_NODE:
+        return text_of(node.get("text") if isinstance(node, dict) else node, "a text")
+    joint = "" if node.get("type") in ("paragraph", "heading", "codeBlock") else "\n\n"
+    return joint.join(_document(each, depth + 1) for each in inner)
 
 
 def _plain(text: str) -> str:
@@ -120,8 +142,10 @@ def _opening(record: JsonObject, said: Sequence[Said]) -> list[Said]:
         source = lowered(found.get("source") or found.get("conversationmessage"))
         if any(key in source for key in _BODIES):  # Intercom
             return [_said(source, side_of(source, {}) or "user")]
-        if isinstance(text := first_in(found, _OPENINGS), str):
-            text = _plain(text)
+        if (opening := first_in(found, _OPENINGS)) and isinstance(opening, str | dict):
+            text = _body({"body": opening})
+            title = first_in(found, _TITLES)
+            text = f"{title}\n\n{text}" if isinstance(title, str) else text
             is_told = any(" ".join(text.split()) == " ".join(each.text.split()) for each in said)
             return [] if is_told else [Said("user", text, time_in(found))]
     return []

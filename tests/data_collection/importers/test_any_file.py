@@ -109,6 +109,20 @@ KEYS = [
     ("data", "fields", "annotations", "responses"),
     ("inputs", "outputs", "request", "response", "prompt", "sampled"),
     ("conversation_a", "conversation_b", "winner", "human_ref_A", "human_ref_B", "labels"),
+    ("response_0", "response_1", "better_response_id", "score_0", "score_1", "prompt"),
+    ("custom_id", "key", "body", "params", "request", "response", "result"),
+    ("version", "nlu", "stories", "rules", "responses", "rasa_nlu_data"),
+    ("intents", "dialog_nodes", "actions"),
+    ("kind", "k", "v", "i"),
+    ("instruction", "definition", "Definition", "instances", "Instances"),
+    ("question", "choices", "answerKey", "answer", "context", "conversation_id", "incorrect_answers"),
+    ("address", "date", "type", "body", "msg_box", "parts", "contact_name"),
+    ("document_text", "question_text", "annotations", "orig_answers"),
+    ("columns", "data"),
+    ("fields", "comment", "comments", "title", "body", "user", "Transcript"),
+    ("dialogue", "transcript", "history", "candidates", "segments"),
+    ("messageId", "parentMessageId", "children", "text", "isCreatedByUser", "info", "parts"),
+    ("event_id", "sender", "content", "origin_server_ts", "messages"),
 ]
 
 

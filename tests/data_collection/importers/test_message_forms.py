@@ -53,6 +53,39 @@ ONE_RECORD = {
         "messages": [{"role": who, "content": [{"type": "text", "value": text}]} for who, text in SPOKEN]
     },
     "gemini api": {"contents": [{"role": who, "parts": [{"text": text}]} for who, text in sides("user", "model")]},
+    "gemini cli, with a note": {
+        "messages": [
+            *({"type": who, "content": text} for who, text in sides("user", "gemini")[:2]),
+            {"type": "info", "content": "Request cancelled."},
+            *({"type": who, "content": text} for who, text in sides("user", "gemini")[2:]),
+        ],
+    },
+    "opencode": {
+        "info": {"id": "ses_1"},
+        "messages": [
+            {
+                "info": {"role": who, "time": {"created": 1705312800000, "completed": 1705312801000}},
+                "parts": [{"type": "step-start"}, {"type": "text", "text": text}],
+            }
+            for who, text in SPOKEN
+        ],
+    },
+    "continue": {"history": [{"message": {"role": who, "content": text}, "contextItems": []} for who, text in SPOKEN]},
+    "newest first": {
+        "turns": [
+            {"role": who, "text": text, "timestamp": f"2026-03-01T10:0{3 - n}:00Z"}
+            for n, (who, text) in enumerate(reversed(SPOKEN))
+        ]
+    },
+    "poe": {
+        "data": {
+            "chat": {
+                "messages": {
+                    "edges": [{"node": {"author": who, "text": text}} for who, text in sides("human", "chinchilla")]
+                }
+            }
+        }
+    },
     "nested": {"data": {"session": {"thread": [{"speaker": who, "text": text} for who, text in SPOKEN]}}},
 }
 
@@ -72,6 +105,34 @@ LINES = {
             {"type": "response_item", "payload": {"type": "message", "role": who, "content": [{"text": text}]}}
             for who, text in SPOKEN
         ),
+    ],
+    "copilot cli": [
+        {"type": "session.start", "data": {"sessionId": "s"}, "id": "0", "parentId": None},
+        *(
+            {"type": f"{who}.message", "data": {"content": text}, "id": text, "timestamp": AT, "parentId": "0"}
+            for who, text in SPOKEN
+        ),
+    ],
+    "what agents insert": [
+        {"type": "user", "isCompactSummary": True, "message": {"role": "user", "content": "This session goes on."}},
+        {
+            "type": "user",
+            "message": {
+                "role": "user",
+                "content": [
+                    {"type": "text", "text": "# AGENTS.md instructions for /x\n\n<INSTRUCTIONS>\n</INSTRUCTIONS>"},
+                    {"type": "text", "text": f"<task>\n{SPOKEN[0][1]}\n</task>"},
+                    {"type": "text", "text": "<environment_details>\nx\n</environment_details>"},
+                ],
+            },
+        },
+        {"type": "assistant", "message": {"role": "assistant", "content": SPOKEN[1][1]}},
+        {
+            "type": "user",
+            "message": {"role": "user", "content": [{"type": "text", "text": "[Request interrupted by user]"}]},
+        },
+        {"type": "user", "message": {"role": "user", "content": [{"type": "text", "text": SPOKEN[2][1]}]}},
+        {"type": "assistant", "message": {"role": "assistant", "content": SPOKEN[3][1]}},
     ],
     "a conversation's id": [
         {"conversation_id": "a", "author": {"role": who}, "content": text, "create_time": AT} for who, text in SPOKEN
@@ -186,6 +247,43 @@ def test_of_several_answers_the_last_is_read_or_all(log, tmp_path, own, parent):
         assert pairs(log) == [("q", "new"), ("q2", "a2")]
     import_files(log, [record], Wanted(branches="all"))
     assert ("q", "old") in pairs(log)
+
+
+NOBODY = "00000000-0000-0000-0000-000000000000"
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [{"messageId": "1", "parentMessageId": NOBODY, "sender": "User", "text": "q", "isCreatedByUser": True,
+          "children": [
+            {"messageId": "2", "parentMessageId": "1", "sender": "m", "text": "old", "isCreatedByUser": False},
+            {"messageId": "3", "parentMessageId": "1", "sender": "m", "text": "new", "isCreatedByUser": False,
+             "children": [
+                {"messageId": "4", "parentMessageId": "3", "sender": "User", "text": "q2", "isCreatedByUser": True},
+                {"messageId": "5", "parentMessageId": "4", "sender": "m", "text": "a2", "isCreatedByUser": False}]}]}],
+        [{"id": "0", "from": "system", "content": "", "children": ["1"]},
+         {"id": "1", "from": "user", "content": "q", "children": ["2", "3"]},
+         {"id": "2", "from": "assistant", "content": "old", "children": []},
+         {"id": "3", "from": "assistant", "content": "new", "children": ["4"]},
+         {"id": "4", "from": "user", "content": "q2", "children": ["5"]},
+         {"id": "5", "from": "assistant", "content": "a2", "children": []}],
+    ],
+)  # fmt: skip
+def test_trees_of_messages_within_messages_and_by_the_ids_of_replies(log, tmp_path, messages):
+    file = tmp_path / "chat.json"
+    file.write_text(json.dumps({"title": "Tea", "messages": messages}))
+    import_files(log, [file])
+    assert pairs(log) == [("q", "new"), ("q2", "a2")]
+
+
+def test_the_threads_of_a_chat_are_chats_of_their_own(log, tmp_path):
+    chat = {"messages": CONVERSATIONS[0], "threads": [{"messages": CONVERSATIONS[1]}, {"messages": CONVERSATIONS[2]}]}
+    file = tmp_path / "chatbox.json"
+    file.write_text(json.dumps({"session:1": chat}))
+    import_files(log, [file])
+    assert pairs(log) == [("q1", "a1"), ("q2", "a2"), ("q3", "a3")]
+    assert len({turn.session_id for turn in log.turns()}) == 3
 
 
 def test_a_message_that_answers_none_begins_a_conversation(log, tmp_path):

@@ -1,0 +1,261 @@
+"""Read records with a question and its answer under any of many names: tables, FAQ, and data sets of questions.
+
+`_ASKED` and `_ANSWERED` list the names. A question with choices is asked together with them, and the
+answer is the text of the right choice, also where the record has only its number or letter.
+"""
+
+import html
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from fine_tuning.data_collection.importers.chats import (
+    QUESTION_MARKS,
+    Chat,
+    Said,
+    has,
+    rated,
+    rows_in,
+    text_of,
+)
+from fine_tuning.data_collection.importers.html_text import text_of_html
+from fine_tuning.data_collection.importers.pairs import before
+from fine_tuning.data_collection.importers.preference import dialogue
+from fine_tuning.data_collection.importers.shape import Importer, Source, each
+from fine_tuning.json_values import JsonObject, JsonValue
+
+_ASKED = (
+    *("question", "questions", "q", "query", "prompt", "user", "human", "user_message", "instruction", "input"),
+    *("input_text", "inputs_pretokenized", "inputs", "ask", "request", "patterns", "usersays", "customer"),
+    *("user_input", "question_stem", "frage", "pregunta", "pergunta", "domanda", "vraag", "问题", "質問"),
+)
+_ANSWERED = (
+    *("answer", "answers", "a", "response", "completion", "assistant", "bot", "bot_response", "output", "target"),
+    *("targets_pretokenized", "targets", "generation", "reply", "agent", "ai", "chatbot", "responses", "completions"),
+    *("acceptedanswer", "best_answer", "correct_answer", "reference_answer", "output_text", "solution", "resolution"),
+    *("antwort", "réponse", "reponse", "respuesta", "resposta", "risposta", "antwoord", "答案", "回答"),
+)
+# names that count only together
+_TOGETHER = (("patient", "doctor"), ("client", "therapist"), ("student", "tutor"), ("front", "back"))
+# names of questions that count only beside one of `_ANSWERED`: {"title": "…", "selftext": "…", "answers": ...}
+_TITLES = ("title", "name", "subject", "description", "problem", "issue", "text", "examples", "utterances", "phrases")
+_BODIES = ("selftext", "body")
+_ASKED_WORDS = frozenset(("question", "questions", "q", "query", "prompt", "user"))
+_ANSWERED_WORDS = frozenset(
+    ("answer", "answers", "a", "response", "completion", "assistant", "bot", "reply", "resolution")
+)
+# of an answer that is an object
+_ANSWER_KEYS = ("text", "answer", "response", "content", "body", "input_text", "value")
+_RANKS, _SCORES = ("rank",), ("pm_score", "overall_score", "score", "votes", "upvotes")  # the lowest rank is the best
+_ACCEPTED = ("selected", "is_selected", "accepted", "is_accepted")
+_HTML = re.compile(r"\s*<(?:p|div|ul|ol|h\d|span|br)\b[^>]*>", re.IGNORECASE)
+_NO_TEXT = frozenset(("id", "ids", "count", "date", "time", "score", "type", "url", "key", "length", "tokens"))
+_VERDICTS = ("accept", "reject", "ignore")  # Prodigy: an annotator's verdict, under the name "answer"
+_NO_ANSWER = ("No Answer Present.",)  # MS MARCO
+_MOST_COLUMNS, _LONGEST_NAME = 12, 40
+_CONTEXT = ("context", "passage", "article", "kontext")
+_TASKS = ("definition", "task_definition")
+_CHOICES, _RIGHT = ("choices", "options"), ("answerkey", "answer_idx", "answer_index", "correct", "label", "gold")
+_SESSIONS = (
+    *("conversation_id", "conversationid", "conversation_no", "dialogue_id", "dialog_id", "conv_id", "session_id"),
+)
+_SENTENCE = re.compile(r"[.!?…:。！？]\s*$|\n")  # in a text that is more than the name of a thing
+
+
+@dataclass(frozen=True)
+class _Names:
+    """The names of a record's fields; "" for each that is missing. `body` continues the question."""
+
+    asked: str = ""
+    answered: str = ""
+    context: str = ""
+    body: str = ""
+    task: str = ""
+    choices: str = ""
+    session: str = ""
+
+
+def _convert(record: JsonObject, source: Source) -> Iterable[Chat]:
+    """Yield the chat of a question and its answer, or one for each wording of the question.
+
+    Several wordings with several answers (as in the intents of a chatbot) are paired in order; the
+    shorter list is repeated until the longer one ends. Of several answers to one question, the one
+    that is accepted or rated best is used (`_answer`).
+    """
+    if _is_map(record):
+        for question, answer in record.items():
+            yield Chat([Said("user", question), Said("assistant", _answer(answer, "answer"))])
+        return
+    names = _pair(record)
+    asked, answer = record[names.asked], record[names.answered]
+    if not isinstance(asked, list):
+        said = [*dialogue(_question(record, names), "user"), Said("assistant", _right(record, names))]
+        session = text_of(record.get(names.session), "an id")
+        said = [each for each in said if each.text or each is said[-1]]
+        yield Chat(rated([*before(record), *said], record), session)
+        return
+    answers = answer if isinstance(answer, list) and answer else [answer]
+    for number in range(max(len(asked), len(answers)) if asked else 0):
+        wording, one = asked[number % len(asked)], answers[number % len(answers)]
+        yield Chat([Said("user", text_of(wording, names.asked)), Said("assistant", _answer(one, names.answered))])
+
+
+def _question(record: JsonObject, names: _Names) -> str:
+    """Return the question, with the task before it, and what it is about and may be answered with after it.
+
+    A list as the context of a question of a conversation holds what was said before: QReCC's "Context".
+    """
+    context = names.context if not names.session or not isinstance(record.get(names.context), list) else ""
+    texts = [_passage(record[name]) for name in (names.task, names.asked, names.body, context) if name]
+    shown = [plain for text in texts if (plain := _plain(text)).strip()]
+    choices = _choices(record, names)
+    if choices:
+        shown.append("\n".join(choices.values()))
+    asked = "\n\n".join(shown)
+    return html.unescape(asked) if "incorrect_answers" in record else asked  # Open Trivia Database
+
+
+def _passage(value: JsonValue) -> str:
+    """Return the text of a question or of what it is about: a text, a list of texts, or titles with sentences."""
+    if isinstance(value, dict):  # HotpotQA: {"title": [...], "sentences": [[...]]}
+        value = [list(row.values()) for row in rows_in(value)]
+    if not isinstance(value, list):
+        return text_of(value, "a text")
+    return "\n\n".join(_flat(each) for each in value)
+
+
+def _flat(value: JsonValue) -> str:
+    return "\n".join(map(_flat, value)) if isinstance(value, list) else text_of(value, "a text")
+
+
+def _choices(record: JsonObject, names: _Names) -> dict[str, str]:
+    """Return the choices of a question by their labels, with the label before each; {} if it has none."""
+    found = record.get(names.choices)
+    rows = rows_in(found) if isinstance(found, dict) else found if isinstance(found, list) else []
+    texts = [text for row in rows if isinstance(text := row.get("text") if isinstance(row, dict) else row, str)]
+    if len(texts) < 2 or len(texts) != len(rows):
+        return {}
+    labels = [str(row.get("label") or "") if isinstance(row, dict) else "" for row in rows]
+    labels = labels if all(labels) else [chr(ord("A") + number) for number in range(len(texts))]
+    return {label: _labelled(label, text) for label, text in zip(labels, texts, strict=True)}
+
+
+def _labelled(label: str, text: str) -> str:
+    return text if re.match(rf"\W?{re.escape(label)}[).:]", text) else f"{label}. {text}"
+
+
+def _right(record: JsonObject, names: _Names) -> str:
+    """Return the answer to a question; if it has choices, the right one."""
+    value, choices = record[names.answered], _choices(record, names)
+    if choices and isinstance(value, int | str) and not isinstance(value, bool):
+        if str(value).isdecimal() and 0 <= int(value) < len(choices) and str(value) not in choices:
+            return list(choices.values())[int(value)]
+        if found := choices.get(str(value).strip().strip("().").upper()) or choices.get(str(value)):
+            return found
+    answer = _answer(value, names.answered)
+    return "" if answer in _NO_ANSWER else html.unescape(answer) if "incorrect_answers" in record else answer
+
+
+def _answer(value: JsonValue, name: str) -> str:
+    """Return the text of an answer; of a list of answers the best one, of an object the text in it.
+
+    A list of sentences under a name in the singular, such as "answer", holds the paragraphs of one answer.
+    """
+    if isinstance(value, list) and (texts := [each for each in value if isinstance(each, str)]) == value and texts:
+        are_paragraphs = not name.lower().endswith("s") and any(map(_SENTENCE.search, texts))
+        return "\n\n".join(texts) if are_paragraphs else texts[0]
+    if isinstance(value, dict) and (rows := rows_in(value)):  # SQuAD and ELI5: {"text": [...], "score": [...]}
+        value = [*rows]
+    if isinstance(value, list):
+        value = _best_of(value) if value else ""
+    if isinstance(value, dict):
+        value = next((value[key] for key in _ANSWER_KEYS if value.get(key)), None)
+        if isinstance(value, list):
+            value = value[0] if value else ""
+    if isinstance(value, bool):
+        return "Yes" if value else "No"
+    return _plain(text_of(value, name))
+
+
+def _best_of(answers: list[JsonValue]) -> JsonValue:
+    """Return the answer that is marked as accepted, or has the best rank or score; else the first."""
+    rated = [each for each in answers if isinstance(each, dict)]
+    if accepted := [each for each in rated if any(each.get(key) is True for key in _ACCEPTED)]:
+        return accepted[0]
+    for key in (*_RANKS, *_SCORES):
+        marks = [mark for each in rated if isinstance(mark := each.get(key), int | float)]
+        if marks and len(marks) == len(rated):
+            return rated[marks.index(min(marks) if key in _RANKS else max(marks))]
+    return answers[0]
+
+
+def _plain(text: str) -> str:
+    """Return a text as Markdown if it is HTML, as exports of help desks and web pages have it."""
+    return text_of_html(text) if _HTML.match(text) else text
+
+
+def _pair(record: object) -> _Names:
+    return _names_of(tuple(record)) if isinstance(record, dict) else _Names()
+
+
+@lru_cache(maxsize=1000)
+def _names_of(keys: tuple[str, ...]) -> _Names:
+    """Return which of a record's keys are which; the records of a file mostly have the same keys."""
+    names = {str(name).strip().casefold(): name for name in keys}
+
+    def first_of(known: Sequence[str]) -> str:
+        return next((names[name] for name in known if name in names), "")
+
+    asked, answered, context = first_of(_ASKED), first_of(_ANSWERED), first_of(_CONTEXT)
+    choices = first_of(_CHOICES)
+    answered = answered or (choices and first_of(_RIGHT))
+    if not asked or not answered:
+        both = next(((names[one], names[other]) for one, other in _TOGETHER if one in names and other in names), None)
+        asked, answered = both or (asked, answered)
+    if answered and not asked:
+        asked = first_of(_TITLES)
+    asked, answered = asked or _with_word(names, _ASKED_WORDS), answered or _with_word(names, _ANSWERED_WORDS)
+    if answered and not asked:
+        asked = _with_word(names, frozenset(("description", "problem", "issue"))) or context
+    body = first_of(_BODIES) if asked.casefold() == "title" else ""
+    context = context if context != asked else ""
+    return _Names(asked, answered, context, body, first_of(_TASKS), choices, first_of(_SESSIONS))
+
+
+def _is_map(record: object) -> bool:
+    """Return whether an object has questions as keys and their answers as values: {"What is tea?": "A drink."}."""
+    if not isinstance(record, dict) or len(record) < 2 or not all(isinstance(each, str) for each in record.values()):
+        return False
+    asks = sum(str(key).rstrip().endswith(QUESTION_MARKS) for key in record)
+    return 3 * asks >= 2 * len(record)
+
+
+def _with_word(names: dict[str, str], known: frozenset[str]) -> str:
+    """Return the column with one of these words in its name, such as "User Question".
+
+    Return "" if it is not the only such column, or if the record looks like settings and not like a
+    row.
+    """
+    if len(names) > _MOST_COLUMNS or any(len(name) > _LONGEST_NAME for name in names):
+        return ""
+    words = {column: set(re.split(r"[^a-z]+", name)) for name, column in names.items()}
+    found = [column for column, its in words.items() if its & known and not its & _NO_TEXT]
+    return found[0] if len(found) == 1 else ""
+
+
+def _fits(record: object) -> bool:
+    if _is_map(record):
+        return True
+    names = _pair(record)
+    if not names.answered or not has(record, names.asked):
+        return False
+    asked = record[names.asked]
+    if record[names.answered] in _VERDICTS:
+        return False
+    if isinstance(asked, list):
+        return bool(asked) and all(isinstance(each, str) for each in asked)
+    return not isinstance(asked, dict | bool)
+
+
+COLUMNS = Importer("columns of questions and answers", _fits, each(_convert, "a question and an answer"))
