@@ -1,12 +1,15 @@
 """Measure how much the API slows down a training while 200 clients follow its events and 50 requests a second arrive.
 
-    python benchmarks/api.py [--rounds 3]
+    python benchmarks/api.py [--rounds 3] [--products 0]
 
 Prints the time to the first answer and the idle memory of `byoai serve` and of `byoai chat`, and with
 `--rounds 0` nothing else. Needs the base model in the cache (`byoai prepare`). Trains the shipped
 sample with few steps on the embedded engine, in a temporary data folder, alternately without load and
 with it. Prints the median seconds of the trainings, the response times, and the processor time that server,
 training and client use while the model is trained.
+
+`--products N`: first measure N times with matrix products in place of the training, which tells in
+seconds what a training tells in minutes. Prints the share of its core that the products get.
 
 With two cores or more, this program runs on the first core, and the server with its training on the
 second. Sending the load takes more processor time than answering it, so on the same core the client
@@ -17,6 +20,7 @@ too, and hardly depend on what else runs on the machine.
 import argparse
 import asyncio
 import json
+import multiprocessing
 import os
 import statistics
 import subprocess
@@ -26,6 +30,7 @@ import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -34,6 +39,7 @@ from pages import ask_page, page_names
 
 WATCHERS, RATE = 200, 50.0
 READS_MADE, EVENTS_TOLD = 1000, 100
+PHASE = 14.0  # seconds of products, without load and with it
 SETTLED = 5.0  # seconds after which a server has loaded what it loads by itself
 SETTINGS = {
     "training.num_epochs": 1,
@@ -199,9 +205,78 @@ async def measure(server: Server, rounds: int) -> None:
     print(f"ratio            {statistics.median(watched) / statistics.median(alone):6.3f}")
     print(f"processor seconds per second, alone:   {usage_alone}")
     print(f"processor seconds per second, watched: {usage_watched}")
-    taken.sort()
-    median, late = (1000 * taken[int(len(taken) * share)] for share in (0.5, 0.95))
-    print(f"{len(taken)} reads: median {median:.1f} ms, 95 % within {late:.1f} ms, errors {len(faults)} {faults[:3]}")
+    print(told(taken, faults))
+
+
+def multiply(count: Any) -> None:
+    """Multiply matrices of a training step's size on the second core, and count the products in `count`."""
+    import torch
+
+    keep_to_core(1, 0)
+    torch.set_num_threads(1)
+    weights, rows = [torch.rand(576, 1536) for _ in range(30)], torch.rand(256, 576)
+    while True:
+        for weight in weights:
+            rows @ weight
+            count.value += 1
+
+
+async def beside_products(server: Server, rounds: int) -> None:
+    """Print how many products are made, and how much time they get, without load and with it, in turns."""
+    from fine_tuning.events import Count
+    from fine_tuning.jobs.doing import listed
+    from fine_tuning.jobs.kinds import SweepRequest
+
+    context = multiprocessing.get_context("spawn")
+    count, faults = context.Value("q", 0), list[str]()
+    products = context.Process(target=multiply, args=(count,), daemon=True)
+    products.start()
+
+    async def tell(ended: asyncio.Event) -> None:
+        while not ended.is_set():
+            job.tell(Count(count.value % 100, 100))
+            await asyncio.sleep(2)  # about as often as a training of the sample ends a step
+
+    def so_far() -> tuple[float, ...]:
+        used = (processor_seconds(pid) for pid in (server.process.pid, os.getpid(), products.pid or 0))
+        return (time.perf_counter(), count.value, *used)
+
+    with listed("sweep", SweepRequest()) as job:
+        limits = httpx.Limits(max_connections=100)
+        async with httpx.AsyncClient(base_url=server.url, timeout=60, limits=limits) as client:
+            id = (await client.get("/api/jobs")).json()["items"][0]["id"]
+            while not count.value:  # torch is being imported
+                await asyncio.sleep(0.1)
+            for name in ("alone", "watched") * rounds:
+                ended, taken = asyncio.Event(), list[float]()
+                tasks: list[asyncio.Task[Any]] = [asyncio.create_task(tell(ended))]
+                watchers = []
+                if name == "watched":
+                    watchers = [asyncio.create_task(watch(server.url, id)) for _ in range(WATCHERS)]
+                    tasks.append(asyncio.create_task(read(client, ended, taken, faults)))
+                await asyncio.sleep(4)  # until all watch
+                before = so_far()
+                await asyncio.sleep(PHASE)
+                seconds, made, *used = (now - then for now, then in zip(so_far(), before, strict=True))
+                ended.set()
+                for watcher in watchers:
+                    watcher.cancel()
+                await asyncio.gather(*tasks, *watchers, return_exceptions=True)
+                server_used, client_used, share = (each / seconds for each in used)
+                print(
+                    f"products {name:8} {made / seconds:5.0f} a second, {share:.3f} of their core; "
+                    f"server {server_used:.4f}, client {client_used:.3f}  {told(taken, faults)}",
+                    flush=True,
+                )
+    products.kill()
+
+
+def told(taken: list[float], faults: list[str]) -> str:
+    """Return what to print of the seconds of some reads; "" if there were none."""
+    if not taken:
+        return ""
+    median, late = (1000 * sorted(taken)[int(len(taken) * share)] for share in (0.5, 0.95))
+    return f"{len(taken)} reads: median {median:.1f} ms, 95 % within {late:.1f} ms, errors {len(faults)} {faults[:3]}"
 
 
 async def costs(server: Server) -> None:
@@ -247,7 +322,8 @@ async def costs(server: Server) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--products", type=int, default=0)
+    options = parser.parse_args()
     keep_to_core(0, os.getpid())
     with tempfile.TemporaryDirectory() as folder:
         for command in (("chat", "--no-browser"), ("serve",)):
@@ -262,8 +338,10 @@ def main() -> None:
                 else:
                     os.environ["BYOAI_HOME"] = folder
                     asyncio.run(costs(server))
-                    if rounds:
-                        asyncio.run(measure(server, rounds))
+                    if options.products:
+                        asyncio.run(beside_products(server, options.products))
+                    if options.rounds:
+                        asyncio.run(measure(server, options.rounds))
             finally:
                 server.stop()
 

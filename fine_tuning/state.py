@@ -235,6 +235,15 @@ class Changes:
         self._file = paths.state_db()
         self._inode = 0
         self._connection: sqlite3.Connection | None = None
+        self._seen: tuple[int, int] | None = None
+
+    def is_new(self) -> bool:
+        """Return whether the database has changed since the last call; True the first time.
+
+        Raises ByoaiError as `connect` does.
+        """
+        seen, self._seen = self._seen, self.version()
+        return self._seen != seen
 
     def version(self) -> tuple[int, int]:
         """Return a pair of numbers that changes with every committed change of the database.

@@ -179,9 +179,11 @@ def test_a_connection_sees_what_others_write_whoever_opens_the_file_meanwhile(
 def test_changes_are_seen_in_a_file_that_is_put_in_place_of_another(home: Path) -> None:
     with closing(state.Changes()) as changes:
         before = changes.version()
+        assert changes.is_new() and not changes.is_new()
         paths.state_db().rename(home / "aside.db")
         after = changes.version()
         assert after != before and paths.state_db().exists()
+        assert changes.is_new() and not changes.is_new()
 
 
 def _titles(connection: sqlite3.Connection) -> list[str]:

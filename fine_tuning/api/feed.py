@@ -101,7 +101,7 @@ class Feed:
     async def _read(self) -> None:
         try:
             with closing(Changes()) as changes:
-                seen = changes.version()
+                changes.is_new()
                 job = await asyncio.to_thread(store.get, self._id)
                 reader, silent_since = EventReader(job.events), time.monotonic()
                 while True:
@@ -114,8 +114,8 @@ class Feed:
                         return
                     await asyncio.sleep(_GLANCE)
                     # The state is read before the events: if the job is over, all its events are there to be read.
-                    if (now := changes.version()) != seen:
-                        seen, job = now, await asyncio.to_thread(store.get, self._id)
+                    if changes.is_new():
+                        job = await asyncio.to_thread(store.get, self._id)
         finally:
             self._wake()
 

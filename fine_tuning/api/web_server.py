@@ -10,10 +10,11 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from fine_tuning.api.repeated import IS_CURRENT, Kept
 from fine_tuning.api.security import Access
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 PARTING = 3  # seconds that open streams have to finish when the server ends
 WINDOW = 20.0  # seconds; in each such window a client must send at least LEAST bytes of an incomplete request
@@ -23,6 +24,8 @@ MOST_HEADERS = 64 * 1024  # bytes of a request before its body, or after it (tra
 IDLE = 5  # seconds that an idle connection is kept open between requests
 FILES = 8192  # open files that the server asks the system for; each connection is one
 SPARED = 200  # files that are kept for the log, the database and jobs, however many connections there are
+
+_REQUEST = "byoai_request"  # key in a request's `state`: its bytes, if they came in one piece
 
 
 class _UnreadLimit(asyncio.Protocol):
@@ -66,27 +69,43 @@ class ImpatientProtocol(_UnreadLimit, HttpToolsProtocol):
     requests. The rate is checked in windows of WINDOW seconds, except in windows in which the client
     had to wait for the app. Headers of more than MOST_HEADERS bytes end the connection, too, since
     httptools collects them without a limit. When `most` connections are open, a new one is closed at once.
+
+    A request whose answer is kept (`kept`) is answered without being parsed.
     """
 
     window = WINDOW
     most = FILES - SPARED  # connections
+    kept: Kept | None = None  # the answers to repeat; None: answers are not repeated
     _timer: asyncio.TimerHandle | None = None
     _came = 0  # bytes received in this window
     _had_to_wait = False  # whether the client had to wait for the app in this window
+    _begun = 0  # number of requests that began in the last piece of data
     _is_complete = False  # whether all of the last request was received
+    _is_whole = True  # whether no request was received in part
     _headers_came = 0  # bytes received since the last piece of a body, or since the last complete request
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._app, self.app = self.app, self._run
         if len(self.connections) > self.most:
             transport.abort()
         else:
             self._begin_window()
 
     def data_received(self, data: bytes) -> None:
+        is_idle = self._is_idle()
+        if is_idle and self.kept and (answer := self.kept.answer(data, self.server_state.default_headers)):
+            self._end_window()
+            self.transport.write(answer)
+            self.on_response_complete()
+            return
         self._came += len(data)
         self._headers_came += len(data)
+        self._begun = 0
         super().data_received(data)
+        self._is_whole = self._is_complete
+        if is_idle and self._begun == 1 and self._is_complete and self.cycle and self.cycle.keep_alive:
+            self.scope["state"][_REQUEST] = data
         if self._headers_came > MOST_HEADERS and not self.transport.is_closing():
             self.send_400_response("The headers of this request are too long.")
         self._had_to_wait |= self._has_to_wait()
@@ -97,6 +116,7 @@ class ImpatientProtocol(_UnreadLimit, HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._begun += 1
         self._is_complete = False
 
     def on_body(self, body: bytes) -> None:
@@ -110,6 +130,25 @@ class ImpatientProtocol(_UnreadLimit, HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_window()
         super().connection_lost(exc)
+
+    def _is_idle(self) -> bool:
+        """Return whether the next byte begins a request that can be answered at once."""
+        is_answered = self.cycle is None or self.cycle.response_complete
+        return self._is_whole and is_answered and not self.flow.write_paused and not self.transport.is_closing()
+
+    async def _run(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        """Run the app, and keep its answer if it may be repeated."""
+        request: bytes | None = scope["state"].pop(_REQUEST, None)
+        answer: list[Message] = []
+
+        async def tell(message: "Message") -> None:
+            if answer or IS_CURRENT in message:
+                answer.append(message)
+            await send(message)
+
+        await self._app(scope, receive, tell)
+        if self.kept and request and answer:
+            self.kept.keep(request, answer)
 
     def _has_to_wait(self) -> bool:
         return self.flow.read_paused or (self.cycle is not None and self.cycle.waiting_for_100_continue)
@@ -129,6 +168,15 @@ class ImpatientProtocol(_UnreadLimit, HttpToolsProtocol):
             self._begin_window()
         else:
             self.transport.close()
+
+
+def protocol_for(access: Access) -> type[ImpatientProtocol]:
+    """Return the protocol of a server. It repeats answers, unless the token of each request must be checked."""
+
+    class Protocol(ImpatientProtocol):
+        kept = None if access.lan else Kept()
+
+    return Protocol
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -163,7 +211,7 @@ def run(app: "ASGIApp", access: Access) -> None:
         app,
         host=access.address,
         port=access.port,
-        http=ImpatientProtocol,
+        http=protocol_for(access),
         ws=ImpatientSocket,
         ws_per_message_deflate=False,
         log_level="warning",

@@ -216,10 +216,10 @@ def show_end(options: argparse.Namespace, job: "Job") -> dict[str, Any]:
     """Show how a job ended; return its result, or {} if it has none."""
     from fine_tuning import paths
     from fine_tuning.cli.show import show_finished
-    from fine_tuning.jobs.progress import progress_of
+    from fine_tuning.jobs.progress import progress_of_job
 
     result: dict[str, Any] = paths.read_json(job.result) if job.result.exists() else {}
-    finished = progress_of(event for _, event in EventReader(job.events).read()).finished
+    finished = progress_of_job(job).finished
     if options.json:
         print_json(options, {**record(job), "result": result})
     elif job.state == "completed" and finished:
@@ -252,12 +252,12 @@ def _show(options: argparse.Namespace, job: "Job") -> None:
 
 
 def _line(job: "Job") -> str:
-    from fine_tuning.jobs.progress import progress_of
+    from fine_tuning.jobs.progress import progress_of_job
 
     begun = time.strftime("%Y-%m-%d %H:%M", time.localtime(job.begun or job.created))
     spent = clock((job.ended or time.time()) - job.begun) if job.begun else ""
     told = job.reason.partition("\n")[0]
     if job.active:
-        now = progress_of(event for _, event in EventReader(job.events).read())
+        now = progress_of_job(job)
         told = f"{now.stage} {now.done}/{now.total}" if now.total else now.stage
     return "  ".join(filter(None, [job.id, f"{job.kind:8}", f"{job.state:11}", begun, spent, told[:100]]))

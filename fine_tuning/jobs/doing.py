@@ -20,14 +20,14 @@ from fine_tuning.jobs.kinds import KINDS, ImportRequest, RetrainRequest, import_
 from fine_tuning.jobs.request import JobRequest
 from fine_tuning.jobs.store import Job, State
 from fine_tuning.runs import called
-from fine_tuning.state import is_full
+from fine_tuning.state import Changes, is_full
 
 if TYPE_CHECKING:
     from fine_tuning.data_collection.importers.importing import Report
     from fine_tuning.outcome import Outcome
 
 _LOOK = 0.25  # seconds between checks for a request to stop
-_BEAT = 2.0  # seconds between heartbeats
+_BEAT = 10.0  # seconds between heartbeats; servers read the database again after each one
 _ROOM = 10.0  # seconds of retries to record a job's end, for example on a full disk
 _LAST_WORDS = 1.0  # seconds that a worker has to stop by itself after its server has ended
 
@@ -197,11 +197,17 @@ class _Pulse(threading.Thread):
 
     def run(self) -> None:
         beats = 0.0
-        while not self._over.wait(_LOOK):
-            with contextlib.suppress(ByoaiError):  # for example a full disk; the next round tries again
-                due = time.monotonic() > beats + _BEAT
-                beats = time.monotonic() if due else beats
-                self._look(store.beat(self._job) if due else store.get(self._job.id))
+        now: Job | None = None  # None: to be read again
+        with contextlib.closing(Changes()) as changes:
+            while not self._over.wait(_LOOK):
+                with contextlib.suppress(ByoaiError):  # for example a full disk; the next round tries again
+                    if changes.is_new():
+                        now = None
+                    if time.monotonic() > beats + _BEAT:
+                        beats, now = time.monotonic(), None
+                        now = store.beat(self._job)
+                    now = now or store.get(self._job.id)
+                    self._look(now)
 
     def _look(self, now: Job) -> None:
         if now.attempt != self._job.attempt or now.over:

@@ -1,14 +1,15 @@
 """Compute a job's progress from its events, and convert jobs to dictionaries."""
 
+import threading
 import time
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 
 from fine_tuning import paths
 from fine_tuning.durations import EVALUATING, TRAINING
-from fine_tuning.events import Count, Event, Finished, Note, Planned, RunOpened, Stage, Step, Trial, read_events
+from fine_tuning.events import Count, Event, EventReader, Finished, Note, Planned, RunOpened, Stage, Step, Trial
 from fine_tuning.jobs.store import Job
 
 _FACTS = (
@@ -41,6 +42,7 @@ _BEGINS = {
     "Making": 0.99,
 }
 
+_KEPT = 16  # number of jobs whose progress is kept
 _TELLING = 0.05  # share of an evaluation that must be done before its own pace is believed
 
 
@@ -60,6 +62,7 @@ class Progress:
     trials: tuple[Trial, ...] = ()  # trials of a sweep
     parts: Mapping[str, float] = field(default_factory=dict)  # forecast seconds of a retrain, by part
     begun: float = 0.0  # time at which the current stage began, in seconds since 1970; 0: unknown
+    events: int = 0  # the number of the last event
 
     @property
     def left(self) -> float | None:
@@ -100,20 +103,18 @@ class Progress:
         return round(begins + within * (min(later, default=1.0) - begins), 4)
 
 
-def progress_of(events: Iterable[Event]) -> Progress:
-    """Return the progress of a job from its events, in order.
+def progress_after(so_far: Progress, events: Iterable[tuple[int, Event]]) -> Progress:
+    """Return the progress of a job from its progress so far and its next events, in order, as (number, event).
 
     The events of a resumed job include those of its earlier attempts; the stage and the result are
     those of the last attempt.
     """
-    stage, done, total, unit, run, finished = "", 0, 0, "", "", None
-    steps: dict[tuple[str, int], Step] = {}
-    notes: list[str] = []
-    trials: dict[int, Trial] = {}
-    facts: tuple[tuple[str, str], ...] = ()
-    parts: Mapping[str, float] = {}
-    begun = 0.0
-    for event in events:
+    stage, done, total, unit = so_far.stage, so_far.done, so_far.total, so_far.unit
+    run, finished, facts, parts, begun = so_far.run, so_far.finished, so_far.facts, so_far.parts, so_far.begun
+    steps = {(step.part, step.step): step for step in so_far.steps}
+    trials = {trial.number: trial for trial in so_far.trials}
+    notes, last = list(so_far.notes), so_far.events
+    for last, event in events:  # noqa: B007 (used below)
         match event:
             case Stage(title, begun):
                 stage, done, total, unit, finished = title, 0, 0, "", None
@@ -146,17 +147,36 @@ def progress_of(events: Iterable[Event]) -> Progress:
         tuple(trials.values()),
         parts,
         begun,
+        last,
     )
 
 
+@dataclass
+class _Read:
+    """What was read of a job's event file."""
+
+    reader: EventReader
+    stamp: tuple[int, int, int]  # the file's state before it was read last
+    progress: Progress
+
+
+_read: OrderedDict[Path, _Read] = OrderedDict()  # by event file; the one used last is at the end
+_reading = threading.Lock()
+
+
 def progress_of_job(job: Job) -> Progress:
-    """Return a job's progress; it is computed again only if the job's event file has changed."""
-    return _read(job.events, paths.stamp(job.events))
-
-
-@lru_cache(maxsize=16)
-def _read(file: Path, stamp: tuple[int, int, int]) -> Progress:
-    return progress_of(event for _, event in read_events(file))
+    """Return a job's progress. Only the events that were added since the last call are read."""
+    file, stamp = job.events, paths.stamp(job.events)
+    with _reading:
+        read = _read.pop(file, None)
+        if read is None or read.stamp[0] != stamp[0]:  # replaced, for example because a text in it was forgotten
+            read = _Read(EventReader(file), (0, 0, 0), Progress())
+        if read.stamp != stamp:
+            read.stamp, read.progress = stamp, progress_after(read.progress, read.reader.read())
+        _read[file] = read
+        while len(_read) > _KEPT:
+            _read.popitem(last=False)
+        return read.progress
 
 
 def _begins(stage: str) -> float | None:
@@ -171,7 +191,6 @@ def facts(job: Job) -> dict[str, object]:
 
 def record(job: Job) -> dict[str, object]:
     """Return a job as a dictionary of JSON values, with its progress, which is read from its events."""
-    events = read_events(job.events)
-    progress = progress_of(event for _, event in events)
+    progress = progress_of_job(job)
     share = 1.0 if job.state == "completed" else progress.share
-    return {**facts(job), "progress": share, "stage": progress.stage, "events": events[-1][0] if events else 0}
+    return {**facts(job), "progress": share, "stage": progress.stage, "events": progress.events}

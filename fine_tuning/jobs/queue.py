@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Collection, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from fine_tuning.jobs.joblog import last_line, mask
 from fine_tuning.jobs.kinds import KINDS, read_request
 from fine_tuning.jobs.store import ACTIVE, Job, State
 from fine_tuning.runs import Run, called
+from fine_tuning.state import Changes
 from fine_tuning.units import signal_name
 
 GRACE = 30.0  # seconds that a cancelled job has to reach a safe point
@@ -45,6 +47,7 @@ class Queue:
             light: The maximum number of other simultaneous jobs.
         """
         self._program, self._heavy, self._light = program or processes.WORKER, heavy, light
+        self._is_run = False  # whether `run` keeps the table up to date
 
     def submit(
         self,
@@ -89,8 +92,10 @@ class Queue:
 
     def get(self, id: str) -> Job:
         """Return a job in its current state. Raises JobNotFound if no job has this id."""
-        if not store.get(id).over:
-            self.tend()
+        job = store.get(id)
+        if job.over or self._is_run:
+            return job
+        self.tend()
         return store.get(id)
 
     def jobs(
@@ -101,7 +106,8 @@ class Queue:
         before: float | None = None,
     ) -> list[Job]:
         """Return jobs in their current state, newest first; for the arguments see `store.find`."""
-        self.tend()
+        if not self._is_run:
+            self.tend()
         return store.find(states, kinds, limit, before)
 
     def cancel(self, id: str, *, discard: bool = False, grace: float = GRACE) -> Job:
@@ -153,15 +159,24 @@ class Queue:
         return job
 
     def run(self, ended: threading.Event) -> None:
-        """Call `tend` regularly until `ended` is set.
+        """Keep the table up to date, and start jobs, until `ended` is set; other calls then only read the table.
 
         Then ask the jobs that this process started to stop, except those that are detached.
         """
-        while not ended.wait(_ROUND):
-            try:
-                self.tend(all=True)
-            except (ByoaiError, OSError, psutil.Error):  # for example a full disk; the next round tries again
-                continue
+        active: list[Job] | None = None  # None: to be read again
+        with closing(Changes()) as changes:
+            while not ended.wait(_ROUND):
+                try:
+                    if changes.is_new() or active is None:
+                        active = None
+                        self.tend(all=True)
+                        active = _active()
+                    else:
+                        settle(active)
+                    self._is_run = True
+                except (ByoaiError, OSError, psutil.Error):  # for example a full disk; the next round tries again
+                    self._is_run = False
+        self._is_run = False
         me = processes.this_process()
         for job in store.find(ACTIVE):
             if job.owner == me and not job.detached and not job.here:
@@ -191,13 +206,17 @@ def _is_still(job: Job) -> bool:
     return job.over and (job.here or job.process is None or not processes.is_alive(job.process, job.mark))
 
 
-def settle() -> None:
+def _active() -> list[Job]:
+    return store.find(ACTIVE, limit=1000)
+
+
+def settle(active: Sequence[Job] | None = None) -> None:
     """Record the end of each active job whose process has ended, and kill the processes that it left behind.
 
     A job that was cancelled and did not stop in time is killed. A job whose owner ended before it
-    could start the job is queued again.
+    could start the job is queued again. `active`: the active jobs; None: read them from the table.
     """
-    active = store.find(ACTIVE, limit=1000)
+    active = _active() if active is None else active
     for job in active:
         if job.process is None:
             if (job.owner is None or not processes.is_alive(job.owner)) and not store.give_back(job):

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, TypeVar
 from fine_tuning import paths
 from fine_tuning.config import DatasetFormat, FineTuningConfig, load_config
 from fine_tuning.errors import ByoaiError, ConfigError
-from fine_tuning.events import Event, EventReader, Watch, read_events
-from fine_tuning.jobs.progress import Progress, progress_of
+from fine_tuning.events import Event, EventReader, Watch
+from fine_tuning.jobs.progress import Progress, progress_of_job
 from fine_tuning.jobs.queue import GRACE, Queue
 from fine_tuning.jobs.store import Job, State
 
@@ -221,7 +221,7 @@ class ModelFineTuner:
 
 
 def _told(job: Job) -> FineTuningJob:
-    progress = progress_of(event for _, event in read_events(job.events))
+    progress = progress_of_job(job)
     share = 1.0 if job.state == State.COMPLETED else progress.share
     tag = progress.finished.tag if progress.finished else ""
     return FineTuningJob(job.id, job.state, share, progress.stage, job.reason, tag, progress)

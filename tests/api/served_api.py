@@ -1,13 +1,12 @@
 """A real server of the API in a thread, and the official client of OpenAI for it."""
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import openai
-import uvicorn
 from ports import unused_port
+from served_app import serving
 
 from fine_tuning.api.app import create_app
 from fine_tuning.api.security import Access, Door, Token
@@ -48,18 +47,8 @@ class Served:
 
 def serve(service: Service) -> Iterator[Served]:
     port = unused_port()
-    server = uvicorn.Server(
-        uvicorn.Config(Door(create_app(service), Access(port), Token()), port=port, log_level="warning")
-    )
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    deadline = time.monotonic() + PATIENCE
-    while not server.started:
-        assert time.monotonic() < deadline, "the server did not start"
-        time.sleep(0.02)
-    yield Served(service, port)
-    server.should_exit = True
-    thread.join(PATIENCE)
+    with serving(Door(create_app(service), Access(port), Token()), port):
+        yield Served(service, port)
 
 
 def new_turns(served: Served, act: Callable[[], object]) -> list[Turn]:

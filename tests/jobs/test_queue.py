@@ -55,7 +55,7 @@ def test_the_worker_leads_a_session_of_its_own_and_carries_its_mark(queue: Queue
         first = store.get(job.id).heartbeat
         wait_for(lambda: store.get(job.id).heartbeat != first, what="a heartbeat")
 
-    in_time(lambda: seconds(beat, time.monotonic), 3)
+    in_time(lambda: seconds(beat, time.monotonic), 12)
 
 
 @pytest.mark.parametrize(
@@ -424,19 +424,3 @@ def test_a_watch_that_was_given_is_still_told_and_can_still_stop_it(queue: Queue
         watch.stop_if_asked()
     assert told[0] == Note("first") and isinstance(told[-1], Finished)
     assert store.find()[0].state == State.CANCELLED
-
-
-def test_only_a_server_begins_what_would_end_with_it(queue: Queue) -> None:
-    """Whoever only looks ends soon, and would take it along."""
-    job = store.add("small", {"counts": 2}, detached=False)
-    queue.jobs()
-    assert queue.get(job.id).state == State.QUEUED
-    ended = threading.Event()
-    serving = threading.Thread(target=queue.run, args=(ended,))
-    serving.start()
-    assert queue.wait(job.id, PATIENCE).state == State.COMPLETED
-    long = store.add("small", LONG, detached=False)
-    wait_for(lambda: counted(long) > 2)
-    ended.set()  # the server is stopped: what is its own stops at a safe point
-    serving.join()
-    assert queue.wait(long.id, PATIENCE).state == State.INTERRUPTED and "SIGTERM" in store.get(long.id).reason
