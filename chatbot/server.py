@@ -36,6 +36,7 @@ _OPTIONS: dict[str, Any] = {
     "server.fileWatcherType": "none",
     "server.showEmailPrompt": False,
     "server.enableAgentApi": False,
+    "runner.magicEnabled": False,  # no page shows an expression by naming it; finding them doubles the time to compile
     "server.headless": True,  # `serve` opens the browser once the server answers
     "browser.gatherUsageStats": False,
     "client.toolbarMode": "minimal",

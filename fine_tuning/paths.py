@@ -44,7 +44,8 @@ def home() -> Path:
         raise ConfigError(
             f"BYOAI_HOME is {named}, and that user has no home folder: name a folder for byoai's data"
         ) from error
-    if real(folder).parent == real(folder):
+    resolved = real(folder)
+    if resolved.parent == resolved:
         raise ConfigError(
             f"BYOAI_HOME is {named}, the root of the file system: name a folder of its own for byoai's data"
         )

@@ -79,4 +79,5 @@ export BYOAI_TEST_BASE_GGUF
 lint
 start_server "$ollama"
 cd "$ROOT"
-"$VENV/bin/python" -m pytest --numprocesses logical --maxprocesses 2 --dist loadgroup "$@"
+# in the order that tests/conftest.py gives: by itself, loadgroup hands out single tests, the slow ones, last
+"$VENV/bin/python" -m pytest --numprocesses logical --maxprocesses 2 --dist loadgroup --no-loadscope-reorder "$@"

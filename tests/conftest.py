@@ -1,5 +1,6 @@
 """Fixtures that several packages' tests share."""
 
+import gc
 import os
 import shutil
 import signal
@@ -211,6 +212,22 @@ def _share_cores(config: pytest.Config) -> None:
     """Give each process one thread: they keep all cores busy, and llama.cpp's threads spin while they wait."""
     if _in_parallel(config):
         os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def pytest_collection_finish() -> None:
+    _forget_what_stays()
+
+
+@pytest.hookimpl(trylast=True)  # what was made for the file is gone
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    if nextitem and nextitem.path != item.path:
+        _forget_what_stays()
+
+
+def _forget_what_stays() -> None:
+    """Let no collection of garbage, which each training and each run of a page asks, go through all imports again."""
+    gc.collect()
+    gc.freeze()
 
 
 def _in_parallel(config: pytest.Config) -> bool:

@@ -14,11 +14,24 @@ import streamlit
 from browsing import BASE, GREEDY, SOON, Serve
 from playwright.sync_api import Browser, Page
 from ports import unused_port
+from streamlit import config
+from streamlit.runtime.scriptrunner import script_cache
+from streamlit.testing.v1 import local_script_runner
 
 from chatbot import server
 from fine_tuning.api.security import Access
 from fine_tuning.engines.base import Engine, ModelSpec
 from fine_tuning.engines.embedded import EmbeddedEngine
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compiled_once() -> Iterator[None]:
+    """As in the server, pages are compiled once, and as it compiles them: AppTest would do it anew for each run."""
+    compiled, magic = script_cache.ScriptCache(), "runner.magicEnabled"
+    config.set_option(magic, server._OPTIONS[magic])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local_script_runner, "ScriptCache", lambda: compiled)
+        yield
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """A Llama small enough to train in a unit test, and token rows for it."""
 
-import gc
 import json
 from collections.abc import Iterator
 from functools import cache
@@ -35,15 +34,6 @@ def one_arithmetic(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(matmul, "_faster", lambda: "blas")
     yield
     matmul.use("blas")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def few_objects() -> Iterator[None]:
-    """Let no collection of garbage, of which each training asks several, go through all that was imported."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 _gemm_flops = cache(hardware.gemm_flops)
