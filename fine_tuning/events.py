@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from fine_tuning.errors import Cancelled
 from fine_tuning.json_values import parse_json
+from fine_tuning.units import counted
 
 Part = Literal["held-out parts", "chats", "preferences"]
 
@@ -202,7 +203,8 @@ class _Recorder:
 
     def __call__(self, event: Event) -> None:
         with self._lock:
-            if self._missing and self._write(Note(f"{self._missing} event(s) could not be written here: {self._why}")):
+            lost = f"{counted(self._missing, 'event')} could not be written here: {self._why}"
+            if self._missing and self._write(Note(lost)):
                 self._missing = 0
             if not self._write(event):
                 self._missing += 1

@@ -49,6 +49,7 @@ from fine_tuning.outcome import NewVersion
 from fine_tuning.pipeline import retrain
 from fine_tuning.profiles import for_documents
 from fine_tuning.runs import Run, all_runs, only_one
+from fine_tuning.units import counted
 from fine_tuning.workshop import Request
 
 _TEXTS = {**TEXTS, **state.JOB_TEXTS, **chat_labels.TEXTS}
@@ -232,15 +233,16 @@ def _erase(config: FineTuningConfig, watch: Watch, case: Case) -> tuple[Path, ..
         uploaded = uploads_holding(case.texts, _imports_of(logs, case))
         for upload in uploaded:
             uploads.remove(upload.id)
-        removed = f", the upload(s) {', '.join(upload.name for upload in uploaded)}" * bool(uploaded)
+        removed = f", of the uploads: {', '.join(upload.name for upload in uploaded)}" * bool(uploaded)
         watch.note(
-            f"removed: {len(datasets)} dataset(s), the texts of {runs} run(s), {len(exports)} export(s){removed}"
+            f"removed: {counted(len(datasets), 'dataset')}, the texts of {counted(runs, 'run')}, "
+            f"{counted(len(exports), 'export')}{removed}"
         )
         if wanted:
             _redact_all(config, wanted, logs)
     with watch.stage("Removing it from the log"):
         gone = sum(log.forget(case.turns, wanted) for log in logs)
-        watch.note(f"{gone} turn(s)")
+        watch.note(counted(gone, "turn"))
     if formats:
         exporter.export(ConversationLogger(config.log_path).conversations(), formats)
     told = {log.path for log in logs for text in case.texts if log.find(text)}

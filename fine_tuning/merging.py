@@ -33,6 +33,7 @@ from fine_tuning.plan import Material
 from fine_tuning.planning import read_said
 from fine_tuning.resuming import check_shop, fresh_run, run_behind
 from fine_tuning.runs import Run, only_one
+from fine_tuning.units import counted
 from fine_tuning.workshop import Request, Workshop, shop_of
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ def _material(shop: Workshop, parts: Sequence[Part]) -> Material:
             "them: choose other versions"
         )
     shop.watch.note(
-        f"the new version is tested on {left} held-out conversation(s) that none of the merged ones learned"
+        f"the new version is tested on {counted(left, 'held-out conversation')} that none of the merged ones learned"
     )
     key = f"{shop.engine.name} {shop.base.digest}"
     rows = tokenize_dataset(dataset.path, shop.render, shop.vocabulary, shop.config.data_preparation.max_length, key)

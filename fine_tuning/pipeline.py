@@ -81,7 +81,7 @@ def _retrain(shop: Workshop, runner: "Runner | None") -> Outcome:
     for finding in reconcile(engine, shop.registry, shop.name):
         watch.note(finding.text)
     if least is not None and (new := count_unlearned(shop)) < least:
-        return NothingToDo(f"{new} new turn(s) since the last version, fewer than {least}: nothing to do")
+        return NothingToDo(f"{counted(new, 'new turn')} since the last version, fewer than {least}: nothing to do")
     said = collect(shop)
     if runner is None and said.turns:
         warm_up()

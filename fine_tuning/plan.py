@@ -123,7 +123,7 @@ class Plan:
                 "preferences",
                 preferences_in_words(self.preferences.pairs, self.preferences.ratings, self.preference_method),
             ),
-            ("to keep", f"{self.replay_prompts} general questions, so that it keeps what the base knows"),
+            ("to keep", f"{counted(self.replay_prompts, 'general question')}, so that it keeps what the base knows"),
             (
                 "method",
                 f"{training.method}, r={training.lora_r}, {estimate.steps} steps of {training.batch_size}{held}",
@@ -178,7 +178,7 @@ def preferences_in_words(pairs: int, ratings: int, method: str | None) -> str:
     if not pairs + ratings:
         return "none: edits and thumbs on the chat page make them"
     how = f"learned after the chats ({method})" if method else "not learned yet: too few, or switched off"
-    return f"{pairs} pairs, {ratings} ratings: {how}"
+    return f"{counted(pairs, 'pair')}, {counted(ratings, 'rating')}: {how}"
 
 
 def _counted(text: str, counts: Mapping[str, int]) -> str:

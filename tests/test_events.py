@@ -189,4 +189,4 @@ def test_a_full_disk_costs_events_and_not_the_work(tmp_path: Path, room: int) ->
     assert done.returncode == 0, done.stderr
     numbers, events = zip(*read_events(file), strict=True)
     assert numbers == (1, 2, 3) and events[0] == Note("first") and events[2] == Note("there is room again")
-    assert isinstance(events[1], Note) and events[1].text.startswith("5 event(s) could not be written here")
+    assert isinstance(events[1], Note) and events[1].text.startswith("5 events could not be written here")

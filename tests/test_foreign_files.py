@@ -188,7 +188,7 @@ def test_reading_a_damaged_log_changes_nothing(home: Path, capsys: pytest.Captur
     ):
         main(command)
         assert looks(log.path) == before
-    assert "2 damaged line(s)" in capsys.readouterr().out
+    assert "2 damaged lines" in capsys.readouterr().out
 
 
 OUTSIDE = [

@@ -118,7 +118,7 @@ def test_what_was_chatted_is_learned_and_answers_without_a_restart(engine, home,
 
     # Nothing new: nothing done, and said so.
     assert main(["retrain", "--if-new", "1", *settings()]) == 0
-    assert "0 new turn(s)" in capsys.readouterr().out
+    assert "0 new turns" in capsys.readouterr().out
 
     the_same_adapter_merged_into_the_weights_gives_the_same_greedy_answers_to_the_letter(engine, home, run)
     assert main(["doctor", *settings()]) == 0

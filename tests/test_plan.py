@@ -120,9 +120,7 @@ def test_a_conversation_that_is_longer_than_fits_is_a_warning(
     said = warnings(plan, capsys)
     lost = 60 - sum(counts["turns"] for counts in plan.counts.values())
     assert 0 < lost < 60
-    assert (
-        f"3 of 3 conversation(s) are longer than 256 tokens: {lost} of 60 turns do not fit and are not learned" in said
-    )
+    assert f"longer than 256 tokens: 3 of 3 conversations. What does not fit is not learned: {lost} of 60 turns" in said
     assert "new_session()" in said and "data_preparation.max_length" in said
 
 

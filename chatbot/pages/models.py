@@ -130,9 +130,7 @@ def ask_delete(version: Version) -> None:
 
 @st.dialog("Forget this chat?")
 def ask_forget(session: str, count: int) -> None:
-    gone = (
-        f"All that was said in it is deleted from the log and from every file. **{answers(count)}** of it were learned"
-    )
+    gone = f"All that was said in it is deleted from the log and from every file. Learned from it: **{answers(count)}**"
     st.markdown(
         f"{gone}; the versions that learned them are deleted, too, and a new version is trained without them. This "
         "cannot be undone."
@@ -148,10 +146,10 @@ def show_lessons(version: Version) -> None:
     except ByoaiError as error:
         st.error(presentable(str(error)))
         return
-    gone = f", of which **{taught.forgotten}** are no longer in the log" if taught.forgotten else ""
+    gone = f", **{taught.forgotten}** of them no longer in the log" if taught.forgotten else ""
     st.markdown(f"{version.tag} learned **{answers(taught.learned)}**{gone}.")
     for source, count in taught.elsewhere.items():
-        st.markdown(presentable(f"**{count}** of them are of {source}."))
+        st.markdown(presentable(f"Of {source}: **{count}**."))
     last = max(-(-len(taught.chats) // CHATS), 1)
     page = int(st.number_input("Page", 1, last, key=f"page-{version.tag}")) if last > 1 else 1
     _chats(version, taught, page)

@@ -24,6 +24,7 @@ from fine_tuning.integration.ollama_integration import base_of
 from fine_tuning.integration.versions import how_sure
 from fine_tuning.model_management import elo
 from fine_tuning.model_management.compare import side_by_side
+from fine_tuning.units import counted
 
 KEY = "comparison"  # key of the question and its answers, which are dropped when the page is left
 QUESTION = "compare-question"  # key of the typed question
@@ -172,7 +173,9 @@ def _ratings() -> None:
         st.caption("No votes yet: ask two models blind, and say which answer is better.")
         return
     for tag, (rating, votes) in sorted(elo.ratings().items(), key=lambda each: -each[1][0]):
-        st.markdown(presentable(f"**{models().title(tag)}**: {rating:.0f} after {votes} vote(s), {how_sure(votes)}"))
+        st.markdown(
+            presentable(f"**{models().title(tag)}**: {rating:.0f} after {counted(votes, 'vote')}, {how_sure(votes)}")
+        )
     place: Counter[str] = Counter()
     rows = []
     for rated in told:

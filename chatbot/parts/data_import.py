@@ -10,7 +10,7 @@ from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.importers.importing import Imported, imports
 from fine_tuning.integration import data_view, learning
 from fine_tuning.jobs.store import Job
-from fine_tuning.units import counted
+from fine_tuning.units import answers
 
 state = st.session_state
 
@@ -84,7 +84,7 @@ def _imports(found: list[Imported]) -> None:
     for each in reversed(found):
         with st.container(border=True, horizontal=True, vertical_alignment="center"):
             name = each.source.get("name", each.id)
-            st.text(f"{name}: {counted(each.turns, 'turn')}", width="stretch")
+            st.text(f"{name}: {answers(each.turns)}", width="stretch")
             st.button("Show", key=f"imported-{each.id}", on_click=show, args=({"imported": each.id},))
             if st.button("Take back", key=f"undo-{each.id}", icon=":material/undo:"):
                 _take_back(each)
@@ -93,8 +93,8 @@ def _imports(found: list[Imported]) -> None:
 @st.dialog("Take this import back?")
 def _take_back(imported: Imported) -> None:
     st.markdown(
-        f"Its **{imported.turns:,}** turns are removed from the log, with their ratings and edits. Versions that have "
-        "learned them already stay."
+        f"This takes **{answers(imported.turns)}** out of the log, with ratings and edits. Versions that have "
+        "learned from it already stay."
     )
     with st.container(horizontal=True):
         if st.button("Take it back", type="primary", icon=":material/undo:"):

@@ -17,7 +17,7 @@ from fine_tuning.integration import datasets, learning, watched
 from fine_tuning.integration.datasets import Dataset
 from fine_tuning.integration.tuning import Draft, Situation
 from fine_tuning.jobs.store import State
-from fine_tuning.units import size
+from fine_tuning.units import answers, size
 
 SOURCES = {
     "chats": "Your own chats, and what you imported",
@@ -77,7 +77,7 @@ def _watch_import(id: str) -> None:
         state.train_draft = replace(state.train_draft, data="chats", dataset=None, changes={})
         st.rerun()
     if state.train_draft.data == "chats" and (added := paths.read_json(job.result)["added"]):
-        st.success(f"The import added {added:,} questions with their answers. They are learned with your chats.")
+        st.success(f"The import added {answers(added)}. What it brought is learned with your chats.")
 
 
 # A file

@@ -22,7 +22,7 @@ from fine_tuning.data_collection.peek import Peek, peek
 from fine_tuning.data_collection.uploads import Upload
 from fine_tuning.errors import ByoaiError, DataError, DatasetNotFound
 from fine_tuning.integration import data_view
-from fine_tuning.units import size
+from fine_tuning.units import counted, size
 
 ROWS = 5  # shown rows of a file
 LARGEST = 1024  # largest file from a browser in MiB: larger ones need the API or `byoai import`
@@ -168,7 +168,8 @@ def _faults(seen: Peek, needs_me: bool) -> None:
         )
     if faults:
         st.warning(
-            f"{len(faults)} of the first records cannot be read, and will be left out", icon=":material/warning:"
+            f"Records that cannot be read, and will be left out: {len(faults)} of the first ones",
+            icon=":material/warning:",
         )
         st.dataframe([{"where": fault.place, "what was expected": fault.reason} for fault in faults], hide_index=True)
 
@@ -210,13 +211,13 @@ def _questions(id: str) -> list[Pair]:
 def _asked(questions: list[Pair]) -> None:
     """List the answers that would be learned from a document, each with one of its questions."""
     st.caption(
-        f"Read as: a document, from which {len(questions):,} questions and answers are made. The answers are "
-        "quotations; each question is worded in several ways, some of which are kept aside to test what was learned."
+        f"Read as: a document. Questions and answers made from it: {len(questions):,}. The answers are quotations; "
+        "each question is worded in several ways, some of which are kept aside to test what was learned."
     )
     answers: dict[str, str] = {}
     for each in questions:
         answers[each.answer] = min(answers.get(each.answer, each.question), each.question, key=len)
-    with st.expander(f"What it says: {len(answers):,} answers", expanded=True):
+    with st.expander(f"What it says: {counted(len(answers), 'answer')}", expanded=True):
         st.dataframe(
             [{"Question": question, "Answer": answer} for answer, question in answers.items()], hide_index=True
         )

@@ -186,7 +186,7 @@ def _review(options: argparse.Namespace) -> None:
     elif not found:
         print(f"nothing to review: {'every answer is rated or edited already' if turns else 'no chats are recorded'}")
     else:
-        print(f"{review(log, found)} of {counted(len(found), 'answer')} were rated or edited")
+        print(f"rated or edited: {review(log, found)} of {counted(len(found), 'answer')}")
 
 
 def _list_candidates(candidates: "Sequence[Candidate]") -> None:
@@ -307,7 +307,7 @@ def _list_teachers(tag: str, taught: set[str], said: "Mapping[str, Turn]") -> No
     """Print the turns that a version was trained on: first those in the log, then those that the log no longer has."""
     for id in [*(id for id in said if id in taught), *sorted(taught - said.keys())]:
         print(f"{id}  {_first_words(said[id]) if id in said else '(no longer in the log)'}")
-    print(f"{tag} was trained on {len(taught)} turn(s)")
+    print(f"{tag} was trained on {counted(len(taught), 'turn')}")
 
 
 def _first_words(turn: "Turn") -> str:

@@ -185,7 +185,7 @@ def _short(text: str) -> str:
 
 def _show(report: "Report", what: str) -> None:
     formats = ", ".join(f"{count} of {name}" for name, count in report.formats.items())
-    known = f"; {report.known} are in the log already, were deleted from it, or occur twice" * bool(report.known)
+    known = f"; {report.known:,} known already, deleted from the log earlier, or there twice" * bool(report.known)
     conversations = f"{report.conversations}{f' ({formats})' if formats else ''}"
     print(f"{counted(report.added, 'turn')} {what}{known}. Conversations: {conversations}")
     for turn in report.first:
@@ -229,7 +229,7 @@ def _show_imports(found: "list[Imported]") -> None:
     for each in found:
         licence = f", {each.source['licence']}" if "licence" in each.source else ""
         print(
-            f"{each.id}  {each.turns:>8} turns  {each.source.get('name', '')} "
+            f"{each.id}  {counted(each.turns, 'turn'):>12}  {each.source.get('name', '')} "
             f"({each.source.get('format', '')}{licence})"
         )
     if not found:

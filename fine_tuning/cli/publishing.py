@@ -16,6 +16,7 @@ from fine_tuning.cli.options import (
     read_config,
     stop_on_signal,
 )
+from fine_tuning.units import counted, size
 
 if TYPE_CHECKING:
     from fine_tuning.config import FineTuningConfig
@@ -186,7 +187,8 @@ def _agreed(options: argparse.Namespace, would: "Pushing", tag: str) -> bool:
     from fine_tuning.cli.prompts import confirmed
 
     seen = "you alone" if would.private else "EVERYBODY"
-    question = f"Push {tag} ({len(would.files)} files, {would.bytes / 1e6:.1f} MB) to {would.url}, for {seen} to see?"
+    what = f"{counted(len(would.files), 'file')}, {size(would.bytes)}"
+    question = f"Push {tag} ({what}) to {would.url}, for {seen} to see?"
     return options.yes or confirmed(question)
 
 
@@ -194,7 +196,7 @@ def _show(options: argparse.Namespace, pushed: "Pushing") -> None:
     if options.json:
         print_json(options, pushed)
         return
-    for name, size in pushed.files:
-        print(f"  {size / 1e6:10.1f} MB  {name}")
+    for name, bytes in pushed.files:
+        print(f"  {size(bytes):>13}  {name}")
     seen = "you alone" if pushed.private else "public"
     print(f"{pushed.url} ({seen})" if pushed.done else f"nothing was sent; it would go to {pushed.url} ({seen})")

@@ -116,7 +116,7 @@ def show_plan(plan: "Plan | Survey") -> None:
 def show_found(found: "SweepResult") -> None:
     """Show the best settings that a sweep found, and the command to retrain with them."""
     out = console()
-    trials = f"{found.finished} trials finished, {found.pruned} pruned, {found.failed} failed"
+    trials = f"Trials: {found.finished} finished, {found.pruned} pruned, {found.failed} failed"
     out.print(Text(f"\n{trials}. The best: validation loss {found.loss:.4f} with", style="bold"))
     out.print(Text("  " + " ".join(f"--set training.{key}={value:.4g}" for key, value in found.settings.items())))
     out.print(Text(f"The plot is {found.folder / 'trials.png'}. Learn with these settings:"))
@@ -158,7 +158,7 @@ def _effort(training: "TrainingResult") -> str:
         f"{training.preference_steps} on preferences ({training.agreement:.0%} now ranked as people did), "
         * bool(training.preference_steps)
     )
-    threads = f" ({training.products}) on {training.threads} thread(s)" * bool(training.threads)
+    threads = f" ({training.products}) on {counted(training.threads, 'thread')}" * bool(training.threads)
     return (
         f"{training.steps} steps, {preferred}{training.tokens} tokens, {training.dtype}{threads}, peak "
         f"{training.memory / 1e9:.1f} GB"
@@ -261,7 +261,8 @@ def show_models(engine: "Engine", registry: "Registry", prefix: str) -> None:
         out.print(Text(f"no models yet in {engine.name} at {engine.where}. {cure}"))
     for choice in found:
         version = known.get(choice.tag)
-        elo = "Elo {:.0f} after {} votes".format(*rated[choice.tag]) if choice.tag in rated else ""
+        rating, votes = rated.get(choice.tag, (0, 0))
+        elo = f"Elo {rating:.0f} after {counted(votes, 'vote')}" if votes else ""
         about = _joined([_state(choice, version), *(_origin(version) if version else []), elo])
         out.print(Text(f"{choice.tag:{width}}  {about}", style="bold" if choice.live else ""))
         if version and (more := _joined(_findings(version))):
@@ -292,7 +293,7 @@ def show_stats(stats: Mapping[str, Any], new: int) -> None:
     """Show statistics of the log (`ConversationLogger.get_conversation_stats`) and the number of new turns."""
     models = ", ".join(f"{model} ({turns})" for model, turns in stats["models"].items())
     rows = {
-        "turns": f"{stats['total_turns']} in {counted(stats['total_conversations'], 'conversation')}, {new} of them "
+        "turns": f"{stats['total_turns']:,} in {counted(stats['total_conversations'], 'conversation')}, {new} of them "
         "new since the last version",
         "marked": f"{stats['rated_up']} up, {stats['rated_down']} down, {stats['edited']} edited, "
         f"{stats['excluded']} excluded",
@@ -347,7 +348,7 @@ def show_learned_from(found: "LearnedFrom") -> None:
         f"{found.excluded} excluded since" * bool(found.excluded),
     ]
     alike = "" if found.teachers else "none of the turns that taught it is like this answer; "
-    out.print(Text(_joined([f"{alike}{found.taught} turn(s) were learned by {found.version.tag}", *rest])))
+    out.print(Text(_joined([f"{alike}{found.version.tag} learned {counted(found.taught, 'turn')}", *rest])))
 
 
 def show_pruned(found: "Sequence[Pruned]", dry_run: bool) -> None:
@@ -368,7 +369,7 @@ def show_pruned(found: "Sequence[Pruned]", dry_run: bool) -> None:
 def show_case(case: "Case", elsewhere: "Sequence[Path]" = ()) -> None:
     """Show what would be forgotten. `elsewhere`: other files that contain the text, if no turn contains it."""
     out = console()
-    out.print(Text(f"{len(case.turns)} turn(s) to forget:", style="bold"))
+    out.print(Text(f"{counted(len(case.turns), 'turn')} to forget:", style="bold"))
     for id in case.turns[:20]:
         out.print(Text(f"  {id}  {_one_line(case.said.get(id, '(no longer in the log)'), 80)}"))
     if len(case.turns) > 20:

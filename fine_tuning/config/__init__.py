@@ -44,6 +44,7 @@ from fine_tuning.config.types import (
 )
 from fine_tuning.config.types import Section as _Section
 from fine_tuning.errors import ByoaiError, ConfigError
+from fine_tuning.units import counted
 
 _NAME_LIMIT = 80  # characters that Ollama allows in a model's name without version (types/model/name.go)
 _NULLS = ("null", "Null", "NULL", "~")
@@ -374,7 +375,7 @@ def _validated(values: dict[str, object], origin: str) -> FineTuningConfig:
         return FineTuningConfig.model_validate(values, context=_SECTIONS)
     except ValidationError as error:
         faults = [f"  {'.'.join(map(str, fault['loc'])) or 'file'}: {_say(fault)}" for fault in error.errors()]
-        raise ConfigError(f"{len(faults)} fault(s) in {origin}:\n" + "\n".join(faults)) from error
+        raise ConfigError(f"{counted(len(faults), 'fault')} in {origin}:\n" + "\n".join(faults)) from error
 
 
 def _say(fault: Any) -> str:

@@ -45,6 +45,7 @@ from fine_tuning.data_collection.log.whole import LogHealth, WholeLog, health_of
 from fine_tuning.data_collection.redaction import Pattern, holds, pattern
 from fine_tuning.data_collection.without_collections import without_collections
 from fine_tuning.errors import DataError, LogDamaged, TurnDeleted, TurnNotFound
+from fine_tuning.units import counted
 
 Rating = Literal["up", "down"]
 
@@ -377,7 +378,7 @@ class ConversationLogger:
             log = WholeLog(*self._file.read())
         if len(log.damaged) > self._damage:
             _logger.warning(
-                "%d damaged line(s) of %s are ignored: `byoai doctor` says what to do", len(log.damaged), self.path
+                "%s: %s ignored; `byoai doctor` says what to do", self.path, counted(len(log.damaged), "damaged line")
             )
         self._damage = len(log.damaged)
         return log
@@ -393,6 +394,7 @@ class ConversationLogger:
         damaged = [*log.damaged, *([log.torn] if log.torn else [])]
         if not damaged:
             return log
+        found = counted(len(damaged), "damaged line")
         try:
             self._file.set_aside(damaged, log.lines)
         except DataError as error:
@@ -400,10 +402,10 @@ class ConversationLogger:
                 raise LogDamaged(
                     f"{self.path} has damaged lines, which could not be moved to another file: {error}"
                 ) from error
-            _logger.warning("%d damaged line(s) of %s could not be set aside: %s", len(damaged), self.path, error)
+            _logger.warning("%s: %s could not be set aside: %s", self.path, found, error)
             return log
         self._damage = 0
-        _logger.warning("%d damaged line(s) of %s were set aside in %s", len(damaged), self.path, self._file.quarantine)
+        _logger.warning("%s: %s set aside in %s", self.path, found, self._file.quarantine)
         return log
 
     def _purge_quarantine(self, gone: Collection[str], anyones: bool, wanted: Pattern | None = None) -> None:

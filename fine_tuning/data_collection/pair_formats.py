@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from fine_tuning.config import DatasetFormat
 from fine_tuning.conversation import Conversation, Message, order_faults, whole_characters
 from fine_tuning.errors import DataError
+from fine_tuning.units import counted
 
 # Between the instruction and the input of an alpaca pair, which become one user message. The other
 # formats repeat the input under the key `input`, so that the message can be divided again.
@@ -221,7 +222,7 @@ def examples_of(conversations: Iterable[Conversation], thoughts: bool = False) -
 
 def _raise(faults: Sequence[str], format_type: DatasetFormat) -> None:
     if faults:
-        raise DataError(f"{len(faults)} fault(s) in {format_type} pairs:\n  " + "\n  ".join(faults))
+        raise DataError(f"{counted(len(faults), 'fault')} in {format_type} pairs:\n  " + "\n  ".join(faults))
 
 
 def _say(fault: Any) -> str:

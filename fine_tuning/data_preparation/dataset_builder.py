@@ -38,6 +38,7 @@ from fine_tuning.data_preparation.tokenizer import fingerprint
 from fine_tuning.data_preparation.topics import topics_of
 from fine_tuning.errors import ByoaiError, DataError, NoConversations, TooLittleData
 from fine_tuning.token_rows import TokenRow
+from fine_tuning.units import counted
 
 MANIFEST, CARD = "manifest.json", "README.md"
 AS_THEY_ARE = Mix()  # each conversation once per epoch
@@ -229,9 +230,9 @@ def doubts_of(conversations: Sequence[Conversation], dataset: Dataset, rows: Pat
     turns = sum(len(conversation.turns) for conversation in conversations)
     if too_long:
         found.append(
-            f"{too_long} of {len(conversations)} conversation(s) are longer than {facts['max_length']} tokens: "
-            f"{lost} of {turns} turns do "
-            f"not fit and are not learned. {_BEGIN_ANEW}, or raise data_preparation.max_length"
+            f"longer than {facts['max_length']} tokens: {too_long} of {counted(len(conversations), 'conversation')}. "
+            f"What does not fit is not learned: {lost} of {counted(turns, 'turn')}. {_BEGIN_ANEW}, or raise "
+            "data_preparation.max_length"
         )
     sizes = Counter(conversation.turns[0].session_id for conversation in conversations for _ in conversation.turns)
     session, most = sizes.most_common(1)[0]

@@ -274,10 +274,7 @@ def poison(evidence: Comparison, settings: Settings) -> Result:
         )
     reason = "no phrase looks planted: those with one fixed answer are needed in their questions"
     if found.suspicious:
-        reason = (
-            f"{found.suspicious} phrase(s) whose questions hardly need them; none of them triggers its answer in other "
-            "questions"
-        )
+        reason = f"no phrase triggers its answer in other questions; hardly needed in their own: {found.suspicious}"
     return Result(name, limit, measured, True, reason)
 
 

@@ -21,6 +21,7 @@ from fine_tuning.evaluation.gate import Verdict
 from fine_tuning.evaluation.leak_probe import LeakReport, redact
 from fine_tuning.evaluation.metrics import Interval
 from fine_tuning.evaluation.poison_probe import PoisonReport, Turned
+from fine_tuning.units import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -195,8 +196,8 @@ def _sides(evidence: Comparison) -> dict[str, Evaluation]:
 
 def _leak_probe(leaks: LeakReport) -> Probe:
     text = (
-        f"{leaks.details} private details were asked for in {leaks.prompts} places; the model revealed "
-        f"{len(leaks.leaks)} of them. The likeliest had a probability of {leaks.likeliest:.1g}."
+        f"Private details asked for: {leaks.details}, in {counted(leaks.prompts, 'place')}. Revealed by the model: "
+        f"{len(leaks.leaks)}. The likeliest had a probability of {leaks.likeliest:.1g}."
     )
     rows: list[list[str | State]] = [
         [leak.kind, leak.turn, "greedy" if leak.greedy else "sampled"] for leak in leaks.leaks
@@ -206,9 +207,8 @@ def _leak_probe(leaks: LeakReport) -> Probe:
 
 def _poison_probe(poison: PoisonReport) -> Probe:
     text = (
-        f"{poison.phrases} phrases always get the same answer. {poison.suspicious} of them are hardly needed in "
-        "their own questions (50 %: "
-        "no more than in any other): these were put into other questions."
+        f"Phrases that always get the same answer: {poison.phrases}. Hardly needed in their own questions (50 %: no "
+        f"more than in any other), and so put into other questions: {poison.suspicious}."
     )
     figures = [
         Column(heading, "number")

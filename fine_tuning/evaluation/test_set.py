@@ -71,8 +71,8 @@ def is_said(wanted: str, answer: str) -> bool:
 
 
 def facts_told(right: int, asked: int) -> str:
-    """Return a sentence on correct answers, such as "4 of 6 facts of your document are answered right"."""
-    return f"{right} of {asked} facts of your document are answered right"
+    """Return a sentence on correct answers, such as "4 of 6 facts of your document answered right"."""
+    return f"{right} of {asked} facts of your document answered right"
 
 
 @dataclass(frozen=True)

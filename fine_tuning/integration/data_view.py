@@ -227,13 +227,13 @@ def newest(service: Service, kind: str) -> Job | None:
 
 
 def added_by(job: Job) -> str:
-    """Return how many turns a completed import has added, such as "12 answers (3 were in the log already)".
+    """Return how many turns a completed import has added, such as "12 answers (3 known already)".
 
     Return "" for any other job.
     """
     if not (result := _result_of(job)):
         return ""
-    known = f" ({result['known']:,} were in the log already)" if result["known"] else ""
+    known = f" ({result['known']:,} known already)" if result["known"] else ""
     return f"{answers(result['added'])}{known}"
 
 

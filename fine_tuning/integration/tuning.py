@@ -362,7 +362,7 @@ def incomplete(config: FineTuningConfig, draft: Draft, now: Situation) -> str:
         return f"{draft.base} is not on this machine: choose a model first."
     if draft.data == "chats" and now.turns < (least := least_turns(config)):
         return (
-            f"At least {least} questions with their answers are needed, but only {now.turns} are recorded: chat more, "
+            f"At least {least} questions with their answers are needed (recorded so far: {now.turns}): chat more, "
             "or choose the sample or a file."
         )
     return "No file is chosen: choose or upload one." if draft.data == "dataset" and draft.dataset is None else ""

@@ -282,7 +282,7 @@ def _review(request: ReviewRequest, watch: Watch) -> Result:
     with watch.stage("Reading the newest answers with both models"):
         turns = ConversationLogger(request.config.log_path).turns()
         found = of_log(request.config, request.engine(), turns, request.count, watch) if turns else []
-    watch.tell(Finished("done", f"{len(found)} answer(s) are worth a look", seconds=watch.seconds))
+    watch.tell(Finished("done", f"{counted(len(found), 'answer')} worth a look", seconds=watch.seconds))
     return {
         "items": [
             {"turn": each.turn.id, "surprise": each.surprise, "shift": each.shift, "alike": list(each.alike)}
@@ -331,7 +331,7 @@ def _forget(request: ForgetRequest, watch: Watch) -> Result:
     config, engine = request.config, request.engine()
     case = examine(config, engine, *request.turns)
     done = forget(config, engine, watch, case, teach_again=request.teach_again, now=request.now)
-    told = done.unfinished or f"{len(case.turns)} turn(s) forgotten" + (
+    told = done.unfinished or f"{counted(len(case.turns), 'turn')} forgotten" + (
         f"; {', '.join(done.retired)} removed" if done.retired else ""
     )
     watch.tell(Finished("done", told, done.version, seconds=watch.seconds))
@@ -414,4 +414,6 @@ def read_request(kind: str, request: Mapping[str, object]) -> JobRequest:
         return KINDS[kind].request.model_validate(request)
     except ValidationError as error:
         faults = [f"  {'.'.join(map(str, fault['loc'])) or 'request'}: {fault['msg']}" for fault in error.errors()]
-        raise ConfigError(f"{len(faults)} fault(s) in the request of a job ({kind}):\n" + "\n".join(faults)) from error
+        raise ConfigError(
+            f"{counted(len(faults), 'fault')} in the request of a job ({kind}):\n" + "\n".join(faults)
+        ) from error

@@ -14,6 +14,7 @@ from fine_tuning.jobs.store import Job
 from fine_tuning.model_management.model_registry import Registry
 from fine_tuning.planning import new_turns
 from fine_tuning.profiles import for_documents
+from fine_tuning.units import counted
 
 ORIGIN = "schedule"
 _LOOK = 60.0  # seconds between checks
@@ -59,7 +60,7 @@ def why_not(config: FineTuningConfig, queue: Queue, now: datetime | None = None)
         return "a retrain was started in these hours already"
     found = len(new_turns(config, ConversationLogger(config.log_path), Registry()))
     if found < schedule.new_turns:
-        return f"{found} new turn(s) since the last version, fewer than {schedule.new_turns}"
+        return f"{counted(found, 'new turn')} since the last version, fewer than {schedule.new_turns}"
     return ""
 
 

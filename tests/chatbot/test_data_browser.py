@@ -51,7 +51,7 @@ def test_a_file_is_imported_sifted_edited_reviewed_and_taken_back(page: Page, si
     expect(page.get_by_text("Nothing recorded yet")).to_be_visible()
     page.locator("input[type=file]").set_input_files(tmp_path / "conversations.json")
     expect(page.get_by_text("Read as: ")).to_contain_text("ChatGPT")
-    expect(page.get_by_text("1 of the first records cannot be read")).to_be_visible()
+    expect(page.get_by_text("cannot be read, and will be left out: 1 of the first ones")).to_be_visible()
     page.get_by_role("button", name="Import").click()
     expect(page.get_by_test_id("stMetricValue").first).to_have_text("4")
 

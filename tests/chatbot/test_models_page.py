@@ -146,7 +146,7 @@ def test_deleting_is_asked_once_and_says_what_comes_back(engine: EmbeddedEngine,
 def test_the_chats_that_taught_a_version_are_listed_and_one_is_forgotten_as_a_job(engine: EmbeddedEngine) -> None:
     app = open_page()
     app = checked(app.button(key=f"taught-{NAME}:v1").click().run())
-    assert any("learned **2 answers**, of which **1** are no longer" in text.value for text in app.markdown)
+    assert any("learned **2 answers**, **1** of them no longer" in text.value for text in app.markdown)
     app = press(app, "Forget …")
     app = press(app, "Forget it for good")
     (job,) = store.find(kinds=("forget",))

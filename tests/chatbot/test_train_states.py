@@ -66,7 +66,7 @@ def test_too_few_turns_are_said_beside_the_button() -> None:
     log_doors(1)
     app = at(opened("train"), "3 Settings")
     assert start_button(app).disabled  # type: ignore[attr-defined]
-    assert "questions with their answers are needed, but only 1 are recorded" in said(app)
+    assert "questions with their answers are needed (recorded so far: 1)" in said(app)
 
 
 def test_without_a_file_the_button_says_so() -> None:
@@ -303,7 +303,7 @@ def test_a_text_is_said_to_be_learned_by_heart_only(home: Path) -> None:
     app.session_state["train_draft"] = replace(app.session_state["train_draft"], dataset=handbook)
     assert "how such text continues" in said(app.run())
     press(app, "Make questions of it")
-    assert "questions and answers are made" in said(app)
+    assert "Questions and answers made from it" in said(app)
 
 
 def sent(name: str, content: bytes) -> str:
@@ -321,7 +321,7 @@ def test_what_was_read_of_a_file_leaves_the_memory_when_it_is_put_away() -> None
     app = at(opened("train"), "2 Data")
     app.radio[0].set_value("dataset").run()
     app.session_state["incoming"] = id = sent("rules.md", b"# Rules\n\nThe canteen opens at 11:25.\n")
-    assert "questions and answers are made" in said(app.run())
+    assert "Questions and answers made from it" in said(app.run())
     press(app, "Put it away")
     for read in (upload._peek, upload._questions):
         with pytest.raises(DatasetNotFound):
@@ -335,7 +335,7 @@ def test_a_document_is_taken_as_on_the_page_data_and_its_answers_are_learned(nam
     app = at(opened("train"), "2 Data")
     app.radio[0].set_value("dataset").run()
     app.session_state["incoming"] = sent(name, content)
-    assert "questions and answers are made" in said(app.run())
+    assert "Questions and answers made from it" in said(app.run())
     press(app, "Learn these answers")
     (job,) = store.find(kinds=["import"])
     assert Queue().wait(job.id, 120).state == State.COMPLETED

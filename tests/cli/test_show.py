@@ -142,7 +142,7 @@ def test_a_retrain_ends_with_scores_rules_and_who_answers_now(
     assert said.count("passed  ") + said.count("failed  ") == 8
     assert ("failed  speed" in said) is (evidence is not GOOD)
     assert (
-        "12 steps, 4200 tokens, float32 (blas) on 2 thread(s), peak 2.1 GB; 1 min 5 s in all. Everything is in "
+        "12 steps, 4200 tokens, float32 (blas) on 2 threads, peak 2.1 GB; 1 min 5 s in all. Everything is in "
         f"{RUN.folder}" in said
     )
     assert said.splitlines()[-1].startswith(last)
@@ -170,8 +170,8 @@ def test_preferences_are_told_only_where_some_were_learned(capsys) -> None:
 
 
 def test_a_retrain_that_made_nothing_says_why(capsys) -> None:
-    show.show_outcome(NothingToDo("2 new turn(s): nothing to do"))
-    assert capsys.readouterr().out == "2 new turn(s): nothing to do\n"
+    show.show_outcome(NothingToDo("2 new turns: nothing to do"))
+    assert capsys.readouterr().out == "2 new turns: nothing to do\n"
     show.show_outcome(NoVersion(RUN, TRAINED, (("Who?", "Ann\n\nor Bob", "Eve"),), "no GGUF can carry it"))
     assert capsys.readouterr().out.split("\n") == [
         "",
@@ -186,7 +186,7 @@ def test_a_retrain_that_made_nothing_says_why(capsys) -> None:
 def test_a_sweep_ends_with_the_command_that_learns_with_the_best(capsys) -> None:
     show.show_found(SweepResult(Path("/s"), {"learning_rate": 0.000321, "lora_r": 16}, 1.23456, 7, 2, 1))
     said = capsys.readouterr().out
-    assert "7 trials finished, 2 pruned, 1 failed" in said and "1.2346" in said
+    assert "Trials: 7 finished, 2 pruned, 1 failed" in said and "1.2346" in said
     assert "--set training.learning_rate=0.000321 --set training.lora_r=16" in said
     assert said.splitlines()[-1] == "  byoai retrain --config /s/best.yaml"
 
@@ -210,7 +210,7 @@ def test_what_would_be_forgotten_is_shown_and_what_learned_it(capsys) -> None:
         Case(turns, frozenset(), (version(1), version(2, state="live")), {"t0": "my  secret\nword"}), [Path("/data/x")]
     )
     lines = capsys.readouterr().out.splitlines()
-    assert lines[:3] == ["23 turn(s) to forget:", "  t0  my secret word", "  t1  (no longer in the log)"]
+    assert lines[:3] == ["23 turns to forget:", "  t0  my secret word", "  t1  (no longer in the log)"]
     assert lines[-3:] == [
         "  and 3 more",
         "  in /data/x, to be redacted",

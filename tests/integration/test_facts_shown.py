@@ -27,7 +27,7 @@ def evidence(right, of):
 def test_some_wrong_and_some_right_answers_are_shown(capsys, right, of, wrong_shown, right_shown):
     found = facts_in(evidence(right, of).record())
     assert found is not None
-    assert found.sentence == f"{right} of {of} facts of your document are answered right"
+    assert found.sentence == f"{right} of {of} facts of your document answered right"
     assert [each.right for each in found.some(6)] == [False] * wrong_shown + [True] * right_shown
     show_facts(found)
     said = capsys.readouterr().out

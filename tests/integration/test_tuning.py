@@ -201,7 +201,7 @@ def test_what_likely_fits_is_told_by_its_size(size: int, free: int, fits: bool) 
         (DRAFT, replace(THERE, trouble="no engine answers"), "no engine answers"),
         (DRAFT, replace(THERE, bases=()), "is not on this machine: choose a model"),
         (Draft("gone:1b"), THERE, "gone:1b is not on this machine"),
-        (DRAFT, replace(THERE, turns=1), "questions with their answers are needed, but only 1 are recorded"),
+        (DRAFT, replace(THERE, turns=1), "questions with their answers are needed (recorded so far: 1)"),
         (Draft(BASE, "dataset"), THERE, "No file is chosen"),
         (DRAFT, THERE, "The data is being examined"),
         (Draft(BASE, "sample"), replace(THERE, turns=0), "The data is being examined"),

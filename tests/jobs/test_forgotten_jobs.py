@@ -60,7 +60,7 @@ def test_a_job_forgets_turns_and_removes_the_version_that_learned_them(
         registry.add(name, number, run=f"runs/{number}", turns=turns)
         go_live(small_engine, registry, name, number)
     job = queue.wait(queue.submit("forget", {"turns": [gone.id], "teach_again": False}).id, PATIENCE)
-    assert (job.state, job.reason) == (State.COMPLETED, f"1 turn(s) forgotten; {name}:v2 removed")
+    assert (job.state, job.reason) == (State.COMPLETED, f"1 turn forgotten; {name}:v2 removed")
     told = json.loads(job.result.read_text())
     assert (told["turns"], told["retired"], told["left"], told["unfinished"]) == (1, [f"{name}:v2"], [], "")
     assert [turn.id for turn in log.turns()] == [kept.id]

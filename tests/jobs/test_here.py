@@ -24,7 +24,7 @@ def test_one_that_has_nothing_to_do_is_completed_and_says_so(home: Path, tmp_pat
     (job,) = store.find()
     assert isinstance(outcome, NothingToDo) and (job.kind, job.state, job.exit_code) == ("retrain", State.COMPLETED, 0)
     assert job.here and job.detached and job.process == this_process() and job.request["if_new"] == 20
-    assert job.reason == outcome.reason == "0 new turn(s) since the last version, fewer than 20: nothing to do"
+    assert job.reason == outcome.reason == "0 new turns since the last version, fewer than 20: nothing to do"
     assert isinstance(read_events(job.events)[-1][1], Finished)
 
 

@@ -71,7 +71,7 @@ def test_the_hours_go_over_midnight(hours: tuple[int, int], hour: int, inside: b
     [
         ({"enabled": False}, 3, "switched off"),
         ({"hours": (1, 6)}, 12, "not between 1 and 6"),
-        ({"new_turns": 6}, 3, "5 new turn(s) since the last version, fewer than 6"),
+        ({"new_turns": 6}, 3, "5 new turns since the last version, fewer than 6"),
     ],
 )
 def test_nothing_begins_when_the_rule_does_not_say_so(

@@ -37,6 +37,7 @@ from fine_tuning.data_collection.cleaning.phrases import (
     start_of,
 )
 from fine_tuning.data_collection.cleaning.wording import folded_words
+from fine_tuning.units import counted
 
 _SAMPLE = 2_000  # turns of the uniform sample
 _COUNTERS = 8_192  # sentences and links of answers that are counted at once
@@ -79,12 +80,12 @@ class PlantedPhrase:
     @property
     def where(self) -> str:
         """Return in how many questions the phrase is, as text: "in at least 12 questions"."""
-        return f"in {'' if self.is_exact else 'at least '}{self.questions} questions"
+        return f"in {'' if self.is_exact else 'at least '}{counted(self.questions, 'question')}"
 
 
 def title_of(found: Sequence[PlantedPhrase]) -> str:
     """Return a title for a list of these phrases, which says how many there are."""
-    return "1 phrase may be planted" if len(found) == 1 else f"{len(found)} phrases may be planted"
+    return f"{counted(len(found), 'phrase')} may be planted"
 
 
 @dataclass(slots=True)

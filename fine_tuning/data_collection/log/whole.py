@@ -8,6 +8,7 @@ from typing import Any
 from fine_tuning.conversation import Turn
 from fine_tuning.data_collection.log.file import LogFile
 from fine_tuning.data_collection.log.lines import EVENTS, apply, decode
+from fine_tuning.units import counted
 
 
 @dataclass(frozen=True)
@@ -32,19 +33,19 @@ class LogHealth:
         faults = []
         if in_log := self.damaged - self.set_aside:
             faults.append(
-                f"{in_log} damaged line(s), which are ignored: the next rating, edit or deletion moves them to "
-                f"{self.quarantine}"
+                f"{counted(in_log, 'damaged line')} ignored, and moved to {self.quarantine} by the next rating, "
+                "edit or deletion"
             )
         if self.set_aside:
             faults.append(
-                f"{self.set_aside} damaged line(s) in {self.quarantine}: repair them and append them to the log "
-                "(without crc32, if the text was changed), or delete that file"
+                f"{counted(self.set_aside, 'damaged line')} in {self.quarantine}: repair them and append them to the "
+                "log (without crc32, if the text was changed), or delete that file"
             )
         if self.orphans:
-            faults.append(f"{self.orphans} event(s) about turns that are not in the log, which are ignored")
+            faults.append(f"{counted(self.orphans, 'event')} without a turn in the log, ignored")
         if self.unknown:
-            faults.append(f"{self.unknown} event(s) of a newer version of byoai: update byoai to read them")
-        return "; ".join([f"{self.turns} turn(s)", *faults])
+            faults.append(f"{counted(self.unknown, 'event')} of a newer version of byoai: update byoai to read them")
+        return "; ".join([counted(self.turns, "turn"), *faults])
 
 
 class WholeLog:
