@@ -122,6 +122,12 @@ def approved(turn: Turn) -> bool:
     return turn.metadata.get("rating") == "up" or "original_response" in turn.metadata
 
 
+def of_document(turn: Turn) -> bool:
+    """Return whether a turn was made from an imported document."""
+    source = turn.metadata.get("source")
+    return isinstance(source, dict) and source.get("format") == "document"
+
+
 def conversations_of(turns: Iterable[Turn]) -> list[Conversation]:
     """Return a conversation for each session of the turns, in the order in which the sessions first appear."""
     sessions: dict[str, list[Turn]] = {}

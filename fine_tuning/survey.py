@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from fine_tuning.config import FineTuningConfig
-from fine_tuning.conversation import Conversation, Turn
+from fine_tuning.conversation import Conversation, Turn, of_document
 from fine_tuning.data_collection.cleaning.dedupe import near_duplicates
 from fine_tuning.data_collection.cleaning.turn_decisions import Reason
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
@@ -161,11 +161,12 @@ def _kept(cleaned: Cleaned) -> Iterable[Turn]:
 def _nearly_equal(said: Said, cleaned: Cleaned) -> list[list[str]]:
     """Return groups of the ids of turns that are nearly the same, the largest first; in each, oldest first.
 
-    These are turns that are learned, and turns that are dropped because they were said before.
+    These are turns that are learned, and turns that are dropped because they were said before. What was
+    made of a document is left out: there, each answer has several questions on purpose.
     """
     repeated = {id for id, reason in cleaned.drops if reason == Reason.DUPLICATE}
     kept = {turn.id for turn in _kept(cleaned)}
-    turns = [turn for turn in said.turns if turn.id in kept or turn.id in repeated]
+    turns = [turn for turn in said.turns if (turn.id in kept or turn.id in repeated) and not of_document(turn)]
     groups: dict[int, list[str]] = {}
     labels = near_duplicates([f"{turn.user_message}\n{turn.bot_response}" for turn in turns]).tolist()
     for turn, label in zip(turns, labels, strict=True):

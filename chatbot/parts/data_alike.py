@@ -9,6 +9,7 @@ from fine_tuning.conversation import Turn
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.log import outcomes
 from fine_tuning.integration import data_view
+from fine_tuning.units import counted
 
 TURNS = 8  # turns shown of each group
 
@@ -50,8 +51,8 @@ def _group(log: ConversationLogger, group: tuple[Turn, ...]) -> None:
                     args=(log, group, turn.id),
                 )
         if len(group) > TURNS:
-            st.caption(f"and {len(group) - TURNS:,} older ones")
+            st.caption(f"and {counted(len(group) - TURNS, 'older turn')}")
 
 
 def _keep(log: ConversationLogger, group: tuple[Turn, ...], turn_id: str) -> None:
-    turn_dialogs.record(lambda: data_view.keep_one(log, group, turn_id))
+    turn_dialogs.keep_one(log, group, turn_id)

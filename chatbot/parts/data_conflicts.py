@@ -8,6 +8,7 @@ from chatbot.server import config
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.log import outcomes
 from fine_tuning.integration import data_view
+from fine_tuning.units import counted
 
 SHOWN = 10  # questions at once
 ANSWERS = 4  # answers shown of each question
@@ -77,7 +78,7 @@ def _choice(log: ConversationLogger, choice: data_view.Choice, newest: bool) -> 
                     args=(log, choice, turn.id),
                 )
         if len(choice.turns) > ANSWERS:
-            st.caption(f"and {len(choice.turns) - ANSWERS:,} older answers")
+            st.caption(f"and {counted(len(choice.turns) - ANSWERS, 'older answer')}")
         st.button(
             "Keep all",
             key=f"all-{choice.turns[0].id}",
@@ -89,6 +90,6 @@ def _choice(log: ConversationLogger, choice: data_view.Choice, newest: bool) -> 
 
 def _keep(log: ConversationLogger, choice: data_view.Choice, turn_id: str = "") -> None:
     if turn_id:
-        turn_dialogs.record(lambda: data_view.keep_one(log, choice.turns, turn_id))
+        turn_dialogs.keep_one(log, choice.turns, turn_id)
     else:
         turn_dialogs.record(lambda: data_view.keep_all(log, choice))

@@ -29,7 +29,7 @@ def draw(log: ConversationLogger) -> None:
         st.markdown(
             "All of these are judged. The next ones are found among the newest answers."
             if done
-            else "Ten minutes here teach more than a hundred new chats: these are the answers of which the model is "
+            else "Ten minutes here teach more than a hundred new chats: you judge the answers of which the model is "
             "least sure."
         )
         label = "Find more" if done else "Find what is worth a look"

@@ -1,6 +1,6 @@
 """Draw the dialogs of the page Data: a turn that can be rated and corrected, and the confirmation of forgetting."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import streamlit as st
 
@@ -10,7 +10,8 @@ from chatbot.parts.words import meaning
 from chatbot.server import service
 from fine_tuning.conversation import Turn
 from fine_tuning.data_collection.conversation_logger import ConversationLogger, Rating
-from fine_tuning.integration import chats
+from fine_tuning.integration import chats, data_view
+from fine_tuning.units import counted
 
 DRAFT = "draft-"  # prefix of the key under which Streamlit keeps an answer that is being written
 THUMBS: dict[int | None, Rating] = {0: "down", 1: "up"}
@@ -39,6 +40,13 @@ def opened() -> str | None:
 def record(what: Callable[[], object]) -> bool:
     """Call `what`, which changes the log; return whether it succeeded. If not, show why."""
     return attempt(what, "Not recorded")
+
+
+def keep_one(log: ConversationLogger, turns: Collection[Turn], turn_id: str) -> None:
+    """Exclude all of the turns except `turn_id`, and say where they can be included again."""
+    if record(lambda: data_view.keep_one(log, turns, turn_id)):
+        told = f"{counted(len(turns) - 1, 'turn')} excluded: under Turns, Show: Excluded, they can be included again"
+        st.toast(told, icon=":material/block:")
 
 
 @st.dialog("A turn", width="large", on_dismiss=close)

@@ -169,12 +169,18 @@ def test_turns_that_are_nearly_the_same_stand_together_and_one_can_be_kept() -> 
     answer = "The office closes at eight in the evening, except on Fridays, when it closes at five in the afternoon"
     close = [said(f"When does the office close on {day}?", f"{answer}.") for day in ("Monday", "Tuesday", "Thursday")]
     other = said("Where is lunch served today?", "It is served in the canteen.")
+    document = {"name": "handbook.md", "format": "document"}  # each answer has several questions on purpose
+    hours = (
+        "The canteen opens at eight in the morning, except on Fridays, when it opens at nine, as the cooks come late"
+    )
+    taught = [said(f"When does the canteen open on {day}?", hours, source=document) for day in ("Monday", "Tuesday")]
     look()
     app = open_page("Nearly the same")
-    assert "**3 turns**" in texts(app) and other.user_message not in texts(app)
+    assert "**3 turns**" in texts(app) and not {other.user_message, taught[0].user_message} & {*texts(app)}
     app.button(key=f"only-{close[1].id}").click().run()
     assert not app.exception and "All of these are settled" in " ".join(texts(app))
-    assert ConversationLogger().turns() == [close[1], other]
+    assert "2 turns excluded" in app.toast[0].value
+    assert ConversationLogger().turns() == [close[1], other, *taught]
     look()
     assert "No turns are nearly the same." in [each.value for each in open_page("Nearly the same").info]
 
@@ -204,9 +210,9 @@ def test_imports_are_listed(home: Path) -> None:
     file.write_text(json.dumps({"prompt": "Where is the key?", "completion": "Under the mat."}) + "\n")
     import_files(ConversationLogger(), [file])
     app = open_page("Import")
-    assert [each.value for each in app.text] == ["pairs.jsonl: 1 turn"]
+    assert [each.value for each in app.text] == ["pairs.jsonl: 1 answer"]
     press(app, "Take back")
-    assert "Its **1** turns are removed" in " ".join(texts(app))
+    assert "takes **1 answer** out of the log" in " ".join(texts(app))
 
 
 def dropped(name: str, text: str) -> AppTest:
@@ -222,7 +228,7 @@ def dropped(name: str, text: str) -> AppTest:
 def test_of_a_handbook_questions_are_made() -> None:
     app = dropped("handbook.md", "# Handbook\n\n## Leave\n\nEveryone gets 27 days of paid holiday a year.\n")
     assert "Nothing recorded yet" not in [each.value for each in app.subheader]
-    assert not app.error and "a document, from which" in " ".join(texts(app))
+    assert not app.error and "Read as: a document. Questions and answers made from it: " in " ".join(texts(app))
     (row,) = app.dataframe[0].value.to_dict("records")
     assert row["Answer"] == "Everyone gets 27 days of paid holiday a year." and "holiday" in row["Question"]
     press(app, "Import")
