@@ -14,7 +14,7 @@ from fine_tuning.durations import EVALUATING
 from fine_tuning.errors import ByoaiError
 from fine_tuning.events import Finished
 from fine_tuning.integration import charts, learning, versions, watched
-from fine_tuning.integration.job_runs import KEPT_ASIDE, LEARNED, Point, curve, thinned
+from fine_tuning.integration.job_runs import KEPT_ASIDE, LEARNED, TRAININGS, Point, curve, thinned
 from fine_tuning.integration.learning import Learning
 from fine_tuning.integration.service import Service
 from fine_tuning.jobs.progress import progress_of_job
@@ -22,7 +22,7 @@ from fine_tuning.jobs.queue import Queue
 from fine_tuning.jobs.store import Job, State
 from fine_tuning.model_management.model_registry import Registry
 from fine_tuning.profiles import made_of_documents
-from fine_tuning.units import about, amount, clock, size
+from fine_tuning.units import about, amount, clock, counted, size
 
 Shown = Callable[[str], str]  # makes a text safe for Markdown
 
@@ -33,6 +33,7 @@ _FACTS = (
     "How fast it reads: a token is a piece of a word, and a hundred of them are about 75 English words. The memory it "
     "holds. How often it has read everything so far."
 )
+_PHASES = {"done": ":material/check: {}", "now": "**{}**", "later": "{}"}
 _SIGNS = {
     "live": "success",
     "registered": "info",
@@ -70,11 +71,12 @@ def _begin(service: Service, turns: int, new: int) -> None:
     config = service.config
     least = learning.least_turns(config)
     st.button(
-        f"Learn from {new} new answer{'s' * (new != 1)}" if new else "Nothing new to learn",
+        f"Learn from {counted(new, 'new answer')}" if new else "Nothing new to learn",
         icon=":material/school:",
         type="primary" if new and turns >= least else "secondary",
         width="stretch",
         disabled=not new or turns < least,
+        help="It begins at once, in the background. The page Train says first what it takes.",
         on_click=_start,
         args=(service, turns),
     )
@@ -132,6 +134,8 @@ def watch(id: str, shown: Shown, small: bool = False) -> None:
     waits = "It waits for its turn" if job.state == State.QUEUED else "Beginning"
     stage = "Stopping at the next safe point" if job.state == State.CANCELLING else told.stage or waits
     st.markdown(f"**{shown(stage)}**")
+    if told.phases and job.kind in TRAININGS and not small:
+        st.caption(" → ".join(_PHASES[how].format(name) for name, how in told.phases))
     last = told.steps[-1] if told.steps and told.stage == "Training" else None
     share = min(told.done / told.total, 1.0) if told.total else 0.0
     done = amount(told.done, told.total, told.unit, " of ") if told.total else " "
@@ -176,12 +180,22 @@ def _stop_buttons(job: Job, small: bool) -> None:
             help="What it has done so far is kept: you can go on from there",
         )
         if not small:
-            told = "What it made so far is deleted, and the next training starts from the beginning"
-            st.button("Stop and throw away", on_click=_stop, args=(job.id, True), key=f"discard-{job.id}", help=told)
+            st.button("Stop and throw away …", on_click=_ask_to_discard, args=(job.id,), key=f"discard-{job.id}")
+    if not small and st.session_state.get("to_discard") == job.id:
+        st.warning("What it made so far is deleted: the next one starts from the beginning.", title="Throw it away?")
+        with st.container(horizontal=True):
+            st.button("Throw it away", type="primary", on_click=_stop, args=(job.id, True), key=f"sure-{job.id}")
+            st.button("Go on", on_click=_ask_to_discard, args=("",), key=f"go-on-{job.id}")
+
+
+def _ask_to_discard(id: str) -> None:
+    """Ask for confirmation, at the next drawing, before a job is stopped and what it made is deleted."""
+    st.session_state.to_discard = id
 
 
 def _stop(id: str, discard: bool) -> None:
     """Ask a job to stop. The reply is stored for the next drawing, since a callback of a fragment cannot draw."""
+    st.session_state.to_discard = ""
     job = Queue().cancel(id, discard=discard)
     st.session_state.stop_told = "It is over already" if job.over else "It stops at its next safe point"
 

@@ -6,11 +6,14 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from fine_tuning import paths
 from fine_tuning.durations import EVALUATING, TRAINING
 from fine_tuning.events import Count, Event, EventReader, Finished, Note, Planned, RunOpened, Stage, Step, Trial
 from fine_tuning.jobs.store import Job
+
+Phase = Literal["done", "now", "later"]
 
 _FACTS = (
     "id",
@@ -43,6 +46,16 @@ _BEGINS = {
 }
 
 _KEPT = 16  # number of jobs whose progress is kept
+
+# The phases of a retrain for people, each with the stage with which it begins.
+_PHASES = {
+    "Preparing": "Reading what was said",
+    "Training": TRAINING,
+    "Exporting": "Exporting to GGUF",
+    "Comparing": EVALUATING,
+    "Registering": "Registering",
+}
+
 _TELLING = 0.05  # share of an evaluation that must be done before its own pace is believed
 
 
@@ -89,6 +102,16 @@ class Progress:
             slower = (so_far + left) / planned if so_far and planned else 1.0
             return left + max(slower, 1.0) * sum(parts.values())
         return sum(parts.values())
+
+    @property
+    def phases(self) -> tuple[tuple[str, Phase], ...]:
+        """The phases of a retrain, in order: what is done, what is done now, and what follows. Empty for other jobs."""
+        begins = _begins(self.stage)
+        if begins is None:
+            return ()
+        now = sum(_BEGINS[stage] <= begins for stage in _PHASES.values()) - 1
+        names = enumerate(_PHASES)
+        return tuple((name, "done" if place < now else "now" if place == now else "later") for place, name in names)
 
     @property
     def share(self) -> float:

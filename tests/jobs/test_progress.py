@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from fine_tuning import events
-from fine_tuning.durations import TRAINING
+from fine_tuning.durations import EVALUATING, TRAINING
 from fine_tuning.events import Count, Event, Finished, Note, Planned, RunOpened, Stage, Step, Trial, events_to
 from fine_tuning.jobs import store
 from fine_tuning.jobs.progress import Progress, progress_after, progress_of_job, record
@@ -78,3 +78,24 @@ def test_a_text_that_is_removed_from_the_events_is_not_told_any_more(job: Job) -
         assert progress_of_job(job).notes == ("the key is *****",)
         tell(Note("more"))
         assert progress_of_job(job).notes == ("the key is *****", "more")
+
+
+@pytest.mark.parametrize(
+    ("stage", "now"),
+    [
+        ("Preparing the dataset", "Preparing"),
+        (TRAINING, "Training"),
+        ("Checking that what was exported is what was trained", "Exporting"),
+        (EVALUATING, "Comparing"),
+        ("Making fine_tuned_sample:v1 live", "Registering"),
+    ],
+)
+def test_the_phases_of_a_retrain_say_what_is_done_and_what_follows(stage: str, now: str) -> None:
+    phases = Progress(stage).phases
+    names = [name for name, _ in phases]
+    place = names.index(now)
+    assert [how for _, how in phases] == ["done"] * place + ["now"] + ["later"] * (len(names) - place - 1)
+
+
+def test_other_jobs_have_no_phases() -> None:
+    assert Progress("Importing").phases == ()
