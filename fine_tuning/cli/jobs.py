@@ -252,6 +252,7 @@ def _show(options: argparse.Namespace, job: "Job") -> None:
 
 
 def _line(job: "Job") -> str:
+    """Return a job as a line that fits into 80 columns and, below it, how far it is or how it ended."""
     from fine_tuning.jobs.progress import progress_of_job
 
     begun = time.strftime("%Y-%m-%d %H:%M", time.localtime(job.begun or job.created))
@@ -260,4 +261,5 @@ def _line(job: "Job") -> str:
     if job.active:
         now = progress_of_job(job)
         told = f"{now.stage} {now.done}/{now.total}" if now.total else now.stage
-    return "  ".join(filter(None, [job.id, f"{job.kind:8}", f"{job.state:11}", begun, spent, told[:100]]))
+    facts = "  ".join(filter(None, [job.id, f"{job.kind:11}", f"{job.state:11}", begun, spent]))
+    return f"{facts}\n    {told[:100]}" if told else facts

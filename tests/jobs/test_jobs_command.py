@@ -62,7 +62,7 @@ def test_watching_shows_all_and_ends_as_the_job_does(
     job = queue.submit("small", request_)
     assert byoai("watch", job.id) == code
     told = capsys.readouterr().out
-    assert "1/" in told and job.id in told.splitlines()[-1]
+    assert "1/" in told and job.id in told.splitlines()[-2]
     assert byoai("watch", job.id, "--json", "--after", "1") == code
     records = said(capsys)
     assert [record["n"] for record in records[:-1]] == list(range(2, len(records) + 1)) and records[-1]["id"] == job.id
