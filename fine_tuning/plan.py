@@ -164,7 +164,7 @@ def said_facts(
 ) -> tuple[tuple[str, str], ...]:
     """Return figures about the turns for the user, as (name, value) pairs; the arguments as in Plan."""
     return (
-        ("in the log", f"{counted(turns, 'turn')}, {new} of them new since the last version"),
+        ("in the log", f"{counted(turns, 'turn')}, {new:,} of them new since the last version"),
         ("after cleaning", counted(kept, "turn") + _counted(" (dropped: {})", dropped)),
         ("private details", _counted("{}", scrubbed) or "none found"),
     )

@@ -65,7 +65,7 @@ class Survey:
         return (
             ("learned from", self.source),
             *said_facts(self.turns, self.new_turns, self.kept_turns, self.dropped, self.scrubbed),
-            ("conversations", f"{self.conversations}{alike}"),
+            ("conversations", f"{self.conversations:,}{alike}"),
             ("preferences", preferences_in_words(self.pairs, self.ratings, self.preference_method)),
         )
 

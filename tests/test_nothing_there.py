@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("embedded")
 def test_no_models_are_said_to_be_none_with_the_cure(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models"]) == 0
     said = capsys.readouterr().out
-    assert "no models" in said and "byoai prepare" in said
+    assert "There is no model yet" in said and "byoai prepare" in said
 
 
 @pytest.mark.parametrize("more", [[], ["--dry-run"], ["--yes"], ["--no-retrain"], ["--now"]])

@@ -258,7 +258,7 @@ def show_models(engine: "Engine", registry: "Registry", prefix: str) -> None:
     width = max((len(choice.tag) for choice in found), default=0)
     if not found:
         cure = first_model.with_command(first_model.missing())
-        out.print(Text(f"no models yet in {engine.name} at {engine.where}. {cure}"))
+        out.print(Text(f"{cure}. The engine: {engine.name} at {engine.where}"))
     for choice in found:
         version = known.get(choice.tag)
         rating, votes = rated.get(choice.tag, (0, 0))
@@ -293,8 +293,8 @@ def show_stats(stats: Mapping[str, Any], new: int) -> None:
     """Show statistics of the log (`ConversationLogger.get_conversation_stats`) and the number of new turns."""
     models = ", ".join(f"{model} ({turns})" for model, turns in stats["models"].items())
     rows = {
-        "turns": f"{stats['total_turns']:,} in {counted(stats['total_conversations'], 'conversation')}, {new} of them "
-        "new since the last version",
+        "turns": f"{stats['total_turns']:,} in {counted(stats['total_conversations'], 'conversation')}, {new:,} of "
+        "them new since the last version",
         "marked": f"{stats['rated_up']} up, {stats['rated_down']} down, {stats['edited']} edited, "
         f"{stats['excluded']} excluded",
         "mean length": f"{stats['average_user_length']:.0f} characters asked, {stats['average_bot_length']:.0f} "

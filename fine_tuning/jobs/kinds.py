@@ -213,7 +213,7 @@ def import_asked(request: ImportRequest, watch: Watch) -> "Report":
     report = import_files(ConversationLogger(request.config.log_path), places, wanted, watch, id)
     back = f"To remove them again: byoai import --undo {report.id}" if report.added else ""
     warned = f"; {title_of(report.planted)}" if report.planted else ""
-    told = f"{report.added} of {counted(report.turns, 'turn')} added{warned}"
+    told = f"{report.added:,} of {counted(report.turns, 'turn')} added{warned}"
     watch.tell(Finished("done", told, seconds=watch.seconds, commands=back))
     return report
 
@@ -266,7 +266,7 @@ def _survey(request: SurveyRequest, watch: Watch) -> Result:
         watch.note(f"the result will contain no numbers of tokens, because no engine can count them: {error}")
         engine = None
     facts = look_through(request.config, engine, watch).facts
-    told = f"{facts['kept_turns']} of {counted(facts['turns'], 'turn')} would be learned"
+    told = f"{facts['kept_turns']:,} of {counted(facts['turns'], 'turn')} would be learned"
     watch.tell(Finished("done", told, seconds=watch.seconds))
     return facts
 
