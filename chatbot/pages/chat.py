@@ -71,7 +71,7 @@ def ask_again() -> None:
 def new_chat() -> None:
     """Leave this chat, and begin a new one. An answer that is being generated continues, and is recorded."""
     st.query_params.pop("chat", None)
-    del state["chat"]
+    state.other_chat = True  # the page opens it when it is drawn next
     state.refused = None
     chat_settings.drop()
 
@@ -238,7 +238,7 @@ def open_page() -> None:
         state.recording = config().data_collection.record and st.query_params.get("record") != "off"
     before, state.models = state.get("models"), models()
     state.choice = state.models.get(state.picked) or state.models.default
-    if "chat" not in state:
+    if "chat" not in state or state.get("other_chat"):
         try:
             settings = config()
             state.chat = session.open_chat(
@@ -250,6 +250,7 @@ def open_page() -> None:
         except ByoaiError as error:
             st.error(presentable(str(error)), title="The log cannot be read", icon=":material/error:")
             st.stop()
+        state.other_chat = False
         state.chat.recording, state.chat.titles = state.recording, settings.chat.titles
     announce(before, state.models)
 

@@ -171,10 +171,13 @@ def _choose(id: str, pinned: bool) -> None:
 
 
 def open_chat(id: str) -> None:
-    """Show another chat. An answer that is being generated in the previous one continues, and is shown there later."""
+    """Show another chat. An answer that is being generated in the previous one continues, and is shown there later.
+
+    The page opens it when it is drawn next. Until then the previous one stays in `state`, since other
+    callbacks and fragments that use it may run before.
+    """
     st.query_params["chat"] = id  # a reload returns to it
-    if state.chat.id != id:
-        del state["chat"]
+    state.other_chat = state.chat.id != id
 
 
 # Search
@@ -322,7 +325,7 @@ def _forget(id: str) -> None:
     if state.chat.id == id:
         state.chat.stop()
         st.query_params.pop("chat", None)
-        del state["chat"]
+        state.other_chat = True
 
 
 def _turns(chat: Chat) -> str:

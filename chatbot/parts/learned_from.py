@@ -169,8 +169,7 @@ def _facts(teacher: Teacher, likelihood: Likelihood | None) -> str:
 def _actions(opened: Opened, teacher: Teacher) -> None:
     turn = teacher.turn
     if st.button("Open its chat", key=f"why-chat-{turn.id}", icon=":material/forum:", type="tertiary"):
-        del state["chat"]
-        st.query_params["chat"] = turn.session_id
+        st.query_params["chat"], state.other_chat = turn.session_id, True
         _close()
         st.rerun()
 

@@ -93,6 +93,24 @@ def test_an_address_of_an_unknown_chat_opens_a_new_one(chat: str) -> None:
     assert not app.chat_message
 
 
+def _two_clicks_before_the_page_is_drawn() -> None:
+    from types import SimpleNamespace
+
+    import streamlit as st
+
+    from chatbot.parts import history
+
+    st.session_state.chat = SimpleNamespace(id="first")
+    history.open_chat("second")
+    history.open_chat("third")
+    st.text(f"{st.query_params['chat']} {st.session_state.chat.id} {st.session_state.other_chat}")
+
+
+def test_two_quick_clicks_on_chats_in_the_list_open_the_last_one() -> None:
+    app = AppTest.from_function(_two_clicks_before_the_page_is_drawn).run()
+    assert not app.exception and [text.value for text in app.text] == ["third first True"]
+
+
 def test_recording_is_shown_and_can_be_switched_off_for_good_on_this_page() -> None:
     app = run()
     assert any("Recorded on this machine" in caption.value for caption in app.caption)
