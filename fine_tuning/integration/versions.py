@@ -14,6 +14,7 @@ from fine_tuning.model_management.model_pruner import run_of
 from fine_tuning.model_management.model_registry import Registry, Version
 from fine_tuning.model_management.model_switcher import Choice, refusal
 from fine_tuning.runs import Run
+from fine_tuning.units import counted
 
 Outcome = Literal["passed", "warned", "refused", "not judged"]
 
@@ -86,11 +87,11 @@ def verdict(version: Version) -> str:
         return "The gate has not judged it, so its quality is unknown."
     failed = [each for each in rules if each.outcome == "refused"]
     if failed:
-        return f"Refused, for {len(failed)} of {len(rules)} rules: " + "; ".join(
+        return f"Refused, for {len(failed)} of {counted(len(rules), 'rule')}: " + "; ".join(
             f"{each.rule}: {each.reason}" for each in failed
         )
     skipped = sum(each.outcome == "not judged" for each in rules)
-    return f"Passed {len(rules) - skipped} of {len(rules)} rules" + (
+    return f"Passed {len(rules) - skipped} of {counted(len(rules), 'rule')}" + (
         f"; {skipped} could not be judged" if skipped else ""
     )
 
