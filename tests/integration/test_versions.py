@@ -20,7 +20,7 @@ FAILED = {"rule": "leak probe", "passed": False, "reason": "it reveals private d
     ("results", "outcomes", "said"),
     [
         ([], [], "The gate has not judged it"),
-        ([PASSED], ["passed"], "Passed 1 of 1 rules"),
+        ([PASSED], ["passed"], "Passed 1 of 1 rule"),
         ([PASSED, SKIPPED], ["passed", "not judged"], "Passed 1 of 2 rules; 1 could not be judged"),
         ([PASSED, WARNED], ["passed", "warned"], "Passed 2 of 2 rules"),
         ([PASSED, FAILED], ["passed", "refused"], "Refused, for 1 of 2 rules: leak probe: it reveals private details"),

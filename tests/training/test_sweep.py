@@ -292,7 +292,7 @@ def test_the_command_sweeps_the_real_base_and_writes_a_configuration(home, monke
     arguments = [part for key, value in sets.items() for part in ("--set", f"{key}={json.dumps(value)}")]
     assert main(["sweep", "--trials", "2", "--name", "boxes", "--force", *arguments]) == 0
     said = capsys.readouterr().out
-    assert "2 trials finished" in said and "best.yaml" in said
+    assert "Trials: 2 finished" in said and "best.yaml" in said
     best = load_config(home / "sweeps" / "boxes" / "best.yaml")
     assert isinstance(best, FineTuningConfig)
     assert 1e-4 <= best.training.learning_rate <= 1e-3
