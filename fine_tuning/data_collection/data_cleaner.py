@@ -246,9 +246,9 @@ class DataCleaner:
                 found.fit[turn.id] = clean
             if id(turn) not in stands:
                 continue
-            reasons = [reason for reason in (clean, self._unwanted(turn)) if isinstance(reason, Reason)]
-            if isinstance(clean, Reason) or reasons:
-                found.drop(turn, first_reason(reasons))
+            unwanted = self._unwanted(turn)
+            if isinstance(clean, Reason) or unwanted:
+                found.drop(turn, first_reason(each for each in (clean, unwanted) if isinstance(each, Reason)))
                 yield part
                 part = _Part(conversation.id)
             else:
@@ -295,13 +295,13 @@ def _may_hold_several(conversation: Conversation, decisions: Sequence[Decision],
 
     A placeholder such as "[EMAIL]" that somebody typed counts as another detail.
     """
-    kinds = Counter(find.kind for each in decisions for change in each.changes.values() for find in change.finds)
-    for part in parts:
-        kinds.update(part.system.counts if part.system else {})
-    if max(kinds.values(), default=0) != 1:
-        return bool(kinds)
-    texts = [text for turn in conversation.turns for text in texts_to_clean(turn) if text]
-    return any("[" in text for text in (*texts, *(part.told for part in parts if part.told)))
+    finds = [change.finds for each in decisions if each.changes for change in each.changes.values()]
+    finds += [part.system.finds for part in parts if part.system]
+    kinds = [find.kind for each in finds for find in each]
+    if len(set(kinds)) < len(kinds):
+        return True
+    texts = chain(*map(texts_to_clean, conversation.turns), (part.told for part in parts)) if kinds else ()
+    return any("[" in text for text in texts if text)
 
 
 @dataclass
@@ -346,16 +346,16 @@ class _Part:
 
         A repeat that other turns follow is kept: they would make no sense without it.
         """
-        number, repeats, asked = -1, [], []
+        numbers, repeats = [-1], []
         for clean, said in zip(self.turns, self.wordings, strict=True):
-            asked.append(Asked(clean.turn, number, said))
-            number, repeated = known.number(clean.turn.user_message, clean.turn.bot_response, number, said)
+            number, repeated = known.number(clean.turn.user_message, clean.turn.bot_response, numbers[-1], said)
+            numbers.append(number)
             repeats.append(repeated)
         while repeats and repeats.pop():
             self.places.pop()
             found.drop(self.turns.pop().turn, Reason.DUPLICATE)
         if found.asked is not None:
-            found.asked += asked[: len(self.turns)]
+            found.asked += map(Asked, (clean.turn for clean in self.turns), numbers, self.wordings)
 
 
 class _Decider:

@@ -51,7 +51,7 @@ def find_conflicts(asked: Iterable[Asked]) -> list[Conflict]:
     topics: dict[tuple[int, bytes], list[Asked]] = {}
     for each in asked:
         # two questions with the same placeholder may be about different private details
-        if not PLACEHOLDER.search(each.turn.user_message):
+        if "[" not in each.turn.user_message or not PLACEHOLDER.search(each.turn.user_message):
             topics.setdefault((each.after, each.said[TOPIC]), []).append(each)
     found = [conflict for topic in topics.values() if len(topic) > 1 for conflict in _within(topic)]
     return [conflict for conflict in found if conflict.losers]

@@ -5,6 +5,8 @@ An entry takes 16 bytes, and about as many bytes are unused.
 
 from array import array
 
+import numpy as np
+
 _NONE = -1
 _MASK = (1 << 64) - 1
 
@@ -46,12 +48,20 @@ class NumberTable:
         return place
 
     def _grow(self) -> None:
-        keys, values = self._keys, self._values
-        self._clear(2 * len(keys))
-        for key, value in zip(keys, values, strict=True):
-            if value != _NONE:
-                place = self._place(key)
-                self._keys[place], self._values[place] = key, value
+        """Double the number of places, and place all entries at once: in the order of the places that they want."""
+        keys, values = np.array(self._keys), np.array(self._values)
+        keys, values = keys[values != _NONE], values[values != _NONE]
+        self._clear(2 * len(self._keys))
+        wanted = (keys & np.uint64(len(self._keys) - 1)).astype(np.int64)
+        order = np.argsort(wanted)
+        numbers = np.arange(len(order))
+        places = np.maximum.accumulate(wanted[order] - numbers) + numbers  # each takes the next free place
+        inside = places < len(self._keys)
+        np.asarray(self._keys)[places[inside]] = keys[order][inside]
+        np.asarray(self._values)[places[inside]] = values[order][inside]
+        for key, value in zip(keys[order][~inside].tolist(), values[order][~inside].tolist(), strict=True):
+            place = self._place(key)  # goes on at the first place
+            self._keys[place], self._values[place] = key, value
 
     def _clear(self, size: int) -> None:
         self._keys, self._values = array("Q", bytes(8 * size)), array("q", [_NONE]) * size
