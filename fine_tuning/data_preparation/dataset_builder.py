@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice, takewhile
+from json.encoder import encode_basestring
 from pathlib import Path
 from typing import Any
 
@@ -402,9 +403,9 @@ def write_manifest(path: Path, facts: Mapping[str, object], turn_ids: Iterable[s
 
     def pieces() -> Iterator[bytes]:
         yield f"{before}\n{_TURNS}[".encode()
-        mark, written = "\n", json.JSONEncoder(ensure_ascii=False).encode
+        mark = "\n"
         for id in turn_ids:
-            yield f"{mark}    {written(id)}".encode()
+            yield f"{mark}    {encode_basestring(id)}".encode()
             mark = ",\n"
         yield f"{'' if mark == chr(10) else chr(10) + '  '}]{after}\n".encode()
 
