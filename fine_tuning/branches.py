@@ -97,7 +97,7 @@ class Tree:
             self._leaf = None
 
     def _chosen(self, here: int) -> int:
-        """Return the turn itself if it is approved, else the last approved answer to the same question, if any."""
+        """Return the last approved answer to the turn's question if the turn is not approved itself; else the turn."""
         return here if approved(self.turns[here]) else self._approved.get(self._first[here], here)
 
     def _chosen_leaf(self) -> int:

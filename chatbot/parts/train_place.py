@@ -31,7 +31,7 @@ def _place(id: str) -> Place:
 
 
 def come_back(step: str) -> None:
-    """Put the stored step and draft into `state`; if no step is stored, use `step`."""
+    """Put the stored step and draft into the session state, unless they are there; if no step is stored, use `step`."""
     known = st.query_params.get("draft", "")
     if "train_place" not in state:
         state.train_place = known or uuid.uuid4().hex[:12]

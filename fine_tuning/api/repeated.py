@@ -30,7 +30,7 @@ _GLANCE = 1.0  # seconds for which the progress of jobs is repeated
 
 
 class Repeated:
-    """ASGI middleware that adds `IS_CURRENT` to answers that depend on little, such as the lists of a page."""
+    """ASGI middleware that adds `IS_CURRENT` to the answers that may be repeated (`_made_of`)."""
 
     def __init__(self, app: "ASGIApp", service: Service) -> None:
         self._app, self._service, self._changes = app, service, Changes()

@@ -38,7 +38,7 @@ _QUIET_INTERVAL = 10.0  # seconds between lines of progress if the output is not
 class Terminal:
     """Prints the events of long work. Use it as the `tell` of a Watch, and in a `with` statement.
 
-    In a terminal the progress is a bar; if the output is redirected, it is a line every few seconds.
+    In a terminal the progress is a bar; if the output is redirected, it is a line every ten seconds.
     """
 
     def __init__(self) -> None:
@@ -308,7 +308,7 @@ def show_stats(stats: Mapping[str, Any], new: int) -> None:
 
 
 def show_turns(turns: "Sequence[Turn]") -> None:
-    """Show turns: id, time, model, rating, and the beginnings of question and answer."""
+    """Show turns: id, time, model, rating, whether they are excluded, and the beginnings of question and answer."""
     out = console()
     for turn in turns:
         marks = [

@@ -230,7 +230,7 @@ class Schedule(_Section):
 
 
 class Uploads(_Section):
-    """Limits for uploads over the API, in MiB."""
+    """Limits for uploads over the API; sizes are in MiB."""
 
     largest: Positive = 2048  # one file
     quota: Positive = 10_240  # all uploads together, unfinished ones at their announced size

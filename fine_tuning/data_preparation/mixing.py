@@ -6,9 +6,11 @@ there. The other sources divide the rest in proportion to size ** (1 / temperatu
 their number of conversations: a temperature above 1 evens out their sizes (temperature sampling:
 Raffel et al., arXiv 1910.10683). The tasks within a part, and the topics within a task, divide its
 share in the same way, but none gets more than its conversations fill when each is repeated
-`mix.most_repeats` times. An epoch has as many conversations as there are in all parts that are not
-left out, or fewer if a part would have to be repeated too often to reach its share. A part in
-`mix.repeats` is outside of this: each of its conversations is in an epoch as often as stated there.
+`mix.most_repeats` times.
+
+An epoch has as many conversations as there are in all parts that are not left out, or fewer if a part
+would have to be repeated too often to reach its share. A part in `mix.repeats` has no share: each of
+its conversations is in an epoch as often as stated there.
 """
 
 import hashlib

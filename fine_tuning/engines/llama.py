@@ -208,7 +208,7 @@ class Chat(Words):
 
 
 def _open_stop(text: str, stops: list[str]) -> int:
-    """Return how many characters at the end of `text` could be the beginning of a text of `stops`."""
+    """Return how many characters at the end of `text` may be the beginning of one of the `stops`."""
     return max(
         (size for stop in stops for size in range(1, min(len(stop), len(text) + 1)) if text.endswith(stop[:size])),
         default=0,

@@ -185,7 +185,7 @@ def template_markers(render: Render, tokens: Collection[str]) -> list[str]:
 def _written(render: Render) -> list[str]:
     """Return the texts that a template writes between and around messages.
 
-    Of the text before the first message only the last line is used; the rest may be a system text.
+    Only the last line of the text before the first message is used; the rest may be a system text.
     """
     for probe in (_PROBE, _PROBE[1:], _PROBE[1:2]):
         try:

@@ -202,11 +202,11 @@ def _session(id: str) -> str:
 
 
 def _paired(conversations: list[list[dict[str, str]]], reader: Reader) -> list[Pair]:
-    """Return a `Pair` for each conversation's first answer, for a fixed sample of the conversations.
+    """Return a `Pair` for the first answer of each conversation in a fixed sample.
 
-    Comparing the likelihoods of a pair's rows shows whether a model associates answers with their
-    questions. The other questions come from conversations with another question and another answer;
-    a conversation for which there is no other question is left out.
+    A pair holds the answer after its own question, and after questions of other conversations, which
+    have another answer. Comparing their likelihoods shows whether a model associates answers with their
+    questions. A conversation is left out if no other question can be found for its answer.
     """
     chosen = conversations if len(conversations) <= _PAIRED else random.Random(0).sample(conversations, _PAIRED)
     firsts = [_first(conversation) for conversation in chosen]

@@ -169,7 +169,7 @@ def with_likelihoods(found: LearnedFrom, engine: Engine, patience: float = PATIE
 
 
 def _rows(engine: Engine, base: str, turns: Sequence[Turn]) -> dict[str, ScoredRow]:
-    """Return question and answer of each turn as tokens of the base, by turn id, without those that are too long."""
+    """Return the tokens of each turn's question and answer, by the turn's id. Turns that are too long are left out."""
     from fine_tuning.data_preparation.rows import ConversationTokenizer
     from fine_tuning.engines.vocabulary import Vocabulary
 
@@ -179,7 +179,7 @@ def _rows(engine: Engine, base: str, turns: Sequence[Turn]) -> dict[str, ScoredR
 
 
 def _row(tokenizer: "ConversationTokenizer", turn: Turn) -> ScoredRow | None:
-    """Return question and answer of a turn as tokens; None if they are too long or the answer is empty."""
+    """Return the tokens of a turn's question and answer; None if there are too many, or the answer is empty."""
     found = tokenizer.last_answer(turn.messages()) if turn.bot_response.strip() else None
     if found is None:
         return None

@@ -104,7 +104,10 @@ def run_of(version: Version) -> Path | None:
 
 
 def without_run(version: Version, done: str) -> str:
-    """Return the message that a version cannot be, for example, "merged" (`done`), because its run is missing."""
+    """Return the message for a version whose run is missing.
+
+    `done` says what is impossible without the run, such as "merged".
+    """
     if not version.run:
         return f"{version.tag} cannot be {done}, because byoai did not make it here: choose another version"
     return (

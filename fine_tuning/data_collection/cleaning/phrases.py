@@ -155,7 +155,7 @@ def _unlike(sets: Sequence[frozenset[str]]) -> float:
 
 
 def _apart(grams: Iterable[Piece], question: Piece) -> list[Piece]:
-    """Return the phrases without those that overlap a longer one in `question`.
+    """Return the phrases that do not overlap a longer one in `question`.
 
     All phrases occur in the same questions; `question` is one of these questions.
     """

@@ -66,7 +66,7 @@ class Batch:
         return counts
 
     def numbers_of(self, places: Places) -> Places:
-        """Return for each of the places, which are indices of bytes, the number of its text."""
+        """Return for each of `places`, which are indices of bytes, the number of the text that it is in."""
         return np.searchsorted(self.starts, places, "right") - 1
 
 
@@ -87,13 +87,14 @@ class Sequences:
     """Sequences of up to eight characters that are searched for in many texts at the same time.
 
     A sequence is a regular expression of characters and classes only, in any case; NUL stands for the
-    beginning and the end of a text. Each sequence has one bit, and each of its places a table that says for
-    a character which sequences allow it there: the sequences at a byte are the bits that all tables have in
-    common (Shift-And: Baeza-Yates and Gonnet, "A New Approach to Text Searching", CACM 1992).
+    beginning and the end of a text. Each sequence has one bit. For each place in a sequence there is a table,
+    which gives for a character the bits of the sequences that allow it at this place. The sequences that
+    begin at a byte are the bits that the entries for this byte and those after it have in common (Shift-And:
+    Baeza-Yates and Gonnet, "A New Approach to Text Searching", CACM 1992).
     """
 
     def __init__(self, wanted: Mapping[int, Sequence[str]]) -> None:
-        """Set the sequences that are a sign, by sign."""
+        """Prepare the search. `wanted` maps each sign to its sequences: a text with one of them has the sign."""
         self.signs = tuple(wanted)
         firsts = accumulate(map(len, wanted.values()), initial=0)
         self._masks = {

@@ -145,8 +145,9 @@ def _runs(batch: Batch) -> Places:
 def _may_repeat_words(batch: Batch, spaces: Places) -> npt.NDArray[np.bool_]:
     """Return for each text whether its words may repeat themselves (`text_quality.is_repetitive`).
 
-    They cannot on a single line in which about half of the words are different words of letters, and half of
-    those in its second half. `spaces` are the places of spaces and line ends, and of the NULs between texts.
+    They cannot if the text has a single line, and about half of its words are distinct words of letters, both
+    in the whole text and in its second half. `spaces` are the places of spaces, line ends, and the NULs
+    between texts.
     """
     words = np.add.reduceat(batch.looked_up(_HASHES), spaces)  # of the characters from each space to the next
     numbers = np.cumsum(batch.bytes[spaces] == 0) - 1
@@ -163,7 +164,7 @@ def _may_repeat_words(batch: Batch, spaces: Places) -> npt.NDArray[np.bool_]:
 
 
 def _different(words: Bits, numbers: Places, count: int) -> Places:
-    """Return for each of `count` texts how many different words of letters it has. `numbers` are those of the texts."""
+    """Return for each of `count` texts how many distinct words of letters it has. `numbers`: the text of each word."""
     of_letters = words & _NO_LETTERS == 0
     each = np.sort(numbers[of_letters].astype(np.uint64) << 40 | words[of_letters] >> 24)
     first = np.append(True, each[1:] != each[:-1])[: len(each)]
@@ -171,7 +172,7 @@ def _different(words: Bits, numbers: Places, count: int) -> Places:
 
 
 def _stems(batch: Batch) -> tuple[Places, npt.NDArray[np.int64]]:
-    """Return the numbers of the texts that may hold one of `_STEMS`, some repeatedly, and the sign of each."""
+    """Return (numbers of texts, signs): each of these texts may hold one of `_STEMS`, which has the sign."""
     letters = _LETTERS[batch.places]
     ends = np.flatnonzero(letters[1:] != letters[:-1])  # of each run of a letter, which counts once
     letters = letters[ends]
@@ -185,7 +186,7 @@ def _stems(batch: Batch) -> tuple[Places, npt.NDArray[np.int64]]:
 
 
 def _letter(character: str) -> int:
-    """Return the number of a letter from 1 to 26, without its accents and in any case, and 0 for other characters.
+    """Return the number of a letter, from 1 to 26, ignoring case and accents; 0 for any other character.
 
     A sign that is often written in place of a letter counts as that letter.
     """

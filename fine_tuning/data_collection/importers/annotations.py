@@ -36,7 +36,7 @@ def _results(record: JsonObject) -> Iterator[list[Any]]:
 
 
 def _written(record: JsonObject) -> Iterator[str]:
-    """Yield the texts that annotators wrote; of each annotation, its texts are joined."""
+    """Yield the answer that each annotator wrote. If it consists of several texts, they are joined."""
     for values in _results(record):
         if found := [text for value in values for text in _listed(value.get("text"))]:
             yield "\n\n".join(found)
@@ -57,7 +57,7 @@ def _listed(value: object) -> list[str]:
 
 
 def _chosen(record: JsonObject) -> tuple[str, str] | None:
-    """Return the chosen and the rejected one of two answers that the task shows; None if it shows others."""
+    """Return the chosen and the rejected answer of a task that compares two; None for any other task."""
     asked = _asked(record)
     answers = [text for text in _shown(record).values() if isinstance(text, str) and text.strip() and text != asked]
     side = next((value.get("selected") for values in _results(record) for value in values if "selected" in value), None)
@@ -67,7 +67,7 @@ def _chosen(record: JsonObject) -> tuple[str, str] | None:
 
 
 def _continued(record: JsonObject) -> list[Said]:
-    """Return the messages of a chat that the task shows, with those that the annotator added; [] if there is none."""
+    """Return the messages of a chat that an annotator continued, with those that were added; [] for any other task."""
     shown = next((found for found in _shown(record).values() if isinstance(found, list)), [])
     added = next(
         (

@@ -49,7 +49,10 @@ _DEEPEST = 8
 
 
 def _call(record: object) -> tuple[object, object] | None:
-    """Return what was sent and what was answered; None if a record has them not, or both as plain texts."""
+    """Return what was sent and what was answered.
+
+    Return None if the record lacks one of them, or if both are plain text, as in tables of questions and answers.
+    """
     if not isinstance(record, dict):
         return None
     for holder in (record, *(record[key] for key in _WITHIN if isinstance(record.get(key), dict))):
@@ -63,7 +66,10 @@ def _call(record: object) -> tuple[object, object] | None:
 
 
 def _is_answered(messages: Any) -> bool:
-    """Return whether a list of messages ends with an answer, so that what is beside it is something else."""
+    """Return whether a list of messages ends with an answer.
+
+    If it does, the list is the whole conversation, and the value beside it is not the answer to it.
+    """
     last = messages[-1] if isinstance(messages, list) and messages else None
     return not isinstance(last, dict) or role_of(last) not in ("user", "tool", "system")
 
@@ -121,7 +127,7 @@ def sent(value: Any, depth: int = 0) -> Iterator[Said]:
 
 
 def _got(value: Any, depth: int = 0) -> Iterator[Said]:
-    """Yield the messages of the answer: those of the first choice, where there are several."""
+    """Yield the messages of the answer; if the response has several choices, those of the first."""
     if depth > _DEEPEST or not value:
         return
     if isinstance(value, str):
@@ -141,7 +147,10 @@ def _got(value: Any, depth: int = 0) -> Iterator[Said]:
 
 
 def _message(message: JsonObject) -> Said:
-    """Return a message in a form of `said_of`, or of LangChain: {"id": [..., "AIMessage"], "kwargs": {...}}."""
+    """Return a message. It is in a form that `said_of` reads, or in LangChain's.
+
+    LangChain writes {"id": [..., "AIMessage"], "kwargs": {...}}.
+    """
     names, inner = message.get("id"), message.get("kwargs")
     if isinstance(names, list) and names and isinstance(inner, dict):
         role = _CLASSES.get(text_of(names[-1], "a class").removesuffix("Chunk"), "tool")

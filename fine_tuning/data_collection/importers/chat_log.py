@@ -138,7 +138,7 @@ def _messages(lines: Iterable[str], form: _Form, day: date | None) -> Iterator[L
 
 
 def _stands_alone(line: str) -> bool:
-    """Return whether a line has nothing but a date: at most a few words, such as the day of the week, beside it."""
+    """Return whether a line with a date contains at most a few other words, such as the day of the week."""
     return len(re.sub(r"[\d\W_]+", " ", line).split()) <= 5
 
 
@@ -151,7 +151,7 @@ def _line(name: str, told: Sequence[str], at: str, place: str) -> Line:
 
 
 def _at(written: str, day: date | None) -> str:
-    """Return the time of a message, whose date may have stood before it; "" if it has no date."""
+    """Return the time of a message; "" if its date is unknown. `day`: the date of the message before it, if known."""
     day, clock = _day(written) or _day_of_month(written, day), _clock(written)
     return iso(datetime.combine(day, clock)) if day and clock else ""
 
@@ -177,7 +177,7 @@ def _clock(text: str) -> time | None:
 
 
 def _day(text: str) -> date | None:
-    """Return the date in a text; of two ways to read it, the one that the day of the week beside it confirms."""
+    """Return the date in a text. If it can be read in two ways, a day of the week beside it decides."""
     for form, written in _WORDS:
         if found := form.search(text):
             with suppress(ValueError):

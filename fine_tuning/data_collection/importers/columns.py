@@ -79,9 +79,10 @@ class _Names:
 def _convert(record: JsonObject, source: Source) -> Iterable[Chat]:
     """Yield the chat of a question and its answer, or one for each wording of the question.
 
-    Several wordings with several answers (as in the intents of a chatbot) are paired in order; the
-    shorter list is repeated until the longer one ends. Of several answers to one question, the one
-    that is accepted or rated best is used (`_answer`).
+    If the record maps questions to answers (`_is_map`), yield a chat for each question. Several
+    wordings with several answers (as in the intents of a chatbot) are paired in order; the shorter list
+    is repeated until the longer one ends. Of several answers to one question, the one that is accepted
+    or rated best is used (`_answer`).
     """
     if _is_map(record):
         for question, answer in record.items():
@@ -102,9 +103,9 @@ def _convert(record: JsonObject, source: Source) -> Iterable[Chat]:
 
 
 def _question(record: JsonObject, names: _Names) -> str:
-    """Return the question, with the task before it, and what it is about and may be answered with after it.
+    """Return the text that is asked: the task, the question, the context, and the choices, as far as there are any.
 
-    A list as the context of a question of a conversation holds what was said before: QReCC's "Context".
+    In a conversation, a context that is a list is left out, since it holds what was said before (QReCC's "Context").
     """
     context = names.context if not names.session or not isinstance(record.get(names.context), list) else ""
     texts = [_passage(record[name]) for name in (names.task, names.asked, names.body, context) if name]
@@ -117,7 +118,7 @@ def _question(record: JsonObject, names: _Names) -> str:
 
 
 def _passage(value: JsonValue) -> str:
-    """Return the text of a question or of what it is about: a text, a list of texts, or titles with sentences."""
+    """Return a question or its context as text. It is a text, a list of texts, or a table of titles with sentences."""
     if isinstance(value, dict):  # HotpotQA: {"title": [...], "sentences": [[...]]}
         value = [list(row.values()) for row in rows_in(value)]
     if not isinstance(value, list):
@@ -146,7 +147,7 @@ def _labelled(label: str, text: str) -> str:
 
 
 def _right(record: JsonObject, names: _Names) -> str:
-    """Return the answer to a question; if it has choices, the right one."""
+    """Return the answer to a question; if the question has choices, the text of the right one."""
     value, choices = record[names.answered], _choices(record, names)
     if choices and isinstance(value, int | str) and not isinstance(value, bool):
         if str(value).isdecimal() and 0 <= int(value) < len(choices) and str(value) not in choices:
@@ -158,9 +159,9 @@ def _right(record: JsonObject, names: _Names) -> str:
 
 
 def _answer(value: JsonValue, name: str) -> str:
-    """Return the text of an answer; of a list of answers the best one, of an object the text in it.
+    """Return the text of an answer. A list of answers gives the best one, an object the text in it.
 
-    A list of sentences under a name in the singular, such as "answer", holds the paragraphs of one answer.
+    A list of sentences whose `name` is in the singular, such as "answer", holds the paragraphs of one answer.
     """
     if isinstance(value, list) and (texts := [each for each in value if isinstance(each, str)]) == value and texts:
         are_paragraphs = not name.lower().endswith("s") and any(map(_SENTENCE.search, texts))
@@ -201,7 +202,7 @@ def _pair(record: object) -> _Names:
 
 @lru_cache(maxsize=1000)
 def _names_of(keys: tuple[str, ...]) -> _Names:
-    """Return which of a record's keys are which; the records of a file mostly have the same keys."""
+    """Return which of these keys of a record holds what. It is cached, as most records of a file have the same keys."""
     names = {str(name).strip().casefold(): name for name in keys}
 
     def first_of(known: Sequence[str]) -> str:
@@ -232,10 +233,9 @@ def _is_map(record: object) -> bool:
 
 
 def _with_word(names: dict[str, str], known: frozenset[str]) -> str:
-    """Return the column with one of these words in its name, such as "User Question".
+    """Return the column with one of the words `known` in its name, such as "User Question".
 
-    Return "" if it is not the only such column, or if the record looks like settings and not like a
-    row.
+    Return "" if several columns have one, or if the record does not look like a row of a table.
     """
     if len(names) > _MOST_COLUMNS or any(len(name) > _LONGEST_NAME for name in names):
         return ""

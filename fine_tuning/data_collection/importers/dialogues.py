@@ -88,7 +88,7 @@ def _dialogue(record: object) -> list[Spoken]:
 
 
 def _lines(text: object) -> list[Spoken]:
-    """Return the messages of a dialogue in one text, a line each that begins with a name; [] for another text."""
+    """Return the messages of a text in which each line is a message that begins with a name; [] for any other text."""
     heads = [_LINE.fullmatch(line) for line in text.splitlines() if line.strip()] if isinstance(text, str) else []
     spoken = [(head[1], head[2], "") for head in heads if head]
     return spoken if len(heads) == len(spoken) > 1 and len({name for name, _, _ in spoken}) > 1 else []
@@ -102,7 +102,7 @@ def _is_dialogue_of_texts(record: list[Any]) -> bool:
 
 
 def _spoken(found: list[Any]) -> list[Spoken]:
-    """Return the messages in a list; [] if one of its elements is none."""
+    """Return the messages in a list; [] if an element of the list is not a message."""
     spoken = list[Spoken]()
     if isinstance(last := found[-1], dict) and isinstance(last.get("history"), list) and last.get("candidates"):
         found = [*last["history"], last["candidates"][-1]]  # Persona-Chat: each element has all before it

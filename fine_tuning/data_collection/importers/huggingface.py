@@ -130,10 +130,10 @@ def _read_settings(name: str) -> tuple[str, dict[str, Any]]:
 
 
 def _yaml_in(file: str, content: str) -> str:
-    """Return the part of a file of settings that is YAML.
+    """Return the YAML in a file of settings: the header of a card, or the whole of any other file.
 
-    In a card this is the part that the Hub's client takes for YAML, by its own rule: with another
-    rule, a card could show this module other settings than the library.
+    The header is found by the rule of the Hub's client. Otherwise a card could be written so that the
+    settings that are checked here differ from those that the library uses.
     """
     from huggingface_hub.repocard import REGEX_YAML_BLOCK
 

@@ -31,7 +31,7 @@ def _convert(record: JsonObject, source: Source) -> Iterable[Chat]:
 
 
 def _text(value: JsonValue, what: str) -> str:
-    """Return a text, or the first of a list of them, which are equally good."""
+    """Return a text. Of a list of texts, which are equally good, return the first."""
     return text_of(value[0] if isinstance(value, list) and value else value or None, what)
 
 

@@ -1,7 +1,7 @@
-"""Read the intents of a chatbot whose wordings and answers are deeper objects than lists of texts.
+"""Read the intents of a chatbot whose wordings and answers are nested objects instead of lists of texts.
 
 Dialogflow, Amazon Lex and Botpress write such intents: {"userSays": [{"data": [{"text": "…"}]}],
-"responses": [{"messages": [{"speech": ["…"]}]}]}. Intents with plain lists of texts are read by `pairs`.
+"responses": [{"messages": [{"speech": ["…"]}]}]}. Intents with plain lists of texts are read by `columns`.
 Watson writes the wordings and the answers in two lists, which the names of the intents connect.
 """
 
@@ -35,7 +35,7 @@ def _sides(record: object) -> tuple[list[str], list[str]]:
 
 
 def _texts(value: Any, depth: int = 0) -> list[str]:
-    """Return the texts within a value, in order; of a value for each language those of the first one."""
+    """Return the texts within a value, in order. Of an object with a value for each language, only the first counts."""
     if isinstance(value, str):
         return [value] if value.strip() else []
     if depth == _DEEPEST:

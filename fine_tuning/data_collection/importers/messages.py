@@ -71,7 +71,7 @@ def dialogues_in(record: object, depth: int = 0) -> list[list[JsonValue]]:
 
 
 def _threads(record: JsonObject) -> Iterator[list[JsonValue]]:
-    """Yield the messages of a chat of Chatbox that were said before it was begun anew."""
+    """Yield the earlier threads of a chat in Chatbox, each as a list of messages."""
     threads = record.get("threads")
     for thread in threads if isinstance(threads, list) else ():
         yield from dialogues_in(thread, _DEEPEST)
@@ -126,7 +126,7 @@ def _flat(messages: Sequence[JsonObject]) -> Iterator[JsonObject]:
 
 
 def _in_order(told: list[tuple[JsonObject, Said]]) -> list[tuple[JsonObject, Said]]:
-    """Return messages in the order of their times if they come with the newest first, else as they are."""
+    """Return the messages with the oldest first: reversed if the newest comes first, else unchanged."""
     if len(told) < 2 or not told[0][1].time > told[-1][1].time > "":
         return told
     times = [said.time for _, said in told if said.time]
@@ -134,9 +134,9 @@ def _in_order(told: list[tuple[JsonObject, Said]]) -> list[tuple[JsonObject, Sai
 
 
 def _by_conversation(messages: list[JsonObject]) -> list[list[JsonObject]]:
-    """Return the messages by conversation, since some programs store those of all conversations in one list.
+    """Divide messages by conversation, since some programs store those of all conversations in one list.
 
-    This is so if each message has the id of a conversation, and a conversation has two messages on average.
+    They are divided if each has the id of a conversation, and a conversation has at least two on average.
     """
     if not messages or not any(messages[0].get(key) for key in _IDS):
         return [messages]

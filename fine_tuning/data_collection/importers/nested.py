@@ -1,4 +1,4 @@
-"""Read records of a known format that are deeper within the records of a file of any program.
+"""Read records of a known format that are nested within other objects, in files of any program.
 
 Many programs store their chats within other objects: {"data": {"chats": [{"messages": [...]}]}}, or
 {"faqs": [{"category": "…", "questions": [{"question": "…", "answer": "…"}]}]}. Every value within a
@@ -86,9 +86,9 @@ def _placed(chats: Iterator[Chat | Fault], place: str) -> Iterator[Chat | Fault]
 
 
 def _found(value: object, left: list[int], depth: int = 0) -> Iterator[Found]:
-    """Yield what is found within `value`, in order.
+    """Yield each importer that can read something within `value`, with the records for it, in order.
 
-    `left` holds the number of values that may still be looked at; a negative one has no end.
+    `left` has one element: how many values may still be examined. A negative number sets no limit.
     """
     inner: Sequence[Any] = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else ()
     if depth == _DEEPEST or not inner or not left[0]:

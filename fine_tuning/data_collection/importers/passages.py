@@ -63,7 +63,7 @@ def _of_squad(passage: JsonObject) -> Iterator[Chat]:
 
 
 def _of_coqa(passage: JsonObject) -> Iterator[Chat]:
-    """Yield the conversation of CoQA or QuAC, whose answers Hugging Face stores as lists of their fields."""
+    """Yield a conversation of CoQA or QuAC. Hugging Face stores its answers by columns: one list for each field."""
     asked, answered = _texts(passage["questions"]), _texts(passage.get("orig_answers") or passage.get("answers"))
     if len(asked) != len(answered):
         raise BadRecord(f"an answer to each of {len(asked)} questions, found {len(answered)}")
@@ -72,7 +72,7 @@ def _of_coqa(passage: JsonObject) -> Iterator[Chat]:
 
 
 def _of_natural_questions(record: JsonObject) -> Iterator[Chat]:
-    """Yield a question with the first short answer, which the record states as the numbers of words of its page."""
+    """Yield a question with its first short answer, which the record gives as positions of words in the page."""
     words, asked = text_of(record["document_text"], "a page").split(" "), text_of(record["question_text"], "a question")
     spans: list[Any] = [span for note in dicts(record["annotations"], "annotations") for span in list_in(note, _SHORT)]
     said = [Said("user", asked)]

@@ -86,7 +86,7 @@ def conversations_in(chats: Sequence[tuple[str, Sequence[Line]]], me: str, file:
 
 
 def answering(names: Iterable[str]) -> str:
-    """Return the name of the machine in a chat of users with one machine ("User", "Assistant"); "" in another chat."""
+    """Return the name of the machine in a chat between users and one machine ("Assistant"); "" for any other chat."""
     roles = {name: ROLES.get(name.strip().casefold()) for name in names if name}
     machines = [name for name, role in roles.items() if role == "assistant"]
     return machines[0] if len(machines) == 1 and set(roles.values()) == {"assistant", "user"} else ""

@@ -128,7 +128,7 @@ def _read(source: Source) -> Iterator[Chat | Fault]:
 
 
 def _edit(message: object) -> tuple[str, str] | None:
-    """Return (id of a message, its new text) for an edit in Matrix; None for another record."""
+    """Return (id of the edited message, its new text) for an edit in Matrix; None for any other record."""
     content = message.get("content") if isinstance(message, dict) else None
     edited = content.get("m.new_content") if isinstance(content, dict) else None
     if not isinstance(content, dict) or not isinstance(edited, dict):
@@ -145,7 +145,10 @@ def _chat_of(record: JsonObject, messages: Sequence[object]) -> str:
 
 
 def _messages(record: Record) -> Iterator[tuple[Record, str]]:
-    """Yield the messages of a record, each with the id of its chat: those of its lists, else the record itself."""
+    """Yield (message, id of its chat) for each message in the record's lists.
+
+    A record without such lists is yielded as a message itself, with the id "".
+    """
     several = [] if _is_message(record.value) else _lists_in(record.value)
     if not several:
         yield record, ""
@@ -156,7 +159,10 @@ def _messages(record: Record) -> Iterator[tuple[Record, str]]:
 
 
 def _lines(record: Record, day_first: bool, within: str = "") -> list[tuple[str, Line]]:
-    """Return a message with its replies, each with the id of its chat, else `within`; [] for a notice."""
+    """Return (id of the chat, line) for a message and each of its replies; [] for a notice.
+
+    `within` is the id to use for a message that names no chat.
+    """
     found = lowered(record.value)
     name = _sender(found)
     text = first_in(found, _TEXTS)
@@ -182,7 +188,7 @@ def _lines(record: Record, day_first: bool, within: str = "") -> list[tuple[str,
 
 
 def _named(sender: object) -> str:
-    """Return the name of a sender: a text, or an object with a name, which Microsoft Teams has in another object."""
+    """Return the name of a sender, which is a text, or an object that contains the name at any depth."""
     if isinstance(sender, dict):
         found = lowered(sender)
         return _named(first_in(found, ("displayname", "name", "username", "user", "email", "id")))
@@ -203,7 +209,7 @@ def time_in(found: Mapping[str, Any], day_first: bool = False) -> str:
 
 
 def _is_day_first(sample: Sequence[object]) -> bool:
-    """Return whether dates such as "15/1/2024" begin with the day: one of the first records would have no month 15."""
+    """Return whether dates begin with the day: one of the first records has a date such as "15/1/2024"."""
     founds = [lowered(record) for record in sample]
     return any(time_in(found, True) and not time_in(found) for found in founds)
 

@@ -63,7 +63,7 @@ def _is_judged(record: object) -> bool:
 
 
 def _numbered(record: object) -> tuple[str, str] | None:
-    """Return the keys of the better and of the worse one of two answers, such as "response_0" and "response_1".
+    """Return the keys of the better and the worse of two answers, such as "response_0" and "response_1".
 
     Return None if a record has no such answers, or does not say which is better; ("", "") for a tie.
     """
@@ -85,13 +85,13 @@ def _numbered(record: object) -> tuple[str, str] | None:
 
 
 def _chosen_of(record: JsonObject) -> JsonObject:
-    """Return the record of two answers of which one was preferred, in the form with "chosen" and "rejected".
+    """Convert a record with two answers, one of which was preferred, to the form with "chosen" and "rejected".
 
-    These are the forms of OpenAI, of the Stanford Human Preferences, and of the Chatbot Arena.
+    It may be in the form of OpenAI, of the Stanford Human Preferences, or of the Chatbot Arena.
     """
     if numbered := _numbered(record):
         if not all(numbered):
-            raise BadRecord("which of the two answers is better: it is a tie")
+            raise BadRecord("one of the two answers to be better, but it is a tie")
         return _rounds({**record, "chosen": record[numbered[0]], "rejected": record[numbered[1]]})
     if "preferred_output" in record:
         asked = object_in(record, "input")["messages"]
@@ -99,12 +99,12 @@ def _chosen_of(record: JsonObject) -> JsonObject:
     names = ("conversation_a", "conversation_b") if "winner" in record else ("human_ref_A", "human_ref_B")
     best = {"model_a": 0, "model_b": 1, 1: 0, 0: 1}.get(record["winner" if "winner" in record else "labels"])
     if best is None:
-        raise BadRecord("which of the two answers is better: it is a tie")
+        raise BadRecord("one of the two answers to be better, but it is a tie")
     return {"prompt": record.get("history"), "chosen": record[names[best]], "rejected": record[names[1 - best]]}
 
 
 def _rounds(record: JsonObject) -> JsonObject:
-    """Return a record whose prompt and answers are lists of texts, written as JSON, with messages instead.
+    """Return a record with messages in place of a prompt and answers that are lists of texts, written as JSON.
 
     Tables of the Chatbot Arena have such cells: '["first question", "second question"]'.
     """

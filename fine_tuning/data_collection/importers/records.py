@@ -93,10 +93,11 @@ def look_at_table(member: Member, delimiters: str = DELIMITERS[".csv"]) -> Look 
 
 
 def look_at_headless(member: Member, found: Look) -> Look | None:
-    """Return the look at a table whose first row is no head; None if nothing tells which column is asked.
+    """Return the look at a table without a row of column names; None if it is unclear which column holds the questions.
 
-    This is the first column in which most rows end with a question mark, or the first field of a deck of
-    Anki. The next column is the answer. `found` is the look at the table with its first row as the head.
+    They are in the first column in which most rows end with a question mark, or in the first field of an
+    Anki deck. The next column holds the answers. `found` is the look for which the first row was taken as
+    the names of the columns.
     """
     rows = [list(found.sample[0]), *(list(row.values()) for row in found.sample)]
     head = member.head()[:_HEADERS].decode(member.encoding, "replace")

@@ -135,12 +135,12 @@ def _message(record: Record, number: int, me: str) -> _Message:
 
 
 def _id(value: object) -> str:
-    """Return an id as text: tables of numbers write 3 as "3.0" where other rows have none."""
+    """Return an id as text. Tables write 3 as "3.0" if the column is empty in other rows."""
     return _PREFIX.sub("", re.sub(r"\.0$", "", text_of(value, "an id")))
 
 
 def _names(value: object) -> list[str]:
-    """Return the names of a speaker, the one that tells the speaker from others first."""
+    """Return the names of a speaker, the most distinctive one first."""
     found = [lowered(value).get(key) for key in _NAMES] if isinstance(value, dict) else [value]
     return [str(name) for name in found if isinstance(name, str | int) and str(name).strip()]
 
@@ -159,11 +159,11 @@ def _chats(database: sqlite3.Connection, source: Source) -> Iterator[Chat]:
 
 
 def _paths(database: sqlite3.Connection, root: _Message, all: bool) -> Iterator[list[_Message]]:
-    """Yield the path from a message through its replies; with `all`, the paths to all other ends after it.
+    """Yield the best path from a message through its replies; with `all`, then every other path.
 
-    Replies of one speaker to the same message belong together. Of several speakers, the path goes on
-    with the one who is on the other side than the message, and whose reply was accepted, or has the best
-    score, or came first.
+    Replies of one speaker to the same message belong together. If several speakers reply, the best path
+    continues with one of the other side; among these, with the accepted reply, else with the one that has
+    the best score, else with the first.
     """
     waiting = [[root]]
     for _ in range(_MOST):
@@ -186,7 +186,7 @@ def _paths(database: sqlite3.Connection, root: _Message, all: bool) -> Iterator[
 
 
 def _replies(database: sqlite3.Connection, path: Sequence[_Message]) -> list[list[_Message]]:
-    """Return the replies to the last messages of a path, which are of one speaker, by speaker."""
+    """Return the replies to the last messages of a path, grouped by speaker. These messages are all by one speaker."""
     last = path[-1]
     ids = [each.id for each in path if each.speaker == last.speaker and each.parent == last.parent]
     wanted = f"SELECT {_COLUMNS} FROM message WHERE parent = ? ORDER BY time, number"

@@ -22,8 +22,8 @@ RECORDS: frozenset[Layout] = frozenset({"array", "lines", "table", "parquet", "o
 class Inside:
     """The lists of a large object whose elements are the records: those named in `keys`.
 
-    `others` are lists without records. A list in neither of the two begins after the part of the file
-    that was examined; each of its elements that has the format (`fits`) is a record, too.
+    `others` are the lists without records. A list in neither set begins after the part of the file that
+    was examined; its elements are records if they have the format (`fits`).
     """
 
     keys: frozenset[str]
@@ -86,7 +86,7 @@ class Importer:
 
 
 def has_format(importer: Importer, value: object) -> bool:
-    """Return whether a record has the importer's format; a record that it fails to read has not."""
+    """Return whether a record has the importer's format; False if the importer fails to examine it."""
     try:
         return importer.fits(value)
     except UNREADABLE:
