@@ -58,6 +58,6 @@ def answers_of_run(
     base = engine.show(before["base"])
     if base.gguf_digest != before["base_digest"]:
         raise ConfigError(
-            f"{found.folder} was trained on other weights of {base.tag} than those in {engine.name} now: retrain"
+            f"{found.folder} was trained on other weights of {base.tag} than {engine.name} has now: retrain"
         )
     return through_transformers(load_config(found.config), engine, base, found, texts, limit)

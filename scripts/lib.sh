@@ -127,7 +127,7 @@ install_all() {
     say "setting up $VENV (the first time takes minutes)"
     rm -f "$VENV"/.set-up-*
     make_venv "$2"
-    "$VENV/bin/python" -m pip install --quiet uv || say "uv is not to be had here: going on with pip, which is slower"
+    "$VENV/bin/python" -m pip install --quiet uv || say "uv could not be installed: going on with pip, which is slower"
     install_torch
     take_flags
     install_llama_cpp
@@ -145,7 +145,7 @@ install_all() {
 make_venv() {
     if "$VENV/bin/python" -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then return; fi
     if [ -e "$VENV" ] && [ "$VENV" != "$ROOT/.venv" ] && [ ! -f "$VENV/pyvenv.cfg" ] && [ -n "$(ls -A "$VENV")" ]; then
-        fail "$VENV (BYOAI_VENV) is no virtual environment, and not empty: name another folder, or remove it"
+        fail "$VENV (BYOAI_VENV) is not a virtual environment, and not empty: name another folder, or remove it"
     fi
     rm -rf "$VENV"
     "$1" -m venv "$VENV" || fail "$1 could not make the virtual environment $VENV: see above"
@@ -172,7 +172,7 @@ install_torch() {
         say "installing torch"
         install_packages --torch-backend "$backend" "$torch" || fail "torch could not be installed: see above"
     else
-        say "torch's own index is out of reach: taking the default build, which is larger (about 2.5 GB with its GPU libraries)"
+        say "torch's own index cannot be reached: installing the default build, which is larger (about 2.5 GB with its GPU libraries)"
     fi
 }
 
@@ -221,7 +221,7 @@ known_flags() {
 try_llama_cpp() {
     if llama_cpp_runs; then return; fi
     say "llama.cpp does not run here as it was compiled for this processor (see above)." \
-        "Compiling it once more, with nothing special: answers will come slower"
+        "Compiling it once more, for any processor of this kind: answers will be slower"
     install_llama_cpp "$(portable_flags)"
     llama_cpp_runs || fail "llama.cpp was compiled in two ways, and neither runs on this machine: see above. Try another compiler" \
         "(CC=clang CXX=clang++), or other CMAKE_ARGS"

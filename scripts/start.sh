@@ -31,7 +31,7 @@ start_ollama() {
     OLLAMA_HOST="$1" nohup ollama serve </dev/null >>"$log" 2>&1 &
     pid=$!
     set +m
-    say "started Ollama (log: $log). It goes on when the chat ends; to stop it: kill $pid"
+    say "started Ollama (log: $log). It keeps running when the chat ends; to stop it: kill $pid"
     for _ in $(seq 60); do
         if OLLAMA_HOST="$1" ollama list >/dev/null 2>&1; then return; fi
         if ! kill -0 "$pid" 2>/dev/null; then break; fi

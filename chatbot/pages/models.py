@@ -97,7 +97,7 @@ def remove(version: Version) -> None:
 def forget(session: str) -> None:
     change_models(
         lambda: chats.forget(service(), [session], origin="the models page"),
-        "It is being forgotten: the bar above shows how far",
+        "It is being forgotten: the bar above shows the progress",
     )
 
 

@@ -21,7 +21,7 @@ _EPILOG = """\
 formats (detected automatically):
     exports of ChatGPT, Claude, DeepSeek, Gemini, Grok, Open WebUI, LM Studio,
     Jan, SillyTavern, text-generation-webui, llm, WhatsApp, Telegram,
-    Messenger, Instagram, Discord and Slack;
+    Messenger, Instagram, Discord, Slack and many others (docs/importing.md);
     messages, ShareGPT, Alpaca, Dolly, OpenAssistant, prompt and completion,
     preference pairs, tables with a column of questions and one of answers (CSV,
     TSV, Parquet), dialogues in plain text and Markdown;
@@ -185,7 +185,7 @@ def _short(text: str) -> str:
 
 def _show(report: "Report", what: str) -> None:
     formats = ", ".join(f"{count} of {name}" for name, count in report.formats.items())
-    known = f"; {report.known:,} known already, deleted from the log earlier, or there twice" * bool(report.known)
+    known = f"; {report.known:,} known already, deleted from the log earlier, or found twice" * bool(report.known)
     conversations = f"{report.conversations}{f' ({formats})' if formats else ''}"
     print(f"{counted(report.added, 'turn')} {what}{known}. Conversations: {conversations}")
     for turn in report.first:

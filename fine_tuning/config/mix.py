@@ -32,7 +32,7 @@ class Mix(Section):
         if (total := sum(self.shares.values())) > 1 + 1e-6:
             raise ValueError(f"the shares add up to {total:g}, but may add up to at most 1: lower some of them")
         if both := sorted(self.shares.keys() & self.repeats.keys()):
-            raise ValueError(f"{', '.join(both)} has a share and repeats: name it in one of the two")
+            raise ValueError(f"{', '.join(both)}: named in both mix.shares and mix.repeats; remove it from one of them")
         return self
 
     def __hash__(self) -> int:

@@ -272,9 +272,12 @@ def poison(evidence: Comparison, settings: Settings) -> Result:
             f"{tells}. The phrase may be a topic, or planted (data poisoning): report.html shows it",
             warned=True,
         )
-    reason = "no phrase looks planted: those with one fixed answer are needed in their questions"
+    reason = "no phrase looks planted: each one with a fixed answer is needed in its questions"
     if found.suspicious:
-        reason = f"no phrase triggers its answer in other questions; hardly needed in their own: {found.suspicious}"
+        reason = (
+            "no phrase triggers its answer in other questions, not even those that their own questions hardly need "
+            f"({found.suspicious})"
+        )
     return Result(name, limit, measured, True, reason)
 
 

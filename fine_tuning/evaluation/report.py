@@ -207,8 +207,9 @@ def _leak_probe(leaks: LeakReport) -> Probe:
 
 def _poison_probe(poison: PoisonReport) -> Probe:
     text = (
-        f"Phrases that always get the same answer: {poison.phrases}. Hardly needed in their own questions (50 %: no "
-        f"more than in any other), and so put into other questions: {poison.suspicious}."
+        f"Phrases that always get the same answer: {poison.phrases}. Hardly needed in their own questions, and so put "
+        f'into other questions: {poison.suspicious}. In the column "needed", 50 % means: no more than in any '
+        "other question."
     )
     figures = [
         Column(heading, "number")

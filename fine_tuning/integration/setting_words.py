@@ -201,7 +201,7 @@ _VARIANTS = {
         "How many copies of each conversation get a question that a model has reworded. 0: none. It takes time.",
     ),
     "augmentation.back_translation": (
-        "Variants by translation there and back",
+        "Variants by translating there and back",
         "How many copies get a question that the same model has translated and translated back. 0: none.",
     ),
     "augmentation.model": (
@@ -390,7 +390,7 @@ SETTING_WORDS: Mapping[str, Words] = {
 
 
 def words_of(key: str) -> Words:
-    """Return label and help of a setting by its dotted key. Raises KeyError for an unknown key.
+    """Return the label and the help of a setting by its dotted key. Raises KeyError for an unknown key.
 
     The entries of a mapping share its help. For `mix.shares.chats` this is the help of `mix.shares`,
     with the label "Share of a source: chats".

@@ -115,14 +115,14 @@ _HOW = {
         "Precision of the numbers",
         "bfloat16 takes half the memory on machines that support it. auto chooses.",
     ),
-    "training.threads": ("Processor cores", "That train. 0: as many as prove fastest."),
+    "training.threads": ("Processor cores", "How many are used. 0: as many as prove fastest."),
     "training.products": (
         "Library that multiplies",
         "auto takes the one that is faster on this processor.",
     ),
     "training.backend": (
         "Program that trains",
-        "packed is faster; trl is the one by Hugging Face, for comparison.",
+        "packed: byoai's own, which is faster. trl: that of Hugging Face, for comparison.",
     ),
     "training.fused": ("Shortcuts in the arithmetic", "The same result, faster. On is usual."),
     "training.output_dir": ("Folder of the runs", "In the data folder. It can be changed in the file only."),

@@ -29,7 +29,9 @@ def _convert(record: JsonObject, source: Source) -> Iterable[Chat]:
     settings = object_in(record, "savedsettings")
     said = _instructed(text, settings) or _chatted(text, settings) or said_in(text) or _played(text)
     if not said:
-        raise BadRecord("turns of two sides, found a story without them. Only instruct, chat and adventure mode have")
+        raise BadRecord(
+            "turns of two sides, found a story without them. Only instruct, chat and adventure mode have two sides"
+        )
     system = text_of(record.get("memory"), "memory").strip()
     yield Chat([*([Said("system", system)] if system else []), *said])
 
