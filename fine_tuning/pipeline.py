@@ -217,8 +217,8 @@ def end_without_version(shop: Workshop, run: Run, training: "TrainingResult") ->
         answers = through_transformers(shop.config, shop.engine, shop.base, run, shop.config.evaluation.test_prompts)
     method = shop.config.training.method
     reason = (
-        f"a GGUF cannot store what {method} trains, so no version was made. `byoai compare --run {run.name}` shows its "
-        "answers"
+        f"a GGUF cannot store what {method} trains, so no version was made. To see how it answers: "
+        f'`byoai compare --run {run.name} "a question"`'
     )
     paths.write_json(run.manifest, {"version": None, "reason": reason, "seconds": shop.watch.seconds})
     return NoVersion(run, training, answers, reason)

@@ -263,6 +263,12 @@ def test_what_is_right_although_unusual_is_read(tmp_path, content):
     assert load_config(file).training.lora_r == (4 if b"4" in content else 16)
 
 
+def test_folds_need_the_early_stop_that_the_message_names():
+    with pytest.raises(ConfigError, match="set early_stop, for example to 2"):
+        load_config(overrides={"training.folds": 5})
+    assert load_config(overrides={"training.folds": 5, "training.early_stop": 2}).training.folds == 5
+
+
 @pytest.mark.parametrize("path", ["a\0b", "/", "/proc/nowhere/x", "x" * 5000])
 def test_a_file_that_cannot_be_read_is_named(path):
     with pytest.raises(ConfigError, match="cannot read"):

@@ -1,8 +1,10 @@
-"""README and guides: links lead somewhere, commands can be typed, settings exist."""
+"""README, guides and messages: links lead somewhere, commands can be typed, settings exist."""
 
 import argparse
+import ast
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -62,6 +64,22 @@ def test_commands_are_found_in_the_pages() -> None:
         ["use", "1"],
         ["retrain", "--set", 'a.b=["x"]'],
     ]
+
+
+def messages() -> Iterator[str]:
+    """Yield every text in the program, with 1 in place of each value that is filled in."""
+    for file in [*(ROOT / "fine_tuning").rglob("*.py"), *(ROOT / "chatbot").rglob("*.py")]:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            pieces = node.values if isinstance(node, ast.JoinedStr) else [node]
+            yield "".join(str(piece.value) if isinstance(piece, ast.Constant) else "1" for piece in pieces)
+
+
+def test_commands_that_messages_advise_can_be_typed_as_they_stand() -> None:
+    advised = {command for text in messages() for command in re.findall(r"`byoai ([a-z-]+ [^`]+)`", text)}
+    assert len(advised) > 10
+    for command in sorted(advised):
+        if command.split()[0] in known() and "--help" not in command:
+            parser().parse_args(shlex.split(command))
 
 
 @a_page

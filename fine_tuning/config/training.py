@@ -146,8 +146,8 @@ class Training(_Section):
             )
         if self.folds and (self.folds < 2 or not self.early_stop):
             raise ValueError(
-                "folds must be at least 2, and needs early_stop: true, since early stopping ends the training of each "
-                "fold"
+                "folds must be at least 2, and needs an early stop, which ends the training of each fold: set "
+                "early_stop, for example to 2"
             )
         if self.base_weights in ("quantised", "nf4") and (self.method != FineTuningMethod.QLORA or self.use_dora):
             raise ValueError(
