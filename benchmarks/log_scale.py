@@ -78,7 +78,6 @@ def measure(turns: int) -> dict[str, float]:
         started = time.perf_counter()
         log.index.mark()
         built = turns / (time.perf_counter() - started)
-        resources.engine.clear()
         resources.models.clear()
         page = AppTest.from_file(str(APP), default_timeout=60)
         page.run()

@@ -6,12 +6,11 @@ from chatbot.server import config, service
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.engines.base import Engine
 from fine_tuning.errors import ByoaiError
-from fine_tuning.integration.ollama_integration import Models, look
+from fine_tuning.integration.ollama_integration import Models
 from fine_tuning.model_management.model_registry import Registry
 from fine_tuning.planning import count_new
 
 
-@st.cache_resource(show_spinner="Looking for Ollama …", validate=lambda found: service().holds(found))
 def engine() -> Engine:
     """Return the engine that pages and API share. Raises EngineError if none is available."""
     return service().engine()
@@ -20,7 +19,7 @@ def engine() -> Engine:
 @st.cache_data(ttl=1.0, show_spinner=False)
 def models() -> Models:
     try:
-        return look(engine(), config())
+        return service().models()
     except ByoaiError as error:
         return Models(trouble=str(error))
 
@@ -28,7 +27,6 @@ def models() -> Models:
 def connect_again() -> None:
     """Forget the engine, so that the next use connects again, perhaps to another engine."""
     service().connect_again()
-    engine.clear()
     models.clear()
 
 

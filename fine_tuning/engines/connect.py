@@ -7,7 +7,7 @@ from typing import Literal
 
 from fine_tuning.config import FineTuningConfig
 from fine_tuning.engines.base import Engine
-from fine_tuning.errors import ConfigError, EngineTooOld, EngineUnavailable
+from fine_tuning.errors import ConfigError, EngineError, EngineTooOld, EngineUnavailable
 
 _PATIENCE = 0.8  # timeout in seconds of the request for the server's version
 
@@ -38,6 +38,22 @@ def connect(
         if url or forced == "ollama":
             raise
         return _embedded()
+
+
+def ollama_since(engine: Engine, config: FineTuningConfig) -> Engine | None:
+    """Return the Ollama server that was started after `connect` had chosen the embedded engine in its place.
+
+    Return None if no such server answers, if `engine` is not the embedded engine or is generating an
+    answer, or if the environment forces it.
+    """
+    from fine_tuning.engines.embedded import EmbeddedEngine
+
+    if not isinstance(engine, EmbeddedEngine) or engine.busy or os.environ.get("BYOAI_ENGINE"):
+        return None
+    try:
+        return _ollama(os.environ.get("OLLAMA_HOST") or config.deployment.ollama_base_url)
+    except EngineError:  # also if it is too old
+        return None
 
 
 def _ollama(url: str) -> Engine:

@@ -229,6 +229,11 @@ class EmbeddedEngine:
         held = self._loaded
         return [held.tag] if held and held.model.alive else []
 
+    @property
+    def busy(self) -> bool:
+        """Whether an answer is being generated, or a model loaded."""
+        return self._model_lock.locked()
+
     # The store
 
     @contextlib.contextmanager

@@ -5,20 +5,25 @@ The pages and the API of a server share them.
 
 import logging
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from fine_tuning import paths
 from fine_tuning.config import FineTuningConfig, load_config
 from fine_tuning.config import overlay as config_overlay
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.engines.base import Engine
-from fine_tuning.engines.connect import connect
+from fine_tuning.engines.connect import connect, ollama_since
+from fine_tuning.errors import EngineError
 from fine_tuning.integration.ollama_integration import Models, look
 from fine_tuning.jobs.queue import Queue
 from fine_tuning.model_management.model_deployer import reconcile
 from fine_tuning.model_management.model_registry import Registry
 
 _logger = logging.getLogger(__name__)
+
+_LOOK = 5.0  # seconds between two looks for an Ollama in whose place the embedded engine answers
 
 
 class Current:
@@ -55,6 +60,7 @@ class Service:
         self._settings = Current() if settings is None or isinstance(settings, FineTuningConfig) else settings
         self.ollama_url = ollama_url
         self._engine: Engine | None = None
+        self._look_at = 0.0  # when to look for an Ollama next, by the monotonic clock
         self._lock = threading.Lock()
         self.queue = Queue()
         self.registry = Registry()
@@ -72,13 +78,9 @@ class Service:
         with self._lock:
             if self._engine is None:
                 self._engine = connect(self.ollama_url, self.config)
-                for finding in reconcile(self._engine, self.registry, self.config.tuned_name()):
-                    _logger.warning("%s", finding.text)
+                self._look_at = time.monotonic() + _LOOK
+                self._repair(self._engine)
             return self._engine
-
-    def holds(self, engine: Engine) -> bool:
-        """Return whether `engine` is the engine in use."""
-        return engine is self._engine
 
     def connect_again(self) -> None:
         """Forget the engine, so that the next use connects again, perhaps to another engine."""
@@ -86,8 +88,29 @@ class Service:
             self._engine = None
 
     def models(self) -> Models:
-        """Return the models that the engine offers, and which of them answers by default."""
+        """Return the models that the engine offers, and which of them answers by default.
+
+        If the embedded engine was chosen because no Ollama was running, an Ollama that has been started
+        since replaces it. Ollama itself is never replaced, however often it fails to answer.
+        """
+        self._look_for_ollama()
         return look(self.engine(), self.config)
+
+    def _look_for_ollama(self) -> None:
+        with self._lock:
+            held, is_due = self._engine, time.monotonic() >= self._look_at
+            if held is None or not is_due:
+                return
+            self._look_at = time.monotonic() + _LOOK
+        if found := ollama_since(held, self.config):  # outside of the lock, since it may take a second
+            with self._lock, suppress(EngineError):
+                if self._engine is held:
+                    self._repair(found)
+                    self._engine = found
+
+    def _repair(self, engine: Engine) -> None:
+        for finding in reconcile(engine, self.registry, self.config.tuned_name()):
+            _logger.warning("%s", finding.text)
 
     def log(self, session_id: str | None = None) -> ConversationLogger:
         """Return the log, which adds turns to the session `session_id`, by default to a new one."""

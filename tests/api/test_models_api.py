@@ -2,13 +2,15 @@
 
 import uuid
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
 from own_ollama import OwnOllama
-from served_app import client_of
+from served_app import OWN, client_of, door_of, service_of
 
+from fine_tuning.conversation import Message
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.engines.base import ModelSpec
 from fine_tuning.engines.default_base import CHATML
@@ -211,6 +213,33 @@ def test_an_ollama_that_is_started_again_answers_again(
             assert client.post("/v1/chat/completions", json=asked).status_code == 503
         own_ollama.start()
         assert client.get("/api/models").json() == before
+
+
+@pytest.mark.engine
+def test_an_ollama_that_is_started_after_the_server_answers_once_no_answer_is_being_generated(
+    home: Path, engine: EmbeddedEngine, base_gguf: Path, own_ollama: OwnOllama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OLLAMA_HOST", own_ollama.url)
+    monkeypatch.setattr("fine_tuning.integration.service._LOOK", 0.0)
+    service = service_of()
+    client = TestClient(door_of(service), base_url=OWN)
+
+    def answering() -> list[str]:
+        return [client.get(path).json()["engine"].partition(" ")[0] for path in ("/api/models", "/api/models")]
+
+    monkeypatch.delenv("BYOAI_ENGINE")
+    assert answering() == ["Embedded", "Embedded"]
+    own_ollama.start().create("base:latest", ModelSpec(base_gguf))
+    with closing(service.engine().chat(TAG, [Message(role="user", content="Hi")])) as answer:
+        next(iter(answer))
+        assert answering() == ["Embedded", "Embedded"]
+    monkeypatch.setenv("BYOAI_ENGINE", "embedded")
+    assert answering() == ["Embedded", "Embedded"]
+    monkeypatch.delenv("BYOAI_ENGINE")
+    assert answering() == ["Ollama", "Ollama"]
+    assert "base:latest" in [model["id"] for model in client.get("/v1/models").json()["data"]]
+    own_ollama.kill()
+    assert [client.get("/api/models").status_code for _ in range(2)] == [503, 503]  # the embedded engine is not back
 
 
 @pytest.mark.engine
