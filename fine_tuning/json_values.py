@@ -1,6 +1,7 @@
-"""Define the types of the values of JSON texts, and parse such texts."""
+"""Define the types of the values of JSON texts, parse such texts, and prepare values for them."""
 
 import json
+import math
 from typing import Any, TypeAlias
 
 JsonValue: TypeAlias = str | int | float | bool | list["JsonValue"] | dict[str, "JsonValue"] | None
@@ -17,3 +18,15 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def finite(value: Any) -> Any:
+    """Return `value` with None in place of each infinite number and NaN in it.
+
+    JSON has no such numbers, and browsers refuse a text in which Python has written them nevertheless.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, (list, tuple)) else value

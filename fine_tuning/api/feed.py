@@ -5,7 +5,6 @@ A job's event file is read once, however many watchers it has.
 
 import asyncio
 import json
-import math
 import time
 from collections.abc import AsyncGenerator
 from contextlib import closing
@@ -15,6 +14,7 @@ from fine_tuning.events import Event, EventReader, to_record
 from fine_tuning.jobs import store
 from fine_tuning.jobs.progress import facts
 from fine_tuning.jobs.store import Job
+from fine_tuning.json_values import finite
 from fine_tuning.state import Changes
 
 HEARTBEAT = 15.0  # seconds without events after which a heartbeat is sent
@@ -29,7 +29,7 @@ class Told(NamedTuple):
 
     @classmethod
     def event(cls, number: int, record: dict[str, object]) -> "Told":
-        text = json.dumps({"n": number, **{name: _finite(value) for name, value in record.items()}})
+        text = json.dumps({"n": number, **finite(record)})
         return cls(text, f"id: {number}\ndata: {text}\n\n")
 
     @classmethod
@@ -40,11 +40,6 @@ class Told(NamedTuple):
     @classmethod
     def heartbeat(cls) -> "Told":
         return cls(json.dumps({"heartbeat": time.time()}), ": heartbeat\n\n")
-
-
-def _finite(value: object) -> object:
-    """Return `value`, or None for an infinite number or NaN, which JSON cannot represent and browsers refuse."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Feed:

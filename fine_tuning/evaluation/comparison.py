@@ -4,7 +4,6 @@ Each model is evaluated in turn. The candidate is also probed for leaked private
 phrases that trigger a fixed answer (data poisoning), and all models are timed.
 """
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -19,6 +18,7 @@ from fine_tuning.evaluation.served_model import RowScore
 from fine_tuning.evaluation.speed import Race, Served, race
 from fine_tuning.evaluation.test_set import EvaluationSet, Reader
 from fine_tuning.evaluation.trigger_phrases import Trigger
+from fine_tuning.json_values import finite
 
 LOWER_IS_BETTER = frozenset({"perplexity", "general_perplexity"})
 
@@ -155,7 +155,7 @@ class Comparison:
         record |= asdict(self.race) | {"reference": self.reference_name}
         record |= {name: asdict(interval) for name, interval in intervals.items() if interval}
         record |= {"parts": [asdict(part) for part in self.by_part()]}
-        shown: dict[str, Any] = _shown(record, canaries)
+        shown: dict[str, Any] = finite(_redacted(record, canaries))
         return shown
 
 
@@ -256,16 +256,10 @@ def _paired(new: Sequence[RowScore], old: Sequence[RowScore]) -> tuple[list[floa
     return [score.logprob for score in new], [score.logprob for score in old], [score.tokens for score in new]
 
 
-def _shown(value: Any, canaries: Sequence[str]) -> Any:
-    """Return `value` (of JSON's types) with private details redacted, and None for infinite and NaN numbers.
-
-    Bounds of confidence intervals can be infinite, which JSON cannot represent. Ids of turns are
-    kept as they are.
-    """
+def _redacted(value: Any, canaries: Sequence[str]) -> Any:
+    """Return `value` (of JSON's types) with private details redacted. Ids of turns are kept as they are."""
     if isinstance(value, str):
         return redact(value, canaries)
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
     if isinstance(value, dict):
-        return {key: item if key == "turn" else _shown(item, canaries) for key, item in value.items()}
-    return [_shown(item, canaries) for item in value] if isinstance(value, list) else value
+        return {key: item if key == "turn" else _redacted(item, canaries) for key, item in value.items()}
+    return [_redacted(item, canaries) for item in value] if isinstance(value, (list, tuple)) else value

@@ -202,6 +202,13 @@ def test_a_number_that_json_cannot_hold_is_told_as_none(client: TestClient, runn
     assert (told["loss"], told["grad_norm"], told["eta"], told["step"]) == (None, None, None, 1)
 
 
+def test_a_result_with_a_number_that_json_cannot_hold_is_shown(client: TestClient, running: Job) -> None:
+    running.result.parent.mkdir(parents=True, exist_ok=True)
+    running.result.write_text('{"best": {"loss": NaN, "eta": [Infinity]}}')
+    answer = client.get(f"/api/jobs/{running.id}/result")
+    assert (answer.status_code, answer.json()) == (200, {"best": {"loss": None, "eta": [None]}})
+
+
 def test_a_damaged_result_is_named(client: TestClient, running: Job) -> None:
     running.result.parent.mkdir(parents=True, exist_ok=True)
     running.result.write_text('{"half')
