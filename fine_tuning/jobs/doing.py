@@ -217,11 +217,11 @@ class _Pulse(threading.Thread):
         if now.here:
             return
         if not now.detached and now.owner and os.getppid() != now.owner.pid and not processes.is_alive(now.owner):
-            self._orphaned_at = self._orphaned_at or time.time()
+            self._orphaned_at = self._orphaned_at or time.monotonic()
             self._asked.ask("the server that it belonged to has ended")
-        if self._orphaned_at and time.time() > self._orphaned_at + _LAST_WORDS:
+        if self._orphaned_at and time.monotonic() > self._orphaned_at + _LAST_WORDS:
             self._die(State.INTERRUPTED, "the server that it belonged to has ended")
-        elif now.kill_at and time.time() > now.kill_at:
+        elif now.kill_at and time.monotonic() > now.kill_at:
             self._die(State.CANCELLED, "it did not stop in time, and was killed")
 
     def _die(self, state: State, reason: str) -> None:

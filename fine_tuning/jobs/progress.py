@@ -87,7 +87,7 @@ class Progress:
         begins, parts = _begins(self.stage), dict(self.parts)
         if self.finished or begins is None or not parts:
             return None
-        so_far = time.time() - self.begun if self.begun else 0.0
+        so_far = max(time.time() - self.begun, 0.0) if self.begun else 0.0  # the clock may have been set back
         if self.stage == EVALUATING:
             share = self.done / self.total if self.total else 0.0
             measured = so_far / share if so_far and share >= _TELLING else parts[EVALUATING]

@@ -222,7 +222,7 @@ def settle(active: Sequence[Job] | None = None) -> None:
             if (job.owner is None or not processes.is_alive(job.owner)) and not store.give_back(job):
                 _end_gone(job)  # it was cancelled before it started
         elif processes.is_alive(job.process, job.mark):
-            if job.kill_at and time.time() > job.kill_at + _MARGIN and not job.here:
+            if job.kill_at and time.monotonic() > job.kill_at + _MARGIN and not job.here:
                 processes.kill(job)
                 _end_gone(job)
         else:
@@ -259,10 +259,8 @@ def end(job: Job, state: State, reason: str, code: int | None) -> bool:
 
 def _ended(job: Job, code: int | None) -> tuple[State, str]:
     if job.state == State.CANCELLING:
-        return (
-            State.CANCELLED,
-            "it did not stop in time, and was killed" if job.kill_at and time.time() > job.kill_at else "cancelled",
-        )
+        is_late = job.kill_at is not None and time.monotonic() > job.kill_at
+        return State.CANCELLED, "it did not stop in time, and was killed" if is_late else "cancelled"
     if code is not None and code > 0:
         return State.FAILED, mask(
             last_line(job.log)

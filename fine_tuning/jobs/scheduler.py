@@ -56,7 +56,8 @@ def why_not(config: FineTuningConfig, queue: Queue, now: datetime | None = None)
     jobs = queue.jobs(kinds=("retrain", "train"), limit=50)
     if busy := next((job for job in jobs if not job.over), None):
         return f"another training is {busy.state} ({busy.id})"
-    if any(job.origin == ORIGIN and job.created >= hours[0].timestamp() for job in jobs):
+    start, end = (each.timestamp() for each in hours)  # a job created later is of a clock that was set back
+    if any(job.origin == ORIGIN and start <= job.created < end for job in jobs):
         return "a retrain was started in these hours already"
     found = len(new_turns(config, ConversationLogger(config.log_path), Registry()))
     if found < schedule.new_turns:

@@ -66,7 +66,7 @@ class Job:
     created: float
     begun: float | None
     ended: float | None
-    kill_at: float | None  # when it is killed if it has not stopped; None if it was not asked to stop
+    kill_at: float | None  # when it is killed if it has not stopped, by the monotonic clock; None if it may go on
     discard: bool  # remove its output when it is cancelled
     exit_code: int | None
     reason: str  # why it ended, as text
@@ -232,7 +232,7 @@ def claim(owner: Process, heavy: int, light: int, *, detached_only: bool = False
         ]
         row = connection.execute(
             f"SELECT id FROM jobs WHERE state = ? AND heavy IN ({_marks(room)}) AND detached >= ? "
-            "ORDER BY priority DESC, created, rowid LIMIT 1",
+            "ORDER BY priority DESC, rowid LIMIT 1",
             [State.QUEUED, *room, detached_only],
         ).fetchone()
         if row is None:
@@ -288,14 +288,12 @@ def ask_to_stop(id: str, kill_after: float, *, discard: bool = False) -> Job:
     """
     with state.connect() as connection, state.transaction(connection):
         job = _get(connection, id)
-        now = time.time()
         if job.state == State.QUEUED:
-            told = "cancelled before it began"
-            connection.execute(
-                "UPDATE jobs SET state = ?, ended = ?, reason = ? WHERE id = ?", (State.CANCELLED, now, told, id)
-            )
+            ended = State.CANCELLED, time.time(), "cancelled before it began"
+            connection.execute("UPDATE jobs SET state = ?, ended = ?, reason = ? WHERE id = ?", (*ended, id))
         elif job.active:
-            kill_at = min(now + kill_after, job.kill_at or now + kill_after)
+            kill_at = time.monotonic() + kill_after  # all processes of a machine share this clock, and nobody sets it
+            kill_at = min(kill_at, job.kill_at or kill_at)
             connection.execute(
                 "UPDATE jobs SET state = ?, kill_at = ?, discard = max(discard, ?) WHERE id = ?",
                 (State.CANCELLING, kill_at, discard, id),
@@ -347,7 +345,7 @@ def remove_old(kept: int = KEPT) -> list[str]:
     """Remove the rows of finished jobs except the newest `kept`; return the removed ids."""
     with state.connect() as connection, state.transaction(connection):
         rows = connection.execute(
-            f"DELETE FROM jobs WHERE id IN (SELECT id FROM jobs WHERE state IN ({_marks(OVER)}) ORDER BY created "
+            f"DELETE FROM jobs WHERE id IN (SELECT id FROM jobs WHERE state IN ({_marks(OVER)}) ORDER BY rowid "
             "DESC LIMIT -1 OFFSET ?) "
             "RETURNING id",
             [*OVER, kept],

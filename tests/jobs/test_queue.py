@@ -192,12 +192,18 @@ def test_all_that_it_started_ends_with_it(queue: Queue, deaf: bool, leaves_group
     in_time(ended, 8)
 
 
-def test_a_worker_that_is_frozen_is_ended_by_whoever_tends_the_queue(queue: Queue) -> None:
+@pytest.mark.parametrize("change", [0, -3600])
+def test_a_worker_that_is_frozen_is_ended_by_whoever_tends_the_queue(
+    queue: Queue, change: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when the clock is set back meanwhile."""
     job = begun(queue, queue.submit("small", {**LONG, "children": 1}))
     assert job.process
     os.kill(job.process.pid, signal.SIGSTOP)
     queue.cancel(job.id, grace=0.2)
-    assert queue.wait(job.id, PATIENCE).state == State.CANCELLED and not marked(job.mark)
+    told = time.time
+    monkeypatch.setattr(time, "time", lambda: told() + change)
+    assert queue.wait(job.id, 10).state == State.CANCELLED and not marked(job.mark)
 
 
 def test_one_that_waits_is_cancelled_without_a_process(queue: Queue) -> None:

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -103,6 +103,14 @@ def test_it_begins_once_in_a_night(config: Configured, full: Queue) -> None:
     store.ask_to_stop(job.id, 1)
     assert "in these hours already" in scheduler.why_not(config(hours=(0, 0)), full)
     assert scheduler.look(config(hours=(0, 0)), full) is None
+
+
+def test_a_retrain_that_began_by_a_clock_in_the_future_stops_none_of_today(config: Configured, full: Queue) -> None:
+    job = scheduler.look(config(hours=(0, 0)), full, NIGHT)
+    assert job
+    store.ask_to_stop(job.id, 1)
+    yesterday = NIGHT - timedelta(days=1)
+    assert scheduler.why_not(config(hours=(0, 0)), full, yesterday) == ""
 
 
 def test_of_two_servers_that_look_at_once_one_begins_it(

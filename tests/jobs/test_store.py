@@ -51,6 +51,18 @@ def test_one_heavy_job_at_a_time_by_priority_then_by_age(home: Path) -> None:
     assert begun == [ids[n] for n in (1, 3, 0, 2, 4)]
 
 
+def test_a_clock_that_is_set_back_changes_neither_the_order_of_jobs_nor_which_are_kept(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = store.add("small", {})
+    monkeypatch.setattr(time, "time", lambda: first.created - 3600)
+    second = store.add("small", {})
+    for job in (first, second):
+        assert store.claim(ME, 1, 1).id == job.id  # type: ignore[union-attr]
+        store.finish(job, State.COMPLETED, "")
+    assert store.remove_old(1) == [first.id]
+
+
 def test_light_jobs_begin_beside_a_heavy_one(home: Path) -> None:
     store.add("small", {})
     store.add("light", {}, heavy=False)
