@@ -45,8 +45,19 @@ class OwnOllama:
             else:
                 return engine
 
+    def freeze(self) -> None:
+        """Stop the server's processes, whose sockets still take connections, until `thaw` or `kill`."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process
+        os.killpg(self._process.pid, number)
+
     def kill(self) -> None:
         if self._process:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            self._signal(signal.SIGKILL)
             self._process.wait()
             self._process = None

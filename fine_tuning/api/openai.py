@@ -3,7 +3,6 @@
 Clients of OpenAI's API can chat with every model, and have their conversations recorded in the log.
 """
 
-import asyncio
 import base64
 import struct
 import threading
@@ -17,6 +16,7 @@ from pydantic import BaseModel
 
 from fine_tuning.api.answering import Streamed, answers_of, while_there
 from fine_tuning.api.dependencies import Serving
+from fine_tuning.api.engine_threads import waits_for_engine, with_engine
 from fine_tuning.api.errors import answer, documented, status_of
 from fine_tuning.api.openai_answers import (
     ChatCompletion,
@@ -54,6 +54,7 @@ Id = Annotated[str, Path(min_length=1, max_length=400)]
 
 
 @router.get("/models")
+@waits_for_engine
 def list_openai_models(service: Serving) -> ModelList:
     """List the models that can answer: `live` (the default), `base` (the configured base model), then every tag."""
     models = service.models()
@@ -64,6 +65,7 @@ def list_openai_models(service: Serving) -> ModelList:
 
 
 @router.get("/models/{id:path}")
+@waits_for_engine
 def show_openai_model(id: Id, service: Serving) -> Model:
     """Show one model: `live`, `base`, or a tag."""
     return Model(id=id, owned_by=_owner(_chosen(service, id)))
@@ -75,7 +77,7 @@ async def create_chat_completion(
 ) -> Response:
     """Answer a conversation, as one response or, with `stream`, as server-sent events."""
     wanted = is_wanted(request.headers, wish)
-    asked = await asyncio.to_thread(
+    asked = await with_engine(
         lambda: _Asked(service, body, body.told(), body.chat_options(), wanted, session, ChatForm())
     )
     return await asked.answer(request)
@@ -87,17 +89,16 @@ async def create_completion(
 ) -> Response:
     """Answer a prompt: it is given to the model as the only message of a chat."""
     wanted = is_wanted(request.headers, wish)
-    asked = await asyncio.to_thread(
-        lambda: _Asked(service, body, body.told(), body.options(), wanted, session, TextForm())
-    )
+    asked = await with_engine(lambda: _Asked(service, body, body.told(), body.options(), wanted, session, TextForm()))
     return await asked.answer(request)
 
 
-_EMBEDDINGS = 4  # maximum number of simultaneous requests, since each holds one of the routes' threads
+_EMBEDDINGS = 4  # maximum number of simultaneous requests, since each holds one of the threads that wait for the engine
 _embedding = threading.BoundedSemaphore(_EMBEDDINGS)
 
 
 @router.post("/embeddings")
+@waits_for_engine
 def create_embeddings(body: EmbeddingBody, service: Serving) -> EmbeddingList:
     """Return the embeddings (vectors) of texts. 400 if the engine or the model does not support embeddings."""
     found = _named(service.models(), body.model, service)
@@ -161,8 +162,8 @@ class _Asked:
         session: str,
         form: "ChatForm | TextForm",
     ) -> None:
-        self._engine, self._form = service.engine(), form
         self._tag = form.model = _chosen(service, body.model).tag
+        self._engine, self._form = service.engine(), form
         self._messages, self._options = messages, options
         self._streams, self._tells_usage = bool(body.stream), body.tells_usage
         self._recorder: Recorder | None = (

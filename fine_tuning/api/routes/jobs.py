@@ -12,6 +12,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from fine_tuning import paths
 from fine_tuning.api.dependencies import SAFE_ID, Asked, Cursor, Limit, NewJobId, Page, Serving, from_cursor, page_of
+from fine_tuning.api.engine_threads import waits_for_engine
 from fine_tuning.api.errors import OF_ENGINE
 from fine_tuning.api.feed import Feeds
 from fine_tuning.errors import Busy, ByoaiError, ConfigError, WrongState
@@ -139,6 +140,7 @@ def retry_job(id: Id, asked: Retrying, service: Serving) -> JobFacts:
 
 
 @router.delete("/{id}", responses=OF_ENGINE)
+@waits_for_engine
 def delete_job(id: Id, service: Serving) -> RemovedJob:
     """Remove a finished job, its run, and the version that it made.
 

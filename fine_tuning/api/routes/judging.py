@@ -10,6 +10,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from fine_tuning.api.dependencies import Asked, Serving, one_at_a_time
+from fine_tuning.api.engine_threads import waits_for_engine
 from fine_tuning.api.errors import OF_ENGINE
 from fine_tuning.conversation import Turn
 from fine_tuning.engines.base import known_tag
@@ -63,6 +64,7 @@ def list_ratings() -> RatingList:
 
 
 @router.post("/votes", status_code=201, responses=OF_ENGINE)
+@waits_for_engine
 def vote(asked: Vote, service: Serving) -> RatingList:
     """Vote for the better of two models' answers; return the new ratings."""
     tags = [model.tag for model in service.engine().list_models()]
@@ -78,6 +80,7 @@ def vote(asked: Vote, service: Serving) -> RatingList:
 
 
 @router.post("/review", responses=OF_ENGINE)
+@waits_for_engine
 def find_review(asked: Reviewing, service: Serving) -> CandidateList:
     """Find the answers in the log that are most worth a rating or an edit.
 

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
 from fine_tuning.api.dependencies import Asked, Serving, TurnId, one_at_a_time
+from fine_tuning.api.engine_threads import waits_for_engine
 from fine_tuning.api.errors import OF_ENGINE
 from fine_tuning.conversation import Turn
 from fine_tuning.integration import learned_from as learned
@@ -58,6 +59,7 @@ def show_learned_from(
 
 
 @router.post("/turns/{id}/learned-from", responses=OF_ENGINE)
+@waits_for_engine
 def weigh_learned_from(id: TurnId, asked: Weighing, service: Serving) -> LearnedFrom:
     """Show the turns that GET shows, with the likelihood of each answer under the base model and the version.
 

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, Field
 
 from fine_tuning.api.dependencies import Serving
+from fine_tuning.api.engine_threads import waits_for_engine
 from fine_tuning.api.errors import OF_ENGINE
 from fine_tuning.engines.base import ModelSummary, known_tag
 from fine_tuning.errors import ModelNotFound
@@ -62,6 +63,7 @@ class ModelShown(ModelFacts):
 
 
 @router.get("")
+@waits_for_engine
 def list_models(service: Serving) -> ModelList:
     """List the models that can answer: base models first, then fine-tuned models, the newest version first."""
     found, known = service.models(), _summaries(service)
@@ -72,6 +74,7 @@ def list_models(service: Serving) -> ModelList:
 
 
 @router.get("/{tag:path}")
+@waits_for_engine
 def show_model(tag: Tag, service: Serving) -> ModelShown:
     """Show a model with its definition."""
     found, known = service.models(), _summaries(service)
@@ -96,6 +99,7 @@ def show_model(tag: Tag, service: Serving) -> ModelShown:
 
 
 @router.delete("/{tag:path}", status_code=204)
+@waits_for_engine
 def delete_model(
     tag: Tag, service: Serving, force: Annotated[bool, Query(description="even from Ollama's own store")] = False
 ) -> None:

@@ -7,6 +7,7 @@ from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, Field
 
 from fine_tuning.api.dependencies import Asked, Cursor, Limit, NoFields, Page, Serving, from_cursor, page_of
+from fine_tuning.api.engine_threads import waits_for_engine
 from fine_tuning.api.errors import OF_ENGINE
 from fine_tuning.api.version_files import Part, file_of
 from fine_tuning.errors import ModelNotFound
@@ -163,6 +164,7 @@ def change_version(name: Name, number: Number, asked: Changed, service: Serving)
 
 
 @router.post("/{name}/{number:int}/use", responses=OF_ENGINE)
+@waits_for_engine
 def use_version(name: Name, number: Number, asked: Using, service: Serving) -> VersionFacts:
     """Use a version from now on (make it live). 409 if the gate refused it, unless `by_hand` is true."""
     return _facts(
@@ -171,6 +173,7 @@ def use_version(name: Name, number: Number, asked: Using, service: Serving) -> V
 
 
 @router.post("/{name}/rollback", responses=OF_ENGINE)
+@waits_for_engine
 def roll_back(name: Name, asked: NoFields, service: Serving) -> Live:
     """Use the previous version again (make it live). If no version was live before, use the base model."""
     version = ollama_integration.roll_back(service.engine(), service.config, name=name)
@@ -178,6 +181,7 @@ def roll_back(name: Name, asked: NoFields, service: Serving) -> Live:
 
 
 @router.post("/{name}/prune", responses=OF_ENGINE)
+@waits_for_engine
 def prune_versions(name: Name, asked: Pruning, service: Serving) -> RemovedList:
     """Free disk space: remove outdated unfinished runs, and versions that are not live, previous or pinned.
 
@@ -192,6 +196,7 @@ def prune_versions(name: Name, asked: Pruning, service: Serving) -> RemovedList:
 
 
 @router.delete("/{name}/{number:int}", responses=OF_ENGINE)
+@waits_for_engine
 def delete_version(name: Name, number: Number, service: Serving) -> Removed:
     """Remove a version's tag and run. 409 if the version is live, previous or pinned, or byoai did not make it."""
     service.registry.get(name, number)

@@ -1,0 +1,60 @@
+"""Run what waits for the engine in threads of its own.
+
+A request to a frozen Ollama fails only after half a minute. In the threads that all routes share, a few
+such requests would also stop those that need no engine: the log, jobs, uploads and watchers.
+"""
+
+import functools
+from collections.abc import Awaitable, Callable
+from typing import ParamSpec, TypeVar
+
+import anyio
+from anyio import CapacityLimiter, to_thread
+from anyio.lowlevel import RunVar
+
+from fine_tuning.errors import EngineUnavailable
+
+THREADS = 16
+PATIENCE = 5.0  # seconds that a request waits for one of them
+
+Result = TypeVar("Result")
+Parameters = ParamSpec("Parameters")
+
+_free: RunVar[CapacityLimiter] = RunVar("threads that wait for the engine")  # one for each event loop
+
+
+async def with_engine(work: Callable[[], Result]) -> Result:
+    """Return the result of `work`, which uses the engine, after running it in one of THREADS threads.
+
+    Raises the errors of `work`, and EngineUnavailable if none of the threads becomes free in time.
+    """
+    free, me = _limiter(), object()
+    with anyio.move_on_after(PATIENCE) as waiting:
+        await free.acquire_on_behalf_of(me)
+    if waiting.cancelled_caught:
+        raise EngineUnavailable(
+            f"{THREADS} requests are waiting for the engine, which does not answer them: try again later. If that "
+            "does not help, start the engine again"
+        )
+    try:
+        return await to_thread.run_sync(work, limiter=CapacityLimiter(1))
+    finally:
+        free.release_on_behalf_of(me)
+
+
+def waits_for_engine(route: Callable[Parameters, Result]) -> Callable[Parameters, Awaitable[Result]]:
+    """Let the function of a route, which uses the engine, run by `with_engine`."""
+
+    @functools.wraps(route)
+    async def run(*arguments: Parameters.args, **named: Parameters.kwargs) -> Result:
+        return await with_engine(functools.partial(route, *arguments, **named))
+
+    return run
+
+
+def _limiter() -> CapacityLimiter:
+    try:
+        return _free.get()
+    except LookupError:
+        _free.set(limiter := CapacityLimiter(THREADS))
+        return limiter
