@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from starlette.applications import Starlette
@@ -12,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from fine_tuning.api.engine_threads import in_thread
 from fine_tuning.engines.base import ChatChunk, Engine
 from fine_tuning.errors import Busy
 from fine_tuning.integration import chat_titles
@@ -35,7 +35,6 @@ class Answers:
 
     def __init__(self) -> None:
         self._turns: dict[str, asyncio.Semaphore] = {}
-        self._threads = ThreadPoolExecutor(_MOST, thread_name_prefix="v1")
         self._waiting = 0
         self._reading: set[asyncio.Future[None]] = set()
 
@@ -64,7 +63,7 @@ class Answers:
             if not reading.cancelled():
                 reading.exception()  # retrieved here, in case the client has left and nobody awaits it below
 
-        reading = loop.run_in_executor(self._threads, read)
+        reading = in_thread(read)
         self._reading.add(reading)
         reading.add_done_callback(ended)
         try:

@@ -1,15 +1,19 @@
 """Run what waits for the engine in threads of its own.
 
 A request to a frozen Ollama fails only after half a minute. In the threads that all routes share, a few
-such requests would also stop those that need no engine: the log, jobs, uploads and watchers.
+such requests would also stop those that need no engine: the log, jobs, uploads and watchers. A server
+that ends does not wait for these threads.
 """
 
+import asyncio
 import functools
+import threading
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
 from typing import ParamSpec, TypeVar
 
 import anyio
-from anyio import CapacityLimiter, to_thread
+from anyio import CapacityLimiter
 from anyio.lowlevel import RunVar
 
 from fine_tuning.errors import EngineUnavailable
@@ -37,9 +41,24 @@ async def with_engine(work: Callable[[], Result]) -> Result:
             "does not help, start the engine again"
         )
     try:
-        return await to_thread.run_sync(work, limiter=CapacityLimiter(1))
+        return await in_thread(work)
     finally:
         free.release_on_behalf_of(me)
+
+
+def in_thread(work: Callable[[], Result]) -> "asyncio.Future[Result]":
+    """Run `work` in a new thread, which Python does not wait for when it exits; return its future result."""
+    done: Future[Result] = Future()
+    done.set_running_or_notify_cancel()  # it cannot be cancelled any more
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:  # noqa: BLE001 (raised where the result is awaited)
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="engine", daemon=True).start()
+    return asyncio.wrap_future(done)
 
 
 def waits_for_engine(route: Callable[Parameters, Result]) -> Callable[Parameters, Awaitable[Result]]:

@@ -1,14 +1,20 @@
 """A frozen Ollama behind a real server: what needs no engine goes on, and the rest fails with a clear error."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import pytest
 from own_ollama import OwnOllama
 from ports import unused_port
+from served_api import wait_for
 from served_app import PATIENCE, service_of, serving
 from timing import seconds
 
@@ -63,10 +69,7 @@ def test_a_frozen_engine_stops_neither_the_log_nor_uploads_nor_watchers(
         threads = [threading.Thread(target=ask, args=(number,)) for number in range(WAITING)]
         for thread in threads:
             thread.start()
-        deadline = time.monotonic() + PATIENCE
-        while len(answers) < WAITING - engine_threads.THREADS:
-            assert time.monotonic() < deadline, "the requests beyond the threads were not answered"
-            time.sleep(0.05)
+        wait_for(lambda: len(answers) >= WAITING - engine_threads.THREADS)  # the others wait for the engine
         assert {answer.status_code for answer in answers} == {503}
         assert {answer.json()["error"]["type"] for answer in answers} == {"EngineUnavailable"}
         assert "start the engine again" in answers[0].json()["error"]["message"]
@@ -77,3 +80,33 @@ def test_a_frozen_engine_stops_neither_the_log_nor_uploads_nor_watchers(
             thread.join(PATIENCE)
         assert len(answers) == WAITING
         assert client.post("/v1/chat/completions", json=ASKED).status_code == 200
+
+
+@pytest.mark.engine
+def test_a_server_ends_at_ctrl_c_although_the_engine_is_frozen_in_the_middle_of_an_answer(
+    home: Path, base_gguf: Path, own_ollama: OwnOllama
+) -> None:
+    own_ollama.start().create("base:latest", ModelSpec(base_gguf))
+    port = unused_port()
+    server = subprocess.Popen(
+        [sys.executable, "-m", "fine_tuning", "serve", "--port", str(port)],
+        env={**os.environ, "OLLAMA_HOST": own_ollama.url, "BYOAI_ENGINE": "ollama"},
+        stdout=subprocess.PIPE,
+    )
+    assert server.stdout and server.stdout.readline()
+    client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE)
+    wait_for(lambda: answers_at(client))
+    try:
+        with client.stream("POST", "/v1/chat/completions", json={**ASKED, "max_tokens": 2000, "stream": True}) as told:
+            assert next(told.iter_lines())
+            own_ollama.freeze()
+            server.send_signal(signal.SIGINT)
+            assert server.wait(PATIENCE) in (0, 130)
+    finally:
+        server.kill()
+
+
+def answers_at(client: httpx.Client) -> bool:
+    with suppress(httpx.TransportError):
+        return client.get("/api/versions").is_success
+    return False

@@ -591,7 +591,7 @@ def test_a_client_that_leaves_before_the_first_word_stops_the_engine(served: Ser
 def working() -> bool:
     """Whether a thread of the API still reads an answer, or records it."""
     frames = sys._current_frames()
-    readers = [thread.ident for thread in threading.enumerate() if thread.name.startswith("v1")]
+    readers = [thread.ident for thread in threading.enumerate() if thread.name.startswith("engine")]
     return any(is_reading(frames.get(ident or 0)) for ident in readers)
 
 
