@@ -2,23 +2,27 @@
 nothing is broken, and it goes on.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from served_app import client_of
+from fastapi.testclient import TestClient
+from served_app import OWN, client_of, door_of, service_of
 from small_disk import Disk
 from tiny_gguf import write_base
 
 from fine_tuning import state
+from fine_tuning.api.security import TOKEN_HEADER, Token
 from fine_tuning.cli.main import main
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.engines.base import ModelSpec
+from fine_tuning.engines.default_base import CHATML, DEFAULT_TAG
 from fine_tuning.engines.embedded import EmbeddedEngine
 from fine_tuning.errors import ByoaiError
-from fine_tuning.model_management.model_deployer import register
+from fine_tuning.model_management.model_deployer import go_live, register
 from fine_tuning.model_management.model_registry import Registry
+from fine_tuning.model_management.model_switcher import live
 
 NAME = "fine_tuned_full"
 LONG = "It hangs behind the door. " * 2000  # more than is left of the last block
@@ -64,6 +68,74 @@ def test_a_change_over_the_api_is_507_and_is_done_when_there_is_room(
     disk.make_room()
     assert ConversationLogger().turns() == [turn] and Registry().list() == versions
     assert act(client, turn.id).status_code < 300
+
+
+@pytest.fixture
+def served(full_home: Path, disk: Disk, small_base: Path) -> Iterator[TestClient]:
+    """A server whose model is on the small disk, with a version in use and one that was before it."""
+    engine, registry = EmbeddedEngine(full_home / "engine"), Registry()
+    engine.create(DEFAULT_TAG, ModelSpec(small_base, template=CHATML, parameters={"stop": ["<|im_end|>"]}))
+    for number in (1, 2):
+        if number > 1:
+            registry.add(NAME, number)
+        engine.create(f"{NAME}:v{number}", ModelSpec(DEFAULT_TAG, parameters={"seed": number}))
+    for number in (2, 1):
+        go_live(engine, registry, NAME, number)
+    service = service_of()
+    yield TestClient(door_of(service), base_url=OWN, headers={TOKEN_HEADER: Token().read()})
+    service.engine().unload()  # its process has the model's file open
+
+
+def answered(client: TestClient, turn: str) -> Any:
+    asked = {"model": DEFAULT_TAG, "messages": [{"role": "user", "content": LONG[:6000]}], "max_tokens": 4}
+    return client.post("/v1/chat/completions", json=asked, headers={"X-Byoai-Record": "on"})
+
+
+@pytest.mark.parametrize(
+    ("act", "done"),
+    [
+        (answered, lambda: len(ConversationLogger().turns()) == 2),
+        (lambda client, turn: client.put(f"/api/turns/{turn}/rating", json={"rating": "up"}), lambda: rating() == "up"),
+        (lambda client, turn: client.post(f"/api/versions/{NAME}/2/use", json={}), lambda: in_use() == (2, 2)),
+        (lambda client, turn: client.post(f"/api/versions/{NAME}/rollback", json={}), lambda: in_use() == (2, 2)),
+        (
+            lambda client, turn: client.patch(f"/api/versions/{NAME}/1", json={"pinned": True}),
+            lambda: Registry().get(NAME, 1).pinned,
+        ),
+        (lambda client, turn: client.post("/api/forget", json={"turns": [turn]}), lambda: True),
+    ],
+    ids=["answer", "rating", "use", "rollback", "pin", "forget"],
+)
+def test_what_a_server_cannot_write_is_507_or_done_whole(
+    disk: Disk, served: TestClient, act: Callable[[TestClient, str], Any], done: Callable[[], bool]
+) -> None:
+    (turn,) = ConversationLogger().turns()
+    versions = Registry().list()
+    assert served.get("/api/models").is_success
+    with state.connect() as connection:  # as a server's, which keeps the database's files in memory and on the disk
+        connection.execute("SELECT 1 FROM versions").fetchone()
+        disk.fill()
+        answer = act(served, turn.id)
+    assert answer.status_code == 507 or answer.is_success, answer.text
+    disk.make_room()
+    if answer.is_success:  # there was room enough in files that exist
+        assert done()
+        return
+    assert any(word in answer.json()["error"]["message"].lower() for word in ("disk", "space", "room")), answer.text
+    assert ConversationLogger().turns() == [turn] and Registry().list() == versions and in_use() == (1, 1)
+    assert act(served, turn.id).is_success and done()
+
+
+def rating() -> object:
+    (turn,) = ConversationLogger().turns()
+    return turn.metadata.get("rating")
+
+
+def in_use() -> tuple[int, int | None]:
+    """Return the version in use as the registry has it, and as the engine has it."""
+    version = Registry().live(NAME)
+    assert version
+    return version.number, live(EmbeddedEngine(), NAME)
 
 
 def test_the_registry_keeps_what_it_had_and_the_next_version_is_entered_when_there_is_room(
