@@ -115,13 +115,15 @@ def _is_run(folder: Path) -> bool:
 
 # One at a time
 
+_SAME = 1.5  # seconds by which two readings of a process's start time may differ, since the boot time is rounded
+
 
 @dataclass(frozen=True)
 class Holder:
     """The process that holds the lock of `only_one`."""
 
     pid: int
-    started: float  # start of the process (seconds since 1970); a later process with the same id has another
+    started: float  # see `started`; a later process with the same id has another
     command: str  # for the user
     since: str  # local time at which it took the lock
 
@@ -153,7 +155,7 @@ def only_one(command: str = "") -> Iterator[None]:
     try:
         process = psutil.Process()
         since = f"{datetime.now(UTC).astimezone():%Y-%m-%d %H:%M:%S}"
-        paths.write_json(_holder_file(), asdict(Holder(process.pid, process.create_time(), command or called(), since)))
+        paths.write_json(_holder_file(), asdict(Holder(process.pid, started(process), command or called(), since)))
         yield
     finally:
         _holder_file().unlink(missing_ok=True)
@@ -164,10 +166,23 @@ def holder() -> Holder | None:
     """Return the process that holds the lock of `only_one`; None if no living process does."""
     try:
         found = Holder(**parse_json(_holder_file().read_text(encoding="utf-8")))
-        alive = abs(psutil.Process(found.pid).create_time() - found.started) < 1.0
+        alive = began_at(psutil.Process(found.pid), found.started)
     except (OSError, ValueError, TypeError, psutil.Error):
         return None
     return found if alive else None
+
+
+def started(process: psutil.Process) -> float:
+    """Return a process's start time in seconds since the machine was booted.
+
+    Unlike the time of day, it does not change when the clock is set.
+    """
+    return process.create_time() - psutil.boot_time()
+
+
+def began_at(process: psutil.Process, time: float) -> bool:
+    """Return whether `time` is the process's start time (see `started`), apart from rounding."""
+    return abs(started(process) - time) < _SAME
 
 
 def called() -> str:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from fine_tuning import paths
@@ -71,6 +72,13 @@ def test_a_record_that_is_none_names_nobody(content: str, home: Path) -> None:
     paths.home().mkdir(exist_ok=True)
     (paths.home() / "retrain.holder.json").write_text(content)
     assert holder() is None
+
+
+def test_who_holds_the_lock_is_known_when_the_clock_was_set(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with only_one("byoai retrain"):
+        booted = psutil.boot_time()  # by the clock, as the start times of processes are
+        monkeypatch.setattr("psutil._psplatform.boot_time", lambda: booted - 3600)
+        assert "`byoai retrain`" in str(holder())
 
 
 def test_the_lock_is_free_again_after_an_error(home: Path) -> None:

@@ -20,10 +20,10 @@ import psutil
 
 from fine_tuning import paths
 from fine_tuning.jobs.store import Job, Process
+from fine_tuning.runs import began_at, started
 
 MARK = "BYOAI_JOB"  # the environment variable with a job's mark
 WORKER = (sys.executable, "-m", "fine_tuning.jobs.worker")
-_SAME = 1.5  # seconds by which two readings of a process's start time may differ, since the boot time is rounded
 
 _children: dict[int, "subprocess.Popen[bytes]"] = {}  # workers and helpers that this process started, by process id
 
@@ -37,14 +37,6 @@ def _own(pid: int) -> Process:
     return Process(pid, started(psutil.Process(pid)))
 
 
-def started(process: psutil.Process) -> float:
-    """Return a process's start time in seconds since the machine was booted.
-
-    Unlike the time of day, it does not change when the clock is set.
-    """
-    return process.create_time() - psutil.boot_time()
-
-
 def is_alive(process: Process, mark: str = "") -> bool:
     """Return whether `process` is alive. A zombie is not, and neither is another process with the same id.
 
@@ -54,7 +46,7 @@ def is_alive(process: Process, mark: str = "") -> bool:
         found = psutil.Process(process.pid)
         if found.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
             return False
-        return abs(started(found) - process.started) < _SAME or bool(mark and _mark_of(found) == mark)
+        return began_at(found, process.started) or bool(mark and _mark_of(found) == mark)
     except psutil.Error:
         return False
 

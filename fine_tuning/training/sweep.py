@@ -32,6 +32,7 @@ from fine_tuning import events, paths
 from fine_tuning.config.training import BaseWeights, Sweep, Training
 from fine_tuning.errors import ByoaiError, Cancelled, ConfigError, TrainingError
 from fine_tuning.events import Watch
+from fine_tuning.runs import began_at, started
 from fine_tuning.training.runner import TrainingJob, TrainingProcess
 from fine_tuning.training.trainer_utils import TrainingRows
 
@@ -316,7 +317,7 @@ class _Worker:
             return True
         if worker["host"] == socket.gethostname():
             with suppress(psutil.NoSuchProcess):
-                return bool(psutil.Process(worker["pid"]).create_time() != worker["started"])
+                return not began_at(psutil.Process(worker["pid"]), worker["started"])
             return True
         # Compare times of the file server only, since its clock may differ from this machine's.
         own = self.folder / f"clock-{os.getpid()}"
@@ -385,7 +386,7 @@ def _interrupted(trial: "FrozenTrial") -> bool:
 
 
 def _this_process() -> dict[str, str | int | float]:
-    return {"host": socket.gethostname(), "pid": os.getpid(), "started": psutil.Process().create_time()}
+    return {"host": socket.gethostname(), "pid": os.getpid(), "started": started(psutil.Process())}
 
 
 def _queue_again(study: "Study", number: int, params: Settings) -> None:

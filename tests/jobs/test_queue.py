@@ -24,6 +24,7 @@ from fine_tuning.jobs.doing import listed
 from fine_tuning.jobs.processes import MARK, Process, is_alive, marked, this_process
 from fine_tuning.jobs.queue import Queue, settle
 from fine_tuning.jobs.store import Job, State, mark_of
+from fine_tuning.runs import started
 
 LONG: dict[str, Any] = {"counts": 10_000, "pause": 0.01}
 
@@ -308,9 +309,7 @@ def test_a_number_that_was_given_again_is_not_ours(queue: Queue) -> None:
         for state in (State.RUNNING, State.CANCELLING):
             job = store.add("small", {"n": str(state)})
             claimed = store.claim(this_process(), 1, 1)
-            assert claimed and store.enter(
-                claimed, Process(stranger.pid, processes.started(psutil.Process(stranger.pid)) - 3600)
-            )
+            assert claimed and store.enter(claimed, Process(stranger.pid, started(psutil.Process(stranger.pid)) - 3600))
             if state == State.CANCELLING:
                 store.ask_to_stop(job.id, 0)
                 processes.ask(store.get(job.id))
@@ -340,7 +339,7 @@ def test_a_job_of_the_same_id_in_another_data_folder_is_not_ours(
 def test_a_process_that_only_waits_to_be_buried_is_not_alive() -> None:
     child = subprocess.Popen([sys.executable, "-c", ""])
     wait_for(lambda: psutil.Process(child.pid).status() == psutil.STATUS_ZOMBIE)
-    assert not is_alive(Process(child.pid, processes.started(psutil.Process(child.pid))))
+    assert not is_alive(Process(child.pid, started(psutil.Process(child.pid))))
     child.wait()
 
 

@@ -111,6 +111,14 @@ def test_a_process_number_that_was_given_again_is_not_the_same_process(home, row
     assert at._dead(at.study.get_trials()[0])
 
 
+def test_a_trial_goes_on_when_the_clock_is_set(home, row_folder, monkeypatch):
+    at = worker(home, row_folder, Sweep(**ONE))
+    at._ask().set_user_attr("worker", _this_process())
+    booted = psutil.boot_time()  # by the clock, as the start times of processes are
+    monkeypatch.setattr("psutil._psplatform.boot_time", lambda: booted - 3600)
+    assert not at._dead(at.study.get_trials()[0])
+
+
 def test_a_process_on_another_machine_is_dead_once_it_was_silent(home, row_folder):
     at = worker(home, row_folder, Sweep(**ONE))
     trial = at._ask()
