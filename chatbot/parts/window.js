@@ -3,6 +3,7 @@ function settle(page, theme, addresses) {
   window.byoaiPage = page;
   if (before === undefined) {
     addEventListener("pagehide", forgetOpenSideBar);
+    addEventListener("keydown", leaveTheFieldBeforeItsDialogCloses, true);
     tellOfALostServer();
   } else if (before !== page && window.innerWidth <= 768) {
     document
@@ -57,4 +58,10 @@ function tellOfALostServer() {
     subtree: true,
     attributeFilter: ["data-test-connection-state"],
   });
+}
+
+// Streamlit takes what was typed once its field is left. Escape would close a dialog before that.
+function leaveTheFieldBeforeItsDialogCloses(event) {
+  const field = event.target.closest?.('[role="dialog"] :is(input:not([role="combobox"]), textarea)');
+  if (event.key === "Escape") field?.blur();
 }

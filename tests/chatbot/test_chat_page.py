@@ -434,6 +434,34 @@ def test_the_picture_for_the_readme_is_small(
     assert 10_000 < target.stat().st_size < 200_000
 
 
+def test_what_is_typed_in_the_settings_counts_however_they_are_closed(page: Page, site: str) -> None:
+    page.goto(site)
+    settings, changed = (page.get_by_role("button", name=name) for name in ("Settings", "Settings (changed)"))
+    system = page.get_by_role("textbox", name="System prompt")
+    settings.click()
+    expect(page.get_by_role("button", name="Done")).to_be_in_viewport(ratio=1)
+    system.fill("Answer with one word.")
+    page.keyboard.press("Escape")
+    expect(changed).to_be_visible()
+
+    changed.click()
+    expect(system).to_have_value("Answer with one word.")
+    page.get_by_role("spinbutton", name="Longest answer").fill("3")
+    page.get_by_role("dialog").get_by_role("button", name="Close").click()
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    expect(changed).to_be_visible()
+
+    changed.click()
+    expect(page.get_by_role("spinbutton", name="Longest answer")).to_have_value("3")
+    system.fill("Answer with one short word.")
+    page.get_by_role("button", name="Done").click()
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    ask(page, "Where is the key?")
+    answered(page, 1)
+    (turn,) = ConversationLogger().turns()
+    assert (turn.metadata["system"], turn.metadata["options"]) == ("Answer with one short word.", {"max_tokens": 3})
+
+
 def test_what_is_asked_in_one_tab_appears_in_another_and_what_is_typed_there_stays(page: Page, site: str) -> None:
     page.goto(site)
     ask(page, "Say hello.")

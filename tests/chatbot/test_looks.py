@@ -128,6 +128,11 @@ def views_of_dialogs(chat: str, job: str) -> list[View]:
     return [
         View("learned", chat, in_dialog(forget)),
         View("models-dialog", chat, in_dialog(models)),
+        View(
+            "chat-settings",
+            chat,
+            in_dialog(lambda page: page.locator(".st-key-settings button").locator("visible=true").click()),
+        ),
         View("rename", chat, in_dialog(of_chat("Rename"))),
         View("delete", chat, in_dialog(of_chat("Delete"))),
         View("turn", "data", in_dialog(turn)),
