@@ -3,6 +3,7 @@ function settle(page, theme, addresses) {
   window.byoaiPage = page;
   if (before === undefined) {
     addEventListener("pagehide", forgetOpenSideBar);
+    addEventListener("click", copyWhatWasClicked);
     addEventListener("keydown", leaveTheFieldBeforeItsDialogCloses, true);
     tellOfALostServer();
   } else if (before !== page && window.innerWidth <= 768) {
@@ -58,6 +59,38 @@ function tellOfALostServer() {
     subtree: true,
     attributeFilter: ["data-test-connection-state"],
   });
+}
+
+// The buttons of copying.py. Browsers let a page write to the clipboard while it handles a click: asking the server for
+// the text would be too late.
+async function copyWhatWasClicked(event) {
+  const button = event.target.closest?.("button[data-copy]");
+  if (!button) return;
+  const bytes = Uint8Array.from(atob(button.dataset.copy), (each) => each.charCodeAt(0));
+  const copied = await written(new TextDecoder().decode(bytes));
+  const icon = button.querySelector("span");
+  icon.textContent = copied ? "check" : "error";
+  button.nextElementSibling.textContent = copied ? "Copied" : "Not copied: the browser does not allow it";
+  setTimeout(() => {
+    icon.textContent = "content_copy";
+    button.nextElementSibling.textContent = "";
+  }, 2000);
+}
+
+async function written(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    // without TLS, other machines' browsers have no navigator.clipboard
+    const field = document.createElement("textarea");
+    field.value = text;
+    document.body.append(field);
+    field.select();
+    const copied = document.execCommand("copy");
+    field.remove();
+    return copied;
+  }
 }
 
 // Streamlit takes what was typed once its field is left. Escape would close a dialog before that.

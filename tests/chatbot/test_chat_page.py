@@ -61,6 +61,7 @@ def test_a_person_chats_rates_branches_attaches_comes_back_and_starts_anew(
     ask(page, "Say hello.")
     answered(page, 2)
     assert len({each.session_id for each in ConversationLogger().turns()}) == 1
+    copy_what_was_said(page)
     branch_and_come_back(page)
     attach_a_file(page, tmp_path)
 
@@ -68,6 +69,16 @@ def test_a_person_chats_rates_branches_attaches_comes_back_and_starts_anew(
     expect(page.get_by_text("What is on your mind?")).to_be_visible()
     expect(page.get_by_test_id("stChatMessage")).to_have_count(0)  # the old ones fade until the new page is whole
     assert {urlsplit(address).netloc for address in requests} == {urlsplit(site).netloc}
+
+
+def copy_what_was_said(page: Page) -> None:
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    turn = ConversationLogger().turns()[0]
+    for what, text in (("question", turn.user_message), ("answer", turn.bot_response)):
+        button = page.get_by_role("button", name=f"Copy the {what}").first
+        button.click()
+        expect(button.locator("+ [role=status]")).to_have_text("Copied")
+        assert page.evaluate("navigator.clipboard.readText()") == text
 
 
 def branch_and_come_back(page: Page) -> None:
