@@ -4,6 +4,8 @@ function settle(page, theme, addresses) {
   if (before === undefined) {
     addEventListener("pagehide", forgetOpenSideBar);
     addEventListener("click", copyWhatWasClicked);
+    addEventListener("click", keepWhatIsTyped, true);
+    addEventListener("popstate", keepWhatIsTyped, true);
     addEventListener("keydown", leaveTheFieldBeforeItsDialogCloses, true);
     tellOfALostServer();
   } else if (before !== page && window.innerWidth <= 768) {
@@ -11,6 +13,7 @@ function settle(page, theme, addresses) {
       .querySelector('[data-testid="stSidebar"][data-collapsed="false"] [data-testid="stSidebarCollapseButton"] button')
       ?.click();
   }
+  if (page === "Chat" && before !== undefined) bringBackWhatWasTyped();
   // Streamlit 1.67 reads its theme from these keys when a page is loaded; without one it is "System"
   const keys = addresses.map((address) => `stActiveTheme-${address}-v2`);
   const other = keys.filter((key) => (localStorage.getItem(key) ?? '"System"') !== JSON.stringify(theme));
@@ -91,6 +94,23 @@ async function written(text) {
     field.remove();
     return copied;
   }
+}
+
+// A question that is being typed outlives a visit to another page: Streamlit drops it with its field. It is kept in this
+// tab's memory only. Every way to another page begins with a click (the Enter key makes one) or with the browser's
+// arrows; a click that sends the question leaves an empty field for the next one to find.
+const question = () => document.querySelector('textarea[data-testid="stChatInputTextArea"]');
+
+function keepWhatIsTyped() {
+  if (question()) window.byoaiTyped = question().value;
+}
+
+function bringBackWhatWasTyped() {
+  const field = question();
+  if (!window.byoaiTyped || !field || field.value) return;
+  // by the setter of the browser, since React overrides that of the field and would miss the change
+  Object.getOwnPropertyDescriptor(HTMLTextAreaElement.prototype, "value").set.call(field, window.byoaiTyped);
+  field.dispatchEvent(new Event("input", { bubbles: true }));
 }
 
 // Streamlit takes what was typed once its field is left. Escape would close a dialog before that.

@@ -299,9 +299,15 @@ def test_all_can_be_done_with_the_keyboard(page: Page, serve: Serve, embedded: E
     page.keyboard.press("Enter")
     expect(page.get_by_role("button", name="Say why")).to_be_visible()
     assert [turn.metadata["rating"] for turn in ConversationLogger().turns() if "rating" in turn.metadata] == ["up"]
+    typing = page.get_by_test_id("stChatInputTextArea")
+    typing.fill("half a quest")
     tab_to(page, "^Data$")
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="Data", exact=True)).to_be_visible()
+    tab_to(page, "^Chat$")
+    page.keyboard.press("Enter")
+    expect(typing).to_have_value("half a quest")
+    expect(page.get_by_test_id("stChatInputSubmitButton")).to_be_enabled()  # the page knows of it, too
 
 
 _FOCUSED = """() => {
