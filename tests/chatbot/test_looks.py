@@ -214,7 +214,8 @@ def faults_in_looks(page: Page, name: str) -> list[str]:
         page.emulate_media(color_scheme="dark" if look == "dark" else "light")
         expect(page.get_by_test_id("stApp")).to_have_css("background-color", DARK if look == "dark" else LIGHT)
         keep_picture(page, f"{name}-{look}")
-        found += [f"{name}, {look}: {fault}" for fault in (*lasting_faults(page, look), *overflow(page))]
+        faults = (*lasting_faults(page, look), *overflow(page), *nameless(page))
+        found += [f"{name}, {look}: {fault}" for fault in faults]
     page.emulate_media(color_scheme="light")
     return found
 
@@ -258,6 +259,15 @@ def overflow(page: Page) -> list[str]:
             .map(each => `${each.dataset.testid || each.tagName} ${each.scrollWidth} > ${each.clientWidth}`)"""  # noqa: E501
     )
     return [f"wider than the window: {each}" for each in wide]
+
+
+def nameless(page: Page) -> list[str]:
+    """Return the buttons that screen readers call by the name of their icon, and icons without a tooltip."""
+    unnamed = page.get_by_role("button", name=re.compile(r"^\w+ icon$")).all()
+    bare = page.locator('[class*="st-key-icon-"]:has(button):not(:has([data-testid="stTooltipHoverTarget"]))').all()
+    return [f"a button without a name: {each.inner_text()}" for each in unnamed] + [
+        f"an icon without a tooltip: {each.inner_text()}" for each in bare
+    ]
 
 
 def test_the_menu_of_a_narrow_window_closes_when_a_page_is_chosen(chromium: Browser, site: str) -> None:
