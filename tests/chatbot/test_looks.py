@@ -214,7 +214,7 @@ def faults_in_looks(page: Page, name: str) -> list[str]:
         page.emulate_media(color_scheme="dark" if look == "dark" else "light")
         expect(page.get_by_test_id("stApp")).to_have_css("background-color", DARK if look == "dark" else LIGHT)
         keep_picture(page, f"{name}-{look}")
-        faults = (*lasting_faults(page, look), *overflow(page), *nameless(page))
+        faults = (*lasting_faults(page, look), *overflow(page), *wrapped(page), *nameless(page))
         found += [f"{name}, {look}: {fault}" for fault in faults]
     page.emulate_media(color_scheme="light")
     return found
@@ -259,6 +259,13 @@ def overflow(page: Page) -> list[str]:
             .map(each => `${each.dataset.testid || each.tagName} ${each.scrollWidth} > ${each.clientWidth}`)"""  # noqa: E501
     )
     return [f"wider than the window: {each}" for each in wide]
+
+
+def wrapped(page: Page) -> list[str]:
+    """Return a fault if the steps of a training are not in one row."""
+    steps = page.locator(".st-key-train_step").get_by_role("radio").all()
+    rows = {box["y"] for each in steps if (box := each.bounding_box())}
+    return ["the steps are in several rows"] * (len(rows) > 1)
 
 
 def nameless(page: Page) -> list[str]:
