@@ -33,10 +33,10 @@ def draw() -> None:
     if page is not models:
         compare.drop()
     bar = st.container()
-    watched.begin()
-    if page is chat:  # it is drawn as long as an answer comes in
+    if page is chat:  # it is drawn as long as an answer comes in: what it shows itself is known from the last time
         with bar:
             job_bar.draw()
+    watched.begin()
     page.run()
     if page is not chat:  # what a page shows itself is known once it is drawn
         with bar:

@@ -120,7 +120,12 @@ def sidebar(now: Models) -> None:
     )
     model_picker.draw(now, state.choice, pick)
     st.toggle("Record this chat", key="recording", on_change=consent, help=CONSENT)
-    st.page_link("pages/models.py", label="Ask two models", query_params={"view": "compare", "chat": state.chat.id})
+    st.page_link(
+        "pages/models.py",
+        label="Ask two models",
+        icon=":material/compare_arrows:",
+        query_params={"view": "compare", "chat": state.chat.id},
+    )
     history.draw()
     st.space("small")
     learning()
@@ -223,7 +228,7 @@ def foot(choice: Choice | None, answering: bool, is_empty: bool) -> None:
             disabled=answering or not choice,
         )
         with st.container(horizontal=True, horizontal_alignment="center", vertical_alignment="center", gap="small"):
-            chat_settings.draw()
+            chat_settings.button()
             st.caption(
                 "Recorded on this machine only" if state.recording else "Not recorded, and not learned", width="content"
             )
@@ -232,7 +237,7 @@ def foot(choice: Choice | None, answering: bool, is_empty: bool) -> None:
 def open_page() -> None:
     """Put everything that the page shows into `state`."""
     state.setdefault("picked", None)
-    for name in ("edited", "asked", "deleting", "refused"):
+    for name in ("edited", "asked", "refused"):
         state.setdefault(name, None)
     if "recording" not in state:
         state.recording = config().data_collection.record and st.query_params.get("record") != "off"
@@ -291,9 +296,7 @@ def draw() -> None:
             welcome(state.choice)
     for each in turns:
         turn.draw(each, others.get(each.id, session.Others((each.id,), (each.id,))), answering)
-    if name := state.deleting:
-        state.deleting = None
-        chat_settings.confirm_deletion(name)
+    chat_settings.draw()
     if answer and answering:
         turn.draw_coming(answer)
         st.rerun()  # shows the new turn, or what went wrong

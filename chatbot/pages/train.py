@@ -183,7 +183,7 @@ def show_forecast(forecast: Forecast, settings: FineTuningConfig) -> None:
         st.error(presentable(forecast.trouble), title="What it takes could not be found out")
         st.button("Try again", icon=":material/refresh:", on_click=_find_out_again, args=(forecast,))
         return
-    with st.container(horizontal=True):
+    with st.container(key="figures"):
         st.metric("Memory", gigabytes(found.memory), help=f"{gigabytes(found.available)} are free now.")
         st.metric("Time", about(times.total), help=TIME)
         st.metric("Steps", found.steps, help="After each step the model is changed a little.")

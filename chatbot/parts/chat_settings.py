@@ -1,4 +1,4 @@
-"""Draw the settings of a chat in a popover: system prompt, sampling options, and presets."""
+"""Draw the settings of a chat in a dialog: system prompt, sampling options, and presets."""
 
 from typing import Any
 
@@ -14,6 +14,8 @@ from fine_tuning.integration.chat_settings import SYSTEM_LIMIT, ChatSettings, de
 
 FIELD = "set-"  # prefix of the keys under which Streamlit keeps typed settings
 NAME, PRESET = f"{FIELD}name", f"{FIELD}preset"
+DELETING = f"{FIELD}deleting"  # key of the preset whose deletion waits for confirmation
+DIALOG = "chat settings"
 _NUMBERS: dict[str, tuple[str, dict[str, Any]]] = {
     "temperature": ("Temperature", {"min_value": 0.0, "max_value": 2.0, "step": 0.1}),
     "top_p": ("Top-p", {"min_value": 0.01, "max_value": 1.0, "step": 0.05}),
@@ -32,48 +34,75 @@ _TERMS = {
 state = st.session_state
 
 
-def draw() -> None:
-    """Draw the button for the settings of this chat and, if it was pressed, the settings.
+def button() -> None:
+    """Draw the button that opens the settings of this chat."""
+    label = f"Settings{' (changed)' if state.chat.settings.facts() else ''}"
+    help = "System prompt, temperature and limits of this chat"
+    st.button(label, icon=":material/tune:", type="tertiary", key="settings", help=help, on_click=_open)
 
-    Changes apply from the next question on.
+
+def draw() -> None:
+    """Draw the settings of this chat in a dialog if they are open.
+
+    What is typed in a field counts once the field is left, so no way of closing the dialog loses it.
+    A popover would not do: it opens where it has room while it is still empty, which at the foot of
+    the page is a strip of two lines.
     """
-    count = len(state.chat.settings.facts())
-    shown = st.popover(
-        f"Settings{' (changed)' if count else ''}",
-        icon=":material/tune:",
-        type="tertiary",
-        key="settings",
-        on_change="rerun",
-    )
-    if not shown.open:
+    if _is_open():
+        _dialog()
+    else:
         drop()
-        return
-    with shown:
-        _draw_presets()
-        _fill(state.chat.settings)
-        st.text_area(
-            "System prompt",
-            key=f"{FIELD}system",
-            help=meaning("system prompt"),
-            max_chars=SYSTEM_LIMIT,
-            height=100,
+
+
+def _is_open() -> bool:
+    return (state.get("dialog") or ("", ""))[0] == DIALOG
+
+
+def _open() -> None:
+    state.dialog = (DIALOG, "")
+
+
+def close() -> None:
+    state.dialog = None
+
+
+@st.dialog("Settings of this chat", on_dismiss=close)
+def _dialog() -> None:
+    if not _is_open():
+        st.rerun()  # closing it draws only the dialog anew: the button below the chat would not say what changed
+    st.caption("They apply from the next question on, and are recorded with its answer.")
+    _draw_presets()
+    _fill(state.chat.settings)
+    st.text_area(
+        "System prompt",
+        key=f"{FIELD}system",
+        help=meaning("system prompt"),
+        max_chars=SYSTEM_LIMIT,
+        height=100,
+        on_change=apply,
+        args=("system",),
+    )
+    for number, (name, (label, limits)) in enumerate(_NUMBERS.items()):
+        if number % 2 == 0:
+            columns = st.columns(2)  # a row of its own, since on a phone one column stands below the other
+        placeholder = str(config().chat.max_tokens) if name == "max_tokens" else "the model's own"
+        columns[number % 2].number_input(
+            label,
+            key=f"{FIELD}{name}",
+            value=None,
+            placeholder=placeholder,
+            help=meaning(_TERMS[name]),
             on_change=apply,
+            args=(name,),
+            **limits,
         )
-        columns = st.columns(2)
-        for number, (name, (label, limits)) in enumerate(_NUMBERS.items()):
-            placeholder = str(config().chat.max_tokens) if name == "max_tokens" else "the model's own"
-            columns[number % 2].number_input(
-                label,
-                key=f"{FIELD}{name}",
-                value=None,
-                placeholder=placeholder,
-                help=meaning(_TERMS[name]),
-                on_change=apply,
-                **limits,
-            )
-        with st.container(horizontal=True, vertical_alignment="bottom"):
-            st.text_input("Save as preset", key=NAME, max_chars=60, placeholder="Name")
-            st.button("Save preset", key="save-preset", on_click=save, disabled=not count)
+    changed = bool(state.chat.settings.facts())
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        st.text_input("Save as preset", key=NAME, max_chars=60, placeholder="Name")
+        st.button("Save preset", key="save-preset", on_click=save, disabled=not changed)
+    with st.container(horizontal=True):
+        st.button("Done", type="primary", key="settings-done", on_click=close)
+        st.button("Back to default", type="tertiary", key="settings-default", on_click=_reset, disabled=not changed)
 
 
 def drop() -> None:
@@ -91,13 +120,17 @@ def _fill(settings: ChatSettings) -> None:
         state.setdefault(f"{FIELD}{name}", getattr(settings, name))
 
 
-def apply() -> None:
-    """Use what was typed as the settings of the chat."""
-    told = {name: state.get(f"{FIELD}{name}") for name in ("system", *_NUMBERS)}
+def apply(name: str) -> None:
+    """Use what was typed in the field `name` as that setting of the chat.
+
+    A browser sends the fields of a closed dialog once more, in the first message after it. They are
+    no longer in `state`, which must not look as if they had been emptied.
+    """
+    if f"{FIELD}{name}" not in state:
+        return
+    told = {**state.chat.settings.model_dump(), name: state[f"{FIELD}{name}"]}
     try:
-        state.chat.settings = ChatSettings.model_validate(
-            {name: value for name, value in told.items() if value is not None}
-        )
+        state.chat.settings = ChatSettings.model_validate(told)
     except ValidationError as error:
         st.toast(presentable(str(error.errors()[0]["msg"])), icon=":material/error:")
 
@@ -113,7 +146,12 @@ def _draw_presets() -> None:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         st.selectbox("Preset", names, index=None, key=PRESET, placeholder="Choose one", on_change=load)
         if chosen := state.get(PRESET):
-            st.button("Delete", key="delete-preset", icon=":material/delete:", on_click=ask_to_delete, args=(chosen,))
+            st.button("Delete", key="delete-preset", icon=":material/delete:", on_click=_ask_to_delete, args=(chosen,))
+    if (asked := state.get(DELETING)) and asked == chosen:
+        st.warning("The preset is lost. Chats that use its settings keep them.", icon=":material/delete:")
+        with st.container(horizontal=True):
+            st.button("Delete it", key="really-delete-preset", type="primary", on_click=_delete, args=(asked,))
+            st.button("Keep it", key="keep-preset", on_click=_ask_to_delete, args=(None,))
 
 
 def load() -> None:
@@ -135,17 +173,16 @@ def save() -> None:
     attempt(saving, "Not kept")
 
 
-def ask_to_delete(name: str) -> None:
-    """Ask for confirmation, at the next drawing, before a preset is deleted."""
-    state.deleting = name
+def _reset() -> None:
+    """Use the model's own settings again."""
+    state.chat.settings = ChatSettings()
+    drop()
 
 
-@st.dialog("Delete this preset?")
-def confirm_deletion(name: str) -> None:
-    """Draw the dialog that deletes a preset if the user confirms it."""
-    st.text(name)
-    st.caption("Its settings are lost. Chats that use them keep them.")
-    if st.button("Delete", key="really-delete-preset", type="primary"):
-        delete_preset(name)
-        drop()
-        st.rerun()
+def _ask_to_delete(name: str | None) -> None:
+    state[DELETING] = name
+
+
+def _delete(name: str) -> None:
+    attempt(lambda: delete_preset(name), "Not deleted")
+    drop()

@@ -34,7 +34,7 @@ _KINDS = {  # words for the kinds of private details (privacy.PII); another kind
 
 def draw(log: ConversationLogger, now: data_view.Counts) -> None:
     look = outcomes.last(log.path)
-    with st.container(horizontal=True, gap="large"):
+    with st.container(key="figures"):
         st.metric("Recorded", f"{now.turns:,}", help=meaning("turn"))
         st.metric("New", f"{now.new:,}", help="Turns that no version has seen as they are now.")
         if look:

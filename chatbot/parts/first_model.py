@@ -6,7 +6,7 @@ from chatbot.parts import waiting
 from chatbot.parts.doing import attempt
 from chatbot.resources import models
 from chatbot.server import service
-from fine_tuning.integration import first_model
+from fine_tuning.integration import first_model, watched
 from fine_tuning.integration.first_model import BUTTON, SIZE
 
 
@@ -25,4 +25,4 @@ def draw(place: str) -> None:
 
 
 def _fetch(place: str) -> None:
-    attempt(lambda: first_model.fetch(service(), f"the page ({place})"), "Not begun")
+    attempt(lambda: watched.note(first_model.fetch(service(), f"the page ({place})").id), "Not begun")

@@ -137,7 +137,7 @@ def _row(chat: Chat) -> None:
             args=(chat.id,),
         )
         st.menu_button(
-            "",
+            "What to do with this chat",
             list(_CHOICES),
             key=f"menu-{chat.id}",
             icon=":material/more_vert:",

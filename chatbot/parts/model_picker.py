@@ -41,8 +41,8 @@ def draw(now: Models, choice: Choice | None, pick: Callable[[], None]) -> None:
             )
         if now.engine:
             about = "About these models: size, what they learned, download, remove"
-            label = "" if choice else "Models"
-            st.button(label, icon=":material/tune:", key="models-open", help=about, on_click=_open)
+            with st.container(key="icon-models" if choice else "models", width="content"):
+                st.button("Models", icon=":material/tune:", key="models-open", help=about, on_click=_open)
     if choice and choice.refused:
         st.warning(presentable(choice.refused), icon=":material/gpp_maybe:")
     st.caption(now.engine)
@@ -246,15 +246,16 @@ def _watch_pulls(place: str) -> None:
         model = str(job.request.get("model"))
         with st.container(horizontal=True, vertical_alignment="center", gap="small", wrap=False):
             st.progress(told.share, text=literal(downloading(model, job.state, told.done, told.total)))
-            st.button(
-                "",
-                key=f"cancel-{job.id}-{place}",
-                icon=":material/close:",
-                type="tertiary",
-                help="Cancel",
-                on_click=_cancel,
-                args=(job.id,),
-            )
+            with st.container(key=f"icon-cancel-{job.id}-{place}", width="content"):
+                st.button(
+                    "Cancel the download",
+                    key=f"cancel-{job.id}-{place}",
+                    icon=":material/close:",
+                    type="tertiary",
+                    help="Cancel",
+                    on_click=_cancel,
+                    args=(job.id,),
+                )
 
 
 def downloading(model: str, job: State, done: int, total: int) -> str:

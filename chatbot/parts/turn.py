@@ -7,11 +7,12 @@ import streamlit as st
 
 from chatbot import session
 from chatbot.markdown import presentable
-from chatbot.parts import attached, learned_from
+from chatbot.parts import attached, copying, learned_from
 from chatbot.parts.doing import attempt
 from chatbot.resources import engine
 from fine_tuning.conversation import Turn, approved
 from fine_tuning.data_collection.conversation_logger import REASON_LIMIT, Rating
+from fine_tuning.integration.attachments import split
 
 # prefixes of the keys under which Streamlit keeps the texts typed in place of a question or an answer
 DRAFT = "text-"
@@ -99,6 +100,7 @@ def draw(turn: Turn, others: session.Others, answering: bool) -> None:
             attached.draw(turn.user_message)
             with st.container(horizontal=True, vertical_alignment="center", gap="small"):
                 _icon("Ask in other words", "stylus", f"ask-{turn.id}", begin_asking, turn.id, disabled=answering)
+                copying.draw("question", split(turn.user_message)[0])  # its files have buttons of their own
                 _browser("question", others.questions, turn.id, answering)
     with st.chat_message("assistant", avatar=BOT):
         if state.edited == turn.id:
@@ -131,12 +133,7 @@ def _judge(turn: Turn, answering: bool) -> None:
         learned_from.button(turn)
     if state.choice and not approved(turn):
         _icon("Answer anew", "refresh", f"again-{turn.id}", regenerate, turn.id, disabled=answering)
-    with st.container(key=f"icon-copy-{turn.id}", width="content"):
-        copied = st.popover(
-            "Copy", icon=":material/content_copy:", type="tertiary", key=f"copy-{turn.id}", on_change="rerun"
-        )
-    if copied.open:
-        copied.code(turn.bot_response, language=None, wrap_lines=True)
+    copying.draw("answer", turn.bot_response)
 
 
 def _browser(what: str, ids: Sequence[str], shown: str, disabled: bool) -> None:
@@ -212,7 +209,7 @@ def footnote(turn: Turn) -> str:
     if seconds:
         facts.append(f"{seconds:.1f} s")
     if seconds and tokens:
-        facts.append(f"{tokens / seconds:.0f} tokens/s")
+        facts.append(f"{tokens / seconds:.{int(tokens < 10 * seconds)}f} tokens/s")
     if reason := turn.metadata.get("incomplete"):
         how = {"stopped": "stopped", "length": "cut: too long"}.get(reason, reason)
         facts.append(how if approved(turn) else f"{how}, learned only if you give it a thumbs-up or edit it")

@@ -61,6 +61,7 @@ def test_a_person_chats_rates_branches_attaches_comes_back_and_starts_anew(
     ask(page, "Say hello.")
     answered(page, 2)
     assert len({each.session_id for each in ConversationLogger().turns()}) == 1
+    copy_what_was_said(page)
     branch_and_come_back(page)
     attach_a_file(page, tmp_path)
 
@@ -68,6 +69,16 @@ def test_a_person_chats_rates_branches_attaches_comes_back_and_starts_anew(
     expect(page.get_by_text("What is on your mind?")).to_be_visible()
     expect(page.get_by_test_id("stChatMessage")).to_have_count(0)  # the old ones fade until the new page is whole
     assert {urlsplit(address).netloc for address in requests} == {urlsplit(site).netloc}
+
+
+def copy_what_was_said(page: Page) -> None:
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    turn = ConversationLogger().turns()[0]
+    for what, text in (("question", turn.user_message), ("answer", turn.bot_response)):
+        button = page.get_by_role("button", name=f"Copy the {what}").first
+        button.click()
+        expect(button.locator("+ [role=status]")).to_have_text("Copied")
+        assert page.evaluate("navigator.clipboard.readText()") == text
 
 
 def branch_and_come_back(page: Page) -> None:
@@ -432,6 +443,34 @@ def test_the_picture_for_the_readme_is_small(
     page.wait_for_load_state("networkidle")
     page.screenshot(path=target)
     assert 10_000 < target.stat().st_size < 200_000
+
+
+def test_what_is_typed_in_the_settings_counts_however_they_are_closed(page: Page, site: str) -> None:
+    page.goto(site)
+    settings, changed = (page.get_by_role("button", name=name) for name in ("Settings", "Settings (changed)"))
+    system = page.get_by_role("textbox", name="System prompt")
+    settings.click()
+    expect(page.get_by_role("button", name="Done")).to_be_in_viewport(ratio=1)
+    system.fill("Answer with one word.")
+    page.keyboard.press("Escape")
+    expect(changed).to_be_visible()
+
+    changed.click()
+    expect(system).to_have_value("Answer with one word.")
+    page.get_by_role("spinbutton", name="Longest answer").fill("3")
+    page.get_by_role("dialog").get_by_role("button", name="Close").click()
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    expect(changed).to_be_visible()
+
+    changed.click()
+    expect(page.get_by_role("spinbutton", name="Longest answer")).to_have_value("3")
+    system.fill("Answer with one short word.")
+    page.get_by_role("button", name="Done").click()
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    ask(page, "Where is the key?")
+    answered(page, 1)
+    (turn,) = ConversationLogger().turns()
+    assert (turn.metadata["system"], turn.metadata["options"]) == ("Answer with one short word.", {"max_tokens": 3})
 
 
 def test_what_is_asked_in_one_tab_appears_in_another_and_what_is_typed_there_stays(page: Page, site: str) -> None:

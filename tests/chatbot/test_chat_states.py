@@ -36,7 +36,7 @@ def test_an_unreachable_engine_is_named_with_its_cure_and_no_question_is_taken(m
     monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:9")  # the discard port: nothing listens
     app = run()
     assert "127.0.0.1:9" in app.error[0].value
-    assert [button.label for button in app.button if not button.disabled] == ["Look again"]
+    assert sorted(button.label for button in app.button if not button.disabled) == ["Look again", "Settings"]
     assert app.chat_input[0].disabled
 
 
@@ -205,8 +205,7 @@ def test_settings_come_back_with_the_chat_and_are_typed_presets_included() -> No
     logger.log_conversation("Where is the key?", "Arr.", facts)
     app = opened(logger)
     assert app.session_state.chat.settings == ChatSettings(system="Talk like a pirate.", temperature=0.5, seed=7)
-    app.session_state["settings"] = True  # opened
-    app.run()
+    app.button(key="settings").click().run()
     assert app.text_area(key="set-system").value == "Talk like a pirate."
     assert app.number_input(key="set-temperature").value == 0.5
     app.number_input(key="set-max_tokens").set_value(64).run()
@@ -222,6 +221,33 @@ def test_settings_come_back_with_the_chat_and_are_typed_presets_included() -> No
     app.selectbox(key="set-preset").set_value("Short").run()
     assert not app.exception and app.session_state.chat.settings == wanted
     assert app.number_input(key="set-seed").value == 7
+    app.button(key="settings-default").click().run()
+    assert app.session_state.chat.settings == ChatSettings() and app.number_input(key="set-seed").value is None
+    app.selectbox(key="set-preset").set_value("Short").run()
+    app.button(key="delete-preset").click().run()
+    assert presets() == {"Short": wanted}  # it is asked first
+    app.button(key="really-delete-preset").click().run()
+    assert not app.exception and presets() == {} and app.session_state.chat.settings == wanted
+    app.button(key="settings-done").click().run()
+    assert not app.text_area and app.button(key="settings").label == "Settings (changed)"
+
+
+def _a_field_of_closed_settings_is_sent_once_more() -> None:
+    from types import SimpleNamespace
+
+    import streamlit as st
+
+    from chatbot.parts import chat_settings
+    from fine_tuning.integration.chat_settings import ChatSettings
+
+    st.session_state.chat = SimpleNamespace(settings=ChatSettings(system="Be brief.", seed=7))
+    chat_settings.apply("system")
+    st.text(st.session_state.chat.settings.system)
+
+
+def test_closed_settings_are_not_emptied_by_what_the_browser_sends_after() -> None:
+    app = AppTest.from_function(_a_field_of_closed_settings_is_sent_once_more).run()
+    assert not app.exception and [text.value for text in app.text] == ["Be brief."]
 
 
 def test_a_question_with_a_file_shows_the_file_folded_up() -> None:

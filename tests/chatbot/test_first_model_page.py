@@ -49,7 +49,12 @@ def test_while_it_is_fetched_each_page_shows_how_far_it_is(home: Path, page: str
 
 def test_the_button_asks_for_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, str]] = []
-    monkeypatch.setattr(service().queue, "submit", lambda kind, request, origin: asked.append((kind, origin)))
+
+    def submit(kind: str, request: dict[str, object], origin: str) -> store.Job:
+        asked.append((kind, origin))
+        return store.add(kind, request, here=this_process())
+
+    monkeypatch.setattr(service().queue, "submit", submit)
     app = opened("models")
     next(button for button in app.button if button.label == BUTTON).click().run()
     assert not app.exception and asked == [("fetch_base", "the page (models)")]

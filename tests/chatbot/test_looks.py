@@ -128,6 +128,11 @@ def views_of_dialogs(chat: str, job: str) -> list[View]:
     return [
         View("learned", chat, in_dialog(forget)),
         View("models-dialog", chat, in_dialog(models)),
+        View(
+            "chat-settings",
+            chat,
+            in_dialog(lambda page: page.locator(".st-key-settings button").locator("visible=true").click()),
+        ),
         View("rename", chat, in_dialog(of_chat("Rename"))),
         View("delete", chat, in_dialog(of_chat("Delete"))),
         View("turn", "data", in_dialog(turn)),
@@ -209,7 +214,8 @@ def faults_in_looks(page: Page, name: str) -> list[str]:
         page.emulate_media(color_scheme="dark" if look == "dark" else "light")
         expect(page.get_by_test_id("stApp")).to_have_css("background-color", DARK if look == "dark" else LIGHT)
         keep_picture(page, f"{name}-{look}")
-        found += [f"{name}, {look}: {fault}" for fault in (*lasting_faults(page, look), *overflow(page))]
+        faults = (*lasting_faults(page, look), *overflow(page), *wrapped(page), *nameless(page))
+        found += [f"{name}, {look}: {fault}" for fault in faults]
     page.emulate_media(color_scheme="light")
     return found
 
@@ -255,6 +261,22 @@ def overflow(page: Page) -> list[str]:
     return [f"wider than the window: {each}" for each in wide]
 
 
+def wrapped(page: Page) -> list[str]:
+    """Return a fault if the steps of a training are not in one row."""
+    steps = page.locator(".st-key-train_step").get_by_role("radio").all()
+    rows = {box["y"] for each in steps if (box := each.bounding_box())}
+    return ["the steps are in several rows"] * (len(rows) > 1)
+
+
+def nameless(page: Page) -> list[str]:
+    """Return the buttons that screen readers call by the name of their icon, and icons without a tooltip."""
+    unnamed = page.get_by_role("button", name=re.compile(r"^\w+ icon$")).all()
+    bare = page.locator('[class*="st-key-icon-"]:has(button):not(:has([data-testid="stTooltipHoverTarget"]))').all()
+    return [f"a button without a name: {each.inner_text()}" for each in unnamed] + [
+        f"an icon without a tooltip: {each.inner_text()}" for each in bare
+    ]
+
+
 def test_the_menu_of_a_narrow_window_closes_when_a_page_is_chosen(chromium: Browser, site: str) -> None:
     page = opened(chromium, PHONE)
     page.goto(site)
@@ -294,9 +316,15 @@ def test_all_can_be_done_with_the_keyboard(page: Page, serve: Serve, embedded: E
     page.keyboard.press("Enter")
     expect(page.get_by_role("button", name="Say why")).to_be_visible()
     assert [turn.metadata["rating"] for turn in ConversationLogger().turns() if "rating" in turn.metadata] == ["up"]
+    typing = page.get_by_test_id("stChatInputTextArea")
+    typing.fill("half a quest")
     tab_to(page, "^Data$")
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="Data", exact=True)).to_be_visible()
+    tab_to(page, "^Chat$")
+    page.keyboard.press("Enter")
+    expect(typing).to_have_value("half a quest")
+    expect(page.get_by_test_id("stChatInputSubmitButton")).to_be_enabled()  # the page knows of it, too
 
 
 _FOCUSED = """() => {
