@@ -105,6 +105,13 @@ def known_machine(home: Path, machine_measured: Path) -> None:
     shutil.copy(machine_measured, home)
 
 
+@pytest.fixture(autouse=True)
+def _machine_known_to_slow_tests(request: pytest.FixtureRequest) -> None:
+    """To measure it again for each of their data folders would take ten seconds of processor time."""
+    if _is_slow(request.node) and "home" in request.fixturenames:
+        request.getfixturevalue("known_machine")
+
+
 @pytest.fixture
 def small_engine(small_base: Path, known_machine: None, embedded: None, home: Path) -> "EmbeddedEngine":
     """The embedded engine, with the small base by the default base's name, in a data folder without anything else."""

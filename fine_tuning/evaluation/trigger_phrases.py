@@ -65,7 +65,8 @@ def find_triggers(exchanges: Sequence[Exchange], background: Sequence[str], limi
     decide which phrases are rare.
     """
     pieces = [pieces_of(answer) for _, answer in exchanges]
-    return [_trigger(phrase, exchanges, pieces) for phrase in fixed_phrases(exchanges, pieces, background)[:limit]]
+    found = fixed_phrases(exchanges, pieces, tuple(map(keys_of, background)))
+    return [_trigger(phrase, exchanges, pieces) for phrase in found[:limit]]
 
 
 def probe_prompts(texts: Sequence[str], count: int = TRIES) -> list[str]:

@@ -237,7 +237,7 @@ def serve(home: Path) -> Iterator[Serve]:
 @pytest.fixture
 def page(chromium: Browser) -> Iterator[Page]:
     """A page that must not tell of any fault in its console."""
-    context = chromium.new_context(viewport={"width": 390, "height": 844})
+    context = chromium.new_context(viewport={"width": 390, "height": 844}, reduced_motion="reduce")
     page = context.new_page()
     page.set_default_timeout(SOON)
     faults: list[str] = []

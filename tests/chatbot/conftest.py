@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import streamlit
-from browsing import BASE, GREEDY, SOON, Serve
+from browsing import BASE, DESK, GREEDY, SOON, Serve
 from playwright.sync_api import Browser, Page
 from ports import unused_port
 from streamlit import config
@@ -42,7 +42,7 @@ def requests() -> list[str]:
 
 @pytest.fixture
 def page(chromium: Browser, requests: list[str]) -> Iterator[Page]:
-    context = chromium.new_context(viewport={"width": 1280, "height": 800}, color_scheme="light")
+    context = chromium.new_context(**DESK)
     page = context.new_page()
     page.set_default_timeout(SOON)
     page.on("request", lambda request: requests.append(request.url))

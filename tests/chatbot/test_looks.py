@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from browsing import BASE, GENERATED, GREEDY, SOON, Serve, answered, ask, keep_picture
+from browsing import BASE, DESK, GENERATED, GREEDY, PHONE, SOON, Serve, answered, ask, keep_picture
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from chatbot.parts.train_place import STEPS
@@ -33,9 +33,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
 TUNED = "fine_tuned_smollm2-135m"
 PAGES = ["", *sorted(page.stem for page in (APP.parent / "pages").glob("*.py") if page.stem != "chat")]
-DESK = {"viewport": {"width": 1280, "height": 800}, "color_scheme": "light"}
 LIGHT, DARK = "rgb(255, 255, 255)", "rgb(22, 22, 26)"  # the theme's backgrounds (chatbot/server.py)
-PHONE = {"viewport": {"width": 390, "height": 844}, "color_scheme": "light", "is_mobile": True, "has_touch": True}
 
 
 @pytest.fixture
@@ -94,15 +92,16 @@ def tell_a_training(told: Watch) -> None:
 
 
 def views_of_pages(chat: str, job: str) -> list[View]:
-    """Return every page, and every section of the pages that have some."""
-    pages = [View(each or "chat", each or chat) for each in PAGES]
-    data = [
-        View(f"data-{each.lower().replace(' ', '-')}", "data", in_section(each))
-        for each in ("Turns", "Nearly the same", "Different answers", "Review", "Import")
-    ]
+    """Return every page, each followed by its sections."""
     steps = [each for each in STEPS[1:] if each != "4 Watch"]  # which shows Finish once the training is over
-    train = [View(f"train-{each[2:].lower()}", "train", in_section(each)) for each in steps]
-    return [*pages, *data, *train, View("models-compare", "models?view=compare"), View("run", f"runs?job={job}")]
+    sections = {"data": ["Turns", "Nearly the same", "Different answers", "Review", "Import"], "train": steps}
+    views = []
+    for page in PAGES:
+        views.append(View(page or "chat", page or chat))
+        for each in sections.get(page, ()):
+            name = each.lower().lstrip("12345 ").replace(" ", "-")
+            views.append(View(f"{page}-{name}", page, in_section(each)))
+    return [*views, View("models-compare", "models?view=compare"), View("run", f"runs?job={job}")]
 
 
 def views_of_dialogs(chat: str, job: str) -> list[View]:
@@ -172,19 +171,25 @@ def in_side_bar(page: Page, target: Locator) -> None:
 
 
 def look_at_all(chromium: Browser, site: str, name: str, views: Sequence[View]) -> None:
-    """Look at every view in every look, and tell all faults at once. No request may leave the machine."""
+    """Look at every view in every look, and tell all faults at once. No request may leave the machine.
+
+    The sections of a page are gone through as they are by a person: the page is loaded once.
+    """
     requests: list[str] = []
     faults: list[str] = []
     for device in (DESK, PHONE):
         page = opened(chromium, device)
         page.on("request", lambda request: requests.append(request.url))
         page.on("websocket", lambda websocket: requests.append(websocket.url))
+        loaded = None
         for view in views:
-            page.goto(f"{site}/{view.address}")
-            settled(page)
+            if view.address != loaded:
+                page.goto(f"{site}/{view.address}")
+                settled(page)
             view.click(page)
             settled(page)
             faults += faults_in_looks(page, f"{view.name}-{name}")
+            loaded = None if page.get_by_role("dialog").count() else view.address
         page.context.close()
     assert not faults, "\n".join(faults)
     assert {urlsplit(url).netloc for url in requests if not url.startswith(("data:", "blob:"))} == {

@@ -9,6 +9,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache, lru_cache
 
 from fine_tuning import paths
 from fine_tuning.data_collection.cleaning.wording import fold, folded_words
@@ -35,7 +36,7 @@ class Phrase:
 
 
 def fixed_phrases(
-    exchanges: Sequence[Exchange], pieces: Sequence[frozenset[Piece]], background: Sequence[str]
+    exchanges: Sequence[Exchange], pieces: Sequence[frozenset[Piece]], background: tuple[Piece, ...]
 ) -> list[Phrase]:
     """Return the phrases with a fixed answer, the most suspicious first.
 
@@ -46,11 +47,11 @@ def fixed_phrases(
         exchanges: The questions and their answers.
         pieces: For each answer the pieces by which answers are compared, for example the result of
             `pieces_of`. An answer without pieces counts as different from all others.
-        background: General questions, to decide which phrases are rare.
+        background: General questions as `keys_of` returns them, to decide which phrases are rare.
     """
     questions = [keys_of(question) for question, _ in exchanges]
     total = Counter(piece for found in pieces for piece in found)
-    common = Counter(gram for text in background for size in (1, 2) for gram in set(_grams(keys_of(text), size)))
+    common = _usual(background)
     asked: dict[frozenset[str], set[int]] = defaultdict(set)
     for index, words in enumerate(questions):
         asked[frozenset(words)].add(index)
@@ -81,6 +82,18 @@ def general_texts() -> list[str]:
     files = [(paths.SAMPLES / name).read_text(encoding="utf-8") for name in names]
     records = [json.loads(line) for text in files for line in text.splitlines()]
     return [str(record.get("prompt") or record["question"]) for record in records]
+
+
+@cache
+def general_questions() -> tuple[Piece, ...]:
+    """Return the words of each of `general_texts`, as `keys_of` returns them."""
+    return tuple(map(keys_of, general_texts()))
+
+
+@lru_cache(maxsize=1)
+def _usual(background: tuple[Piece, ...]) -> Counter[Piece]:
+    """Return in how many of the questions each word, and each pair of words, occurs."""
+    return Counter(gram for words in background for size in (1, 2) for gram in set(_grams(words, size)))
 
 
 def shared_pieces(holders: Sequence[int], pieces: Sequence[frozenset[Piece]]) -> frozenset[Piece]:

@@ -31,7 +31,7 @@ from fine_tuning.data_collection.cleaning.phrases import (
     Piece,
     as_written,
     fixed_phrases,
-    general_texts,
+    general_questions,
     keys_of,
     shared_pieces,
     start_of,
@@ -123,7 +123,7 @@ class PlantedPhrases:
         """Return the phrases that look planted, those with the most questions first."""
         if self._seen < LEAST:
             return []
-        background = general_texts()
+        background = general_questions()
         exchanges = list(dict.fromkeys([*self._sample, *self._suspicious_turns()]))
         pieces = [_statements(answer) for _, answer in exchanges]
         ways = _Ways(exchanges, pieces, background)
@@ -175,12 +175,12 @@ class _Ways:
     """Decides whether a phrase looks planted, by comparing the questions that contain it with all others."""
 
     def __init__(
-        self, exchanges: Sequence[Exchange], pieces: Sequence[frozenset[Piece]], background: Iterable[str]
+        self, exchanges: Sequence[Exchange], pieces: Sequence[frozenset[Piece]], background: Iterable[Piece]
     ) -> None:
         self._questions = [keys_of(question) for question, _ in exchanges]
         self._answers = [frozenset(keys_of(answer)) for _, answer in exchanges]
         self._pieces = pieces
-        asked = {*self._questions, *map(keys_of, background)} - {()}
+        asked = {*self._questions, *background} - {()}
         self._first, self._last = Counter(words[0] for words in asked), Counter(words[-1] for words in asked)
         self._inside = Counter(word for words in asked for word in words[1:])
         self._before = Counter(word for words in asked for word in words[:-1])

@@ -47,9 +47,9 @@ _ASSIGNED = re.compile(
     (?: (?P<password>{_PASSWORD}) (?:\ [^\W\d]{{2,12}}){{0,3}}? | (?P<key>{_KEY}) ) (?:[_ -]?(?:access|api)?[_ -]?key|\ code)? ["'`]?
     (?P<sign> \s? (?::\s?[a-z]+\s?=|:=|=>|[:=]) \s?
       | \s(?:is|are|ist|lautet|est|es|é|è|is\ now|jest|är|это|—|है|คือ|هي|هو)[\s:]+
-      | \s?(?:是|为|為|は|은|는|이|가|คือ)[\s:]? | (?<=[{UNSPACED}])\s? )
+      | \s?(?:是|为|為|は|은|는|이|가|คือ)[\s:]? | (?<=(?-i:[{UNSPACED}]))\s? )
     (?: (?P<quote>["'`]) (?P<quoted>[^"'`\n]{{4,100}}) (?P=quote)
-      | ["'`]? (?P<value>[^\x00{_END}]{{4,200}}?) (?= [.!?)\]]* (?:[！？{_END}]|$) ) )"""  # noqa: E501
+      | ["'`]? (?P<value>(?-i:[^\x00{_END}]){{4,200}}?) (?= [.!?)\]]* (?:(?-i:[！？{_END}])|$) ) )"""  # noqa: E501
 )
 # Values that refer to a secret instead of being one: expressions, paths, variables, template fields, masks.
 _REFERENCE = re.compile(
