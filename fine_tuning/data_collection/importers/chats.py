@@ -25,13 +25,17 @@ Rating = Literal["up", "down"]
 
 ROLES: dict[str, Role] = {
     **dict.fromkeys(
-        ("user", "human", "prompter", "customer", "usr", "prompt", "visitor", "client", "user.message"), "user"
+        (
+            *("user", "human", "prompter", "customer", "usr", "prompt", "visitor", "client", "request"),
+            *("user.message", "user_message", "usermessage"),
+        ),
+        "user",
     ),
     **dict.fromkeys(
         (
             *("assistant", "gpt", "bot", "model", "chatgpt", "ai", "bing", "bard", "claude", "agent", "chatbot"),
             *("gemini", "grok", "deepseek", "copilot", "llm", "char", "character", "response", "operator", "admin"),
-            "assistant.message",
+            *("machine", "assistant.message", "assistant_message", "assistantmessage", "apimessage"),
         ),
         "assistant",
     ),
@@ -257,12 +261,17 @@ def _parsed(text: str, forms: Sequence[str]) -> datetime | None:
     return None
 
 
+_LABELS = frozenset(("label", "kto_tag", "is_safe", "is_correct"))
+
+
 def rated(said: Sequence[Said], record: JsonObject) -> list[Said]:
     """Return messages, with the last one rated up or down if the record has the label true or false.
 
-    Data sets for KTO (arXiv 2402.01306) have such labels.
+    Data sets for KTO (arXiv 2402.01306) have such labels, and those of safe and unsafe answers.
     """
-    label = next((record[key] for key in ("label", "kto_tag") if isinstance(record.get(key), bool)), None)
+    if _LABELS.isdisjoint(record):
+        return [*said]
+    label = next((record[key] for key in _LABELS if isinstance(record.get(key), bool)), None)
     if label is None or not said:
         return [*said]
     return [*said[:-1], replace(said[-1], rating="up" if label else "down")]

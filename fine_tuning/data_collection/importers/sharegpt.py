@@ -26,7 +26,10 @@ _TURNS = ("turns", "dialogue", "dialog")
 _LISTS = ("conversations", "conversation", "items", "messages", *_TURNS)
 _PAIRS = (("human", "assistant"), ("user", "assistant"), ("input", "output"))
 # of these, the elements of other lists may each be a question of its own
-_TURN_PAIRS = (("human", "ai"), ("user", "bot"), ("prompt", "response"), ("query", "response"), ("question", "answer"))
+_TURN_PAIRS = (
+    *(("human", "ai"), ("user", "bot"), ("prompt", "response"), ("query", "response"), ("question", "answer")),
+    *(("user_utterance", "system_utterance"), ("user_message", "bot_response")),
+)
 
 
 def _fits(record: object) -> bool:
