@@ -159,6 +159,8 @@ def _question(record: JsonObject, names: _Names) -> str:
 
 def _passage(value: JsonValue) -> str:
     """Return a question or its context as text. It is a text, a list of texts, or a table of titles with sentences."""
+    if isinstance(value, str):
+        return value
     if rows := rows_in(value):  # HotpotQA: {"title": [...], "sentences": [[...]]}
         value = [list(row.values()) for row in rows]
     if isinstance(value, dict):  # NarrativeQA: {"text": "…", "tokens": [...]}; PubMedQA: {"contexts": [...], …}
@@ -174,6 +176,8 @@ def _flat(value: JsonValue) -> str:
 
 def _choices(record: JsonObject, names: _Names) -> dict[str, str]:
     """Return the choices of a question by their labels, with the label before each; {} if it has none."""
+    if not names.choices and not names.letters:
+        return {}
     if names.letters:
         return {name: _labelled(name, text_of(record[name], name)) for name in names.letters if record[name]}
     found = record.get(names.choices)

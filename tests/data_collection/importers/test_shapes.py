@@ -355,3 +355,9 @@ def test_a_refusal_says_in_a_line_what_is_missing(log, tmp_path, record, advice)
     with pytest.raises(DataError, match=advice) as refused:
         import_files(log, [lines(tmp_path / "set.jsonl", record)])
     assert len(str(refused.value)) < 400
+
+
+def test_labels_that_are_objects_are_no_verdicts(log, tmp_path):
+    record = {"question": Q, "answer": A, "label": {"ability": ["maths"]}}
+    import_files(log, [lines(tmp_path / "set.jsonl", record)])
+    assert turns(log) == [(Q, A)]
