@@ -17,7 +17,7 @@ from chatbot.server import config, service
 from fine_tuning.data_collection import uploads
 from fine_tuning.data_collection.cleaning.planted_phrases import WARNING, PlantedPhrase, title_of
 from fine_tuning.data_collection.documents.pairs import Pair
-from fine_tuning.data_collection.importers.table import NAME_IT
+from fine_tuning.data_collection.importers.refusals import NAME_IT
 from fine_tuning.data_collection.peek import Peek, peek
 from fine_tuning.data_collection.uploads import Upload
 from fine_tuning.errors import ByoaiError, DataError, DatasetNotFound

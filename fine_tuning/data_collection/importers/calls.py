@@ -20,9 +20,11 @@ _PAIRS = (
     *(("request_body", "response_body"), ("input", "choices"), ("input", "ideal"), ("input", "expectedOutput")),
     *(("input", "expected_output"), ("inputs", "reference_outputs"), ("prompt", "sampled"), ("prompt", "response")),
     *(("modelInput", "modelOutput"), ("params", "result"), ("messages", "response"), ("messages", "completion")),
+    *(("input_messages", "output_messages"), ("inputTranscript", "messages")),
     *(("messages", "output"), ("messages", "answer"), ("messages", "choices"), ("item", "sample")),
 )
-_WITHIN = ("data", "run")  # OpenAI Evals: {"type": "sampling", "data": {"prompt": [...], "sampled": [...]}}
+# OpenAI Evals: {"type": "sampling", "data": {"prompt": [...], "sampled": [...]}}; spans of OpenTelemetry
+_WITHIN = ("data", "run", "attributes", "gen_ai", "llm")
 _ASKED = (
     *("messages", "body", "input", "inputs", "prompt", "question", "query", "contents", "raw", "text", "content"),
     "inputBodyJson",
@@ -40,8 +42,9 @@ _ANSWERED = (
         "output_text",
         "answer",
     ),
-    *("response", "completion", "content", "parts", "text", "result", "generation", "outputBodyJson"),
+    *("response", "completion", "content", "parts", "generic", "text", "result", "generation", "outputBodyJson"),
 )
+_PARTS = frozenset(("generic", "text"))  # of `_ANSWERED`, lists of which each element belongs to the answer
 _SYSTEM = ("system", "instructions", "systemInstruction", "system_instruction")
 _TIMES = ("start_time", "startTime", "started_at", "timestamp", "created_at", "created")
 _CLASSES: dict[str, Role] = {"HumanMessage": "user", "AIMessage": "assistant", "SystemMessage": "system"}
@@ -55,7 +58,7 @@ def _call(record: object) -> tuple[object, object] | None:
     """
     if not isinstance(record, dict):
         return None
-    for holder in (record, *(record[key] for key in _WITHIN if isinstance(record.get(key), dict))):
+    for holder in _holders(record):
         for asked, answered in _PAIRS:
             sent, got = holder.get(asked), holder.get(answered)
             is_list = isinstance(got, list) and bool(got) and isinstance(got[0], dict)
@@ -63,6 +66,14 @@ def _call(record: object) -> tuple[object, object] | None:
             if is_told and not (asked == "prompt" and isinstance(got, list) and answered != "sampled"):
                 return None if asked == "messages" and _is_answered(sent) else (sent, got)
     return None
+
+
+def _holders(record: JsonObject, depth: int = 0) -> Iterator[JsonObject]:
+    """Yield a record, and the objects within it that may hold the call."""
+    yield record
+    for key in _WITHIN if depth < 2 else ():
+        if isinstance(inner := record.get(key), dict):
+            yield from _holders(inner, depth + 1)
 
 
 def _is_answered(messages: Any) -> bool:
@@ -141,9 +152,12 @@ def _got(value: Any, depth: int = 0) -> Iterator[Said]:
     elif isinstance(value, dict) and (value.get("role") or value.get("kwargs")):
         yield replace(_message(value), role="assistant")
     elif isinstance(value, dict):
-        inner = next((value[key] for key in _ANSWERED if value.get(key)), None)
+        key = next((key for key in _ANSWERED if value.get(key)), "")
         texts = [text for text in value.values() if isinstance(text, str)]
-        yield from _got(inner if inner is not None else texts[0] if len(texts) == 1 == len(value) else "", depth + 1)
+        inner = value[key] if key else texts[0] if len(texts) == 1 == len(value) else ""
+        # Watson: {"output": {"generic": [{"text": "…"}, {"text": "…"}]}} is one answer; of choices the first is read
+        for each in inner if key in _PARTS and isinstance(inner, list) else [inner]:
+            yield from _got(each, depth + 1)
 
 
 def _message(message: JsonObject) -> Said:

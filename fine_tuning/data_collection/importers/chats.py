@@ -25,13 +25,17 @@ Rating = Literal["up", "down"]
 
 ROLES: dict[str, Role] = {
     **dict.fromkeys(
-        ("user", "human", "prompter", "customer", "usr", "prompt", "visitor", "client", "user.message"), "user"
+        (
+            *("user", "human", "prompter", "customer", "usr", "prompt", "visitor", "client", "request"),
+            *("user.message", "user_message", "usermessage"),
+        ),
+        "user",
     ),
     **dict.fromkeys(
         (
             *("assistant", "gpt", "bot", "model", "chatgpt", "ai", "bing", "bard", "claude", "agent", "chatbot"),
             *("gemini", "grok", "deepseek", "copilot", "llm", "char", "character", "response", "operator", "admin"),
-            "assistant.message",
+            *("machine", "assistant.message", "assistant_message", "assistantmessage", "apimessage"),
         ),
         "assistant",
     ),
@@ -116,8 +120,16 @@ class _Exchange:
     opening: list[str] = field(default_factory=list)  # answers before the first question
 
     def is_told(self) -> bool:
-        asked = any(said.text.strip() or said.parts for said in self.asked)
-        return asked and any(said.text.strip() for said in self.answered)
+        """Return whether the exchange has a question and an answer. Loops, since `any` takes three times as long."""
+        for asked in self.asked:
+            if asked.parts or asked.text.strip():
+                break
+        else:
+            return False
+        for answered in self.answered:  # noqa: SIM110
+            if answered.text.strip():
+                return True
+        return False
 
 
 def entries_of(chat: Chat, format: str, facts: JsonObject) -> tuple[list[Entry], int]:
@@ -164,7 +176,8 @@ def _exchanges(said: Sequence[Said]) -> Iterator[_Exchange]:
         if message.role == "user" and now.answered:
             yield now
             now = _Exchange() if now.is_told() else _Exchange(system=now.system, opening=now.opening)
-        now.parts += [{"role": message.role, "part": plain(part)} for part in message.parts]
+        if message.parts:
+            now.parts += [{"role": message.role, "part": plain(part)} for part in message.parts]
         match message.role:
             case "system":
                 now.system.append(message.text)
@@ -181,10 +194,15 @@ def _exchanges(said: Sequence[Said]) -> Iterator[_Exchange]:
 
 
 def _facts(exchange: _Exchange) -> dict[str, object]:
-    thoughts = "\n\n".join(said.thoughts for said in exchange.answered if said.thoughts)
+    models, thoughts = list[str](), list[str]()
+    for said in exchange.answered:
+        if said.model:
+            models.append(said.model)
+        if said.thoughts:
+            thoughts.append(said.thoughts)
     facts: dict[str, object] = {
-        "model": next((said.model for said in exchange.answered if said.model), ""),
-        "thoughts": thoughts,
+        "model": models[0] if models else "",
+        "thoughts": "\n\n".join(thoughts),
         "system": "\n\n".join(exchange.system),
         "opening": "\n\n".join(exchange.opening),
         "parts": exchange.parts,
@@ -257,12 +275,17 @@ def _parsed(text: str, forms: Sequence[str]) -> datetime | None:
     return None
 
 
+_LABELS = frozenset(("label", "kto_tag", "is_safe", "is_correct"))
+
+
 def rated(said: Sequence[Said], record: JsonObject) -> list[Said]:
     """Return messages, with the last one rated up or down if the record has the label true or false.
 
-    Data sets for KTO (arXiv 2402.01306) have such labels.
+    Data sets for KTO (arXiv 2402.01306) have such labels, and those of safe and unsafe answers.
     """
-    label = next((record[key] for key in ("label", "kto_tag") if isinstance(record.get(key), bool)), None)
+    if _LABELS.isdisjoint(record):
+        return [*said]
+    label = next((record[key] for key in _LABELS if isinstance(record.get(key), bool)), None)
     if label is None or not said:
         return [*said]
     return [*said[:-1], replace(said[-1], rating="up" if label else "down")]
@@ -277,7 +300,12 @@ def task_in(record: object, *keys: str) -> JsonObject:
 
     Return {} too if the value is not usable as a label (`as_task`).
     """
-    return as_task(next((record[key] for key in keys if record.get(key)), None)) if isinstance(record, dict) else {}
+    if not isinstance(record, dict):
+        return {}
+    for key in keys:
+        if record.get(key):
+            return as_task(record[key])
+    return {}
 
 
 def as_task(label: object) -> JsonObject:

@@ -6,13 +6,15 @@ answer is the text of the right choice, also where the record has only its numbe
 
 import html
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from fine_tuning.data_collection.importers.chats import (
     QUESTION_MARKS,
+    BadRecord,
     Chat,
+    Fault,
     Said,
     has,
     rated,
@@ -21,32 +23,50 @@ from fine_tuning.data_collection.importers.chats import (
 )
 from fine_tuning.data_collection.importers.html_text import text_of_html
 from fine_tuning.data_collection.importers.pairs import before
+from fine_tuning.data_collection.importers.people_records import key_of
 from fine_tuning.data_collection.importers.preference import dialogue
 from fine_tuning.data_collection.importers.shape import Importer, Source, each
 from fine_tuning.json_values import JsonObject, JsonValue
 
-_ASKED = (
+
+def _keys(*names: str) -> tuple[str, ...]:
+    """Return names of fields as `key_of` returns them."""
+    return tuple(map(key_of, names))
+
+
+_ASKED = _keys(
     *("question", "questions", "q", "query", "prompt", "user", "human", "user_message", "instruction", "input"),
     *("input_text", "inputs_pretokenized", "inputs", "ask", "request", "patterns", "usersays", "customer"),
-    *("user_input", "question_stem", "frage", "pregunta", "pergunta", "domanda", "vraag", "问题", "質問"),
+    *("user_input", "input_transcript", "question_title", "question_text", "question_stem"),
+    *("frage", "pregunta", "pergunta", "domanda", "vraag", "问题", "質問"),
 )
-_ANSWERED = (
-    *("answer", "answers", "a", "response", "completion", "assistant", "bot", "bot_response", "output", "target"),
-    *("targets_pretokenized", "targets", "generation", "reply", "agent", "ai", "chatbot", "responses", "completions"),
-    *("acceptedanswer", "best_answer", "correct_answer", "reference_answer", "output_text", "solution", "resolution"),
+_ANSWERED = _keys(
+    *("answer", "reference_answer", "expected_output", "answers", "response", "completion", "assistant", "bot"),
+    *("bot_response", "output", "target", "targets_pretokenized", "targets", "generation", "reply", "agent", "ai"),
+    *("chatbot", "responses", "completions", "human_answers", "accepted_answer", "best_answer", "correct_answer"),
+    *("long_answer", "short_answer", "model_output", "model_response", "output_text", "solution"),
+    *("generated_solution", "resolution", "a"),
     *("antwort", "réponse", "reponse", "respuesta", "resposta", "risposta", "antwoord", "答案", "回答"),
 )
+_FULL = _keys("solution", "long_answer")  # rather than the "answer" beside them, which is only the result
 # names that count only together
-_TOGETHER = (("patient", "doctor"), ("client", "therapist"), ("student", "tutor"), ("front", "back"))
+_TOGETHER = (
+    *(("patient", "doctor"), ("client", "therapist"), ("student", "tutor"), ("front", "back"), ("input", "content")),
+    *(("message1", "message2"), ("message", "text")),
+)
+# of a test of a program that answers from texts: the expected answer is right, and what the program said may not be
+_TESTED = _keys("contexts", "retrieved_contexts", "retrieval_context", "reference_contexts", "actual_output")
+_EXPECTED = _keys("ground_truth", "reference", "expected_output", "expected_answer", "ideal")
 # names of questions that count only beside one of `_ANSWERED`: {"title": "…", "selftext": "…", "answers": ...}
 _TITLES = ("title", "name", "subject", "description", "problem", "issue", "text", "examples", "utterances", "phrases")
-_BODIES = ("selftext", "body")
+_NAMED = frozenset(("answer", "answers", "acceptedanswer", "responses", "reply"))  # beside which a "name" is asked
+_BODIES = _keys("selftext", "body", "question_content", "question_body")
 _ASKED_WORDS = frozenset(("question", "questions", "q", "query", "prompt", "user"))
 _ANSWERED_WORDS = frozenset(
     ("answer", "answers", "a", "response", "completion", "assistant", "bot", "reply", "resolution")
 )
 # of an answer that is an object
-_ANSWER_KEYS = ("text", "answer", "response", "content", "body", "input_text", "value")
+_ANSWER_KEYS = ("text", "answer", "response", "content", "body", "input_text", "value", "spans")
 _RANKS, _SCORES = ("rank",), ("pm_score", "overall_score", "score", "votes", "upvotes")  # the lowest rank is the best
 _ACCEPTED = ("selected", "is_selected", "accepted", "is_accepted")
 _HTML = re.compile(r"\s*<(?:p|div|ul|ol|h\d|span|br)\b[^>]*>", re.IGNORECASE)
@@ -55,10 +75,12 @@ _VERDICTS = ("accept", "reject", "ignore")  # Prodigy: an annotator's verdict, u
 _NO_ANSWER = ("No Answer Present.",)  # MS MARCO
 _MOST_COLUMNS, _LONGEST_NAME = 12, 40
 _CONTEXT = ("context", "passage", "article", "kontext")
-_TASKS = ("definition", "task_definition")
-_CHOICES, _RIGHT = ("choices", "options"), ("answerkey", "answer_idx", "answer_index", "correct", "label", "gold")
-_SESSIONS = (
-    *("conversation_id", "conversationid", "conversation_no", "dialogue_id", "dialog_id", "conv_id", "session_id"),
+_TASKS = _keys("definition", "task_definition")
+_CHOICES = ("choices", "options")
+_RIGHT = _keys("answer_key", "answer_idx", "answer_index", "correct", "correct_option", "label", "gold")
+_LETTERS = ("A", "B", "C", "D", "E")  # columns of choices: C-Eval and many tables of tests
+_SESSIONS = _keys(
+    *("conversation_id", "conversation_no", "dialogue_id", "dialog_id", "conv_id", "session_id"),
 )
 _SENTENCE = re.compile(r"[.!?…:。！？]\s*$|\n")  # in a text that is more than the name of a thing
 
@@ -69,14 +91,27 @@ class _Names:
 
     asked: str = ""
     answered: str = ""
+    others: tuple[str, ...] = ()  # further names of answers, for records in which `answered` is empty
     context: str = ""
     body: str = ""
     task: str = ""
     choices: str = ""
+    letters: tuple[str, ...] = ()  # "A", "B", … if each choice has a field of its own
     session: str = ""
 
 
-def _convert(record: JsonObject, source: Source) -> Iterable[Chat]:
+def _read(source: Source) -> Iterator[Chat | Fault]:
+    """Yield the chats. If all labels are 0 or 1, they say which answers are right, as those of WikiQA do."""
+    labels = [record["label"] for record in source.found.sample if has(record, "label")]
+    are_verdicts = 0 in labels and 1 in labels and all(type(label) is int and label in (0, 1) for label in labels)
+
+    def convert(record: JsonObject, source: Source) -> Iterable[Chat]:
+        return _convert({**record, "label": record.get("label") == 1} if are_verdicts else record)
+
+    yield from each(convert, "a question and an answer")(source)
+
+
+def _convert(record: JsonObject) -> Iterable[Chat]:
     """Yield the chat of a question and its answer, or one for each wording of the question.
 
     If the record maps questions to answers (`_is_map`), yield a chat for each question. Several
@@ -89,7 +124,12 @@ def _convert(record: JsonObject, source: Source) -> Iterable[Chat]:
             yield Chat([Said("user", question), Said("assistant", _answer(answer, "answer"))])
         return
     names = _pair(record)
+    if record[names.answered] in (None, "", []):
+        filled = next((name for name in names.others if record[name] not in (None, "", [])), names.answered)
+        names = replace(names, answered=filled)
     asked, answer = record[names.asked], record[names.answered]
+    if isinstance(steps := record.get("labels"), list) and isinstance(answer, list) and len(steps) == len(answer):
+        raise BadRecord("an answer, found its steps with a verdict on each")  # of a process reward model
     if not isinstance(asked, list):
         said = [*dialogue(_question(record, names), "user"), Said("assistant", _right(record, names))]
         session = text_of(record.get(names.session), "an id")
@@ -119,8 +159,12 @@ def _question(record: JsonObject, names: _Names) -> str:
 
 def _passage(value: JsonValue) -> str:
     """Return a question or its context as text. It is a text, a list of texts, or a table of titles with sentences."""
-    if isinstance(value, dict):  # HotpotQA: {"title": [...], "sentences": [[...]]}
-        value = [list(row.values()) for row in rows_in(value)]
+    if isinstance(value, str):
+        return value
+    if rows := rows_in(value):  # HotpotQA: {"title": [...], "sentences": [[...]]}
+        value = [list(row.values()) for row in rows]
+    if isinstance(value, dict):  # NarrativeQA: {"text": "…", "tokens": [...]}; PubMedQA: {"contexts": [...], …}
+        value = next((value[key] for key in ("text", "contexts") if value.get(key)), next(iter(value.values()), None))
     if not isinstance(value, list):
         return text_of(value, "a text")
     return "\n\n".join(_flat(each) for each in value)
@@ -132,7 +176,13 @@ def _flat(value: JsonValue) -> str:
 
 def _choices(record: JsonObject, names: _Names) -> dict[str, str]:
     """Return the choices of a question by their labels, with the label before each; {} if it has none."""
+    if not names.choices and not names.letters:
+        return {}
+    if names.letters:
+        return {name: _labelled(name, text_of(record[name], name)) for name in names.letters if record[name]}
     found = record.get(names.choices)
+    if isinstance(found, dict) and len(found) > 1 and all(isinstance(text, str) for text in found.values()):
+        return {label: _labelled(label, str(each)) for label, each in found.items()}  # MedQA: {"A": "…", "B": "…"}
     rows = rows_in(found) if isinstance(found, dict) else found if isinstance(found, list) else []
     texts = [text for row in rows if isinstance(text := row.get("text") if isinstance(row, dict) else row, str)]
     if len(texts) < 2 or len(texts) != len(rows):
@@ -149,6 +199,8 @@ def _labelled(label: str, text: str) -> str:
 def _right(record: JsonObject, names: _Names) -> str:
     """Return the answer to a question; if the question has choices, the text of the right one."""
     value, choices = record[names.answered], _choices(record, names)
+    if isinstance(value, str) and value not in choices and isinstance(record.get(names.choices), dict):
+        return next((text for label, text in choices.items() if text == _labelled(label, value)), _answer(value, ""))
     if choices and isinstance(value, int | str) and not isinstance(value, bool):
         if str(value).isdecimal() and 0 <= int(value) < len(choices) and str(value) not in choices:
             return list(choices.values())[int(value)]
@@ -203,25 +255,38 @@ def _pair(record: object) -> _Names:
 @lru_cache(maxsize=1000)
 def _names_of(keys: tuple[str, ...]) -> _Names:
     """Return which of these keys of a record holds what. It is cached, as most records of a file have the same keys."""
-    names = {str(name).strip().casefold(): name for name in keys}
+    names = {key_of(str(name).strip().casefold()): name for name in keys}
 
     def first_of(known: Sequence[str]) -> str:
         return next((names[name] for name in known if name in names), "")
 
-    asked, answered, context = first_of(_ASKED), first_of(_ANSWERED), first_of(_CONTEXT)
+    asked, answered, context = first_of(_ASKED), first_of(_FULL) or first_of(_ANSWERED), first_of(_CONTEXT)
     choices = first_of(_CHOICES)
-    answered = answered or (choices and first_of(_RIGHT))
+    letters = tuple(letter for letter in _LETTERS if letter in keys)
+    letters = letters if letters[:2] == _LETTERS[:2] else ()
+    answered = answered or (first_of(_RIGHT) if choices or letters else "")
+    if any(name in names for name in _TESTED):
+        answered = first_of(_EXPECTED) or answered
     if not asked or not answered:
-        both = next(((names[one], names[other]) for one, other in _TOGETHER if one in names and other in names), None)
+        both = next(((names[one], names[other]) for one, other in _TOGETHER if {one, other} <= names.keys()), None)
         asked, answered = both or (asked, answered)
     if answered and not asked:
-        asked = first_of(_TITLES)
-    asked, answered = asked or _with_word(names, _ASKED_WORDS), answered or _with_word(names, _ANSWERED_WORDS)
+        is_named = key_of(answered.casefold()) in _NAMED
+        asked = first_of(_TITLES if is_named else tuple(name for name in _TITLES if name != "name"))
+    asked, answered = asked or _with_word(keys, _ASKED_WORDS), answered or _with_word(keys, _ANSWERED_WORDS)
     if answered and not asked:
-        asked = _with_word(names, frozenset(("description", "problem", "issue"))) or context
-    body = first_of(_BODIES) if asked.casefold() == "title" else ""
+        asked = _with_word(keys, frozenset(("description", "problem", "issue"))) or context
+    body = first_of(_BODIES) if key_of(asked.casefold()) in ("title", "questiontitle") else ""
     context = context if context != asked else ""
-    return _Names(asked, answered, context, body, first_of(_TASKS), choices, first_of(_SESSIONS))
+    others = tuple(names[name] for name in _ANSWERED if name in names and names[name] not in (answered, *letters))
+    return _Names(asked, answered, others, context, body, first_of(_TASKS), choices, letters, first_of(_SESSIONS))
+
+
+def names_in(record: Mapping[object, object]) -> tuple[str, str]:
+    """Return the names of the fields with the question and the answer; "" for each that a record has not."""
+    names = {key_of(str(name).strip().casefold()): str(name) for name in record}
+    asked, answered = (next((names[name] for name in known if name in names), "") for known in (_ASKED, _ANSWERED))
+    return asked, answered
 
 
 def _is_map(record: object) -> bool:
@@ -232,14 +297,14 @@ def _is_map(record: object) -> bool:
     return 3 * asks >= 2 * len(record)
 
 
-def _with_word(names: dict[str, str], known: frozenset[str]) -> str:
+def _with_word(keys: Sequence[str], known: frozenset[str]) -> str:
     """Return the column with one of the words `known` in its name, such as "User Question".
 
     Return "" if several columns have one, or if the record does not look like a row of a table.
     """
-    if len(names) > _MOST_COLUMNS or any(len(name) > _LONGEST_NAME for name in names):
+    if len(keys) > _MOST_COLUMNS or any(len(name) > _LONGEST_NAME for name in keys):
         return ""
-    words = {column: set(re.split(r"[^a-z]+", name)) for name, column in names.items()}
+    words = {column: set(re.split(r"[^a-z]+", column.strip().casefold())) for column in keys}
     found = [column for column, its in words.items() if its & known and not its & _NO_TEXT]
     return found[0] if len(found) == 1 else ""
 
@@ -255,7 +320,7 @@ def _fits(record: object) -> bool:
         return False
     if isinstance(asked, list):
         return bool(asked) and all(isinstance(each, str) for each in asked)
-    return not isinstance(asked, dict | bool)
+    return not isinstance(asked, dict | bool) or (isinstance(asked, dict) and isinstance(asked.get("text"), str))
 
 
-COLUMNS = Importer("columns of questions and answers", _fits, each(_convert, "a question and an answer"))
+COLUMNS = Importer("columns of questions and answers", _fits, _read)

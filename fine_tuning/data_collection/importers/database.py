@@ -5,45 +5,15 @@ Both the old and the new tables of `llm` are read. The files are not changed.
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
 from itertools import groupby
-from urllib.parse import quote
 
 from fine_tuning.data_collection.importers.chats import ROLES, BadRecord, Chat, Fault, Said, has, list_in, moment
-from fine_tuning.data_collection.importers.files import Member
 from fine_tuning.data_collection.importers.open_webui import convert
 from fine_tuning.data_collection.importers.shape import NOT_AS_EXPECTED, Importer, Source
-from fine_tuning.errors import DataError
+from fine_tuning.data_collection.importers.sqlite_records import connected
 from fine_tuning.json_values import parse_json
 
 _PARTS = "SELECT type, text, payload, tool_name FROM parts WHERE message_hash = ? ORDER BY position"
-
-
-@contextmanager
-def opened(member: Member) -> Iterator[sqlite3.Connection]:
-    """Open a database read-only within the `with` block. Raises DataError if it cannot be read."""
-    if member.path is None:
-        raise DataError(f"{member.name} is a database inside an archive: unpack the archive, and import the file")
-    try:
-        with closing(sqlite3.connect(f"file:{quote(str(member.path))}?mode=ro", uri=True)) as connection:
-            connection.row_factory = sqlite3.Row
-            connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
-            connection.execute("PRAGMA trusted_schema = OFF")
-            yield connection
-    except (sqlite3.Error, sqlite3.Warning, UnicodeDecodeError) as error:
-        raise DataError(
-            f"cannot read the database {member.name}: {error}. If a program has it open, end it, and try again"
-        ) from error
-
-
-def tables(member: Member) -> dict[str, list[str]]:
-    """Return the names of each table's columns, by the table's name. Raises DataError if the file cannot be read."""
-    with opened(member) as database:
-        names = [str(row[0]) for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        return {
-            name: [str(row[0]) for row in database.execute("SELECT name FROM pragma_table_info(?)", (name,))]
-            for name in names
-        }
 
 
 def _fits_llm(found: object) -> bool:
@@ -54,7 +24,7 @@ def _fits_llm(found: object) -> bool:
 
 def _read_llm(source: Source) -> Iterator[Chat | Fault]:
     known = source.found.sample[0]
-    with opened(source.member) as database:
+    with connected(source.member) as database:
         columns = [
             f"{name} AS {name}" if name in known["responses"] else f"NULL AS {name}"
             for name in ("system", "reasoning", "datetime_utc", "model")
@@ -119,7 +89,7 @@ def _fits_webui(found: object) -> bool:
 
 
 def _read_webui(source: Source) -> Iterator[Chat | Fault]:
-    with opened(source.member) as database:
+    with connected(source.member) as database:
         for row in database.execute("SELECT id, chat FROM chat ORDER BY rowid"):
             place = f"chat {row['id']}"
             try:

@@ -19,7 +19,7 @@ from fine_tuning.json_values import JsonObject
 
 _LISTS = (
     *("dialog", "dialogue", "conversations", "conversation", "turns", "utterances", "messages", "chat", "history"),
-    *("log", "content", "data", "segments", "u"),
+    *("log", "content", "data", "segments", "sentences", "u"),
 )
 _WRITTEN = re.compile(r"dialog|conversation|transcript|chat", re.IGNORECASE)  # in the name of a dialogue in one text
 _LINE = re.compile(r"#?([^\W\d_][\w .'-]{0,30}?)#?\s?[:：]\s*(.*)")
@@ -36,9 +36,10 @@ _SPEAKERS = (
     "speaker_id",
     "turker",
     "who",
+    "speaker_name",
 )
 _SESSIONS = ("conv_id", "dialog_id", "dialogue_id", "conversation_id")
-_TEXTS = ("text", "utterance", "content", "message", "value", "body", "sentence")
+_TEXTS = ("text", "utterance", "content", "message", "value", "body", "sentence", "transcript")
 _SIDES: dict[str, Role] = {
     **{name: role for name, role in ROLES.items() if role in ("user", "assistant") and name not in ("agent", "char")},
     **dict.fromkeys(("patient", "seeker", "student", "caller", "apprentice", "asker", "questioner"), "user"),
@@ -81,7 +82,7 @@ def _dialogue(record: object) -> list[Spoken]:
         if isinstance(speakers, list) and len(speakers) == len(spoken):
             spoken = [(str(name), text, time) for name, (_, text, time) in zip(speakers, spoken, strict=True)]
         # else an article's paragraphs, or what a recogniser of speech heard from anybody
-        is_told = key not in ("content", "segments") or all(name for name, _, _ in spoken)
+        is_told = key not in ("content", "segments", "sentences") or all(name for name, _, _ in spoken)
         if len(spoken) > 1 and is_told:
             return spoken
     return next((told for key, text in record.items() if _WRITTEN.search(key) and (told := _lines(text))), [])

@@ -18,6 +18,9 @@ _FORMS = (
 _NUMBER = re.compile(r"(?:Q(?:uestion)?\s*\d*\s*[:.)]|\d+[.)])\s*", re.IGNORECASE)  # "Q1:", "3."
 _ANSWER = re.compile(r"\s*(?:\*\*)?A(?:nswer)?\s*\d*\s*[:.)](?:\*\*)?\s*", re.IGNORECASE)
 _BREAKS = re.compile(r"(?:([-*_])\s?){3,}|</?details[^>]*>|<br\s*/?>")
+# the text of a footnote, and lines of HTML without words, as Perplexity writes them
+_NOTE = re.compile(r"\[\^[\w-]+\]:.*|<(div|center|p|img)\b[^>]*>(?:[^\w<]*</\1>)?")
+_MARK = re.compile(r"\[\^[\w-]+\]")  # of a footnote
 _LONGEST = 10_000  # lines of one answer
 
 
@@ -58,7 +61,7 @@ def _read(source: Source) -> Iterator[Chat | Fault]:
 
 
 def _chat(question: str, told: list[str], place: str) -> Iterator[Chat]:
-    lines = list(told)
+    lines = [_MARK.sub("", line) for line in told if not _NOTE.fullmatch(line.strip())]
     while lines and (not lines[-1].strip() or _BREAKS.fullmatch(lines[-1].strip())):
         lines.pop()
     text = "\n".join(lines).strip()

@@ -20,6 +20,7 @@ from fine_tuning.data_collection.importers.chats import (
     rated,
 )
 from fine_tuning.data_collection.importers.message_forms import (
+    WRAPS,
     content_of,
     has_content,
     is_message,
@@ -34,7 +35,19 @@ from fine_tuning.json_values import JsonObject, JsonValue
 
 _LISTS = ("messages", "conversations", "conversation", "dialogue", "dialog", "chat", "turns", "responses", "chunks")
 # keys of lists that have only a part of a record's messages: `pairs` and `preference` read them
-_SIDES = frozenset(("prompt", "completion", "response", "history", "chosen", "rejected"))
+_SIDES = frozenset(
+    (
+        *("prompt", "completion", "response", "history", "chat_history", "conversation_history", "chosen", "rejected"),
+        *("chosen_conversations", "rejected_conversations"),
+    )
+)
+# keys of what continues such a list; without one of them, it is the whole conversation
+_BESIDE = frozenset(
+    (
+        *("prompt", "completion", "response", "chosen", "rejected", "query", "question", "answer", "instruction"),
+        *("input", "output", "message", "chosen_conversations", "candidates"),
+    )
+)
 # "context": PaLM and Vertex AI
 _SYSTEM = ("system", "system_prompt", "systemInstruction", "system_instruction", "context")
 _DEEPEST = 2  # objects within a record that are searched for a list of messages
@@ -45,6 +58,9 @@ _IDS = (
 
 _OWN_IDS = ("id", "message_id", "messageId", "uuid", "response_id", "user_message_id")
 _PARENTS = ("parent_id", "parentId", "parent_message_id", "parentMessageId", "parentUuid", "parent_response_id")
+
+
+_TREE = frozenset((*_PARENTS, "children"))
 
 
 def dialogues_in(record: object, depth: int = 0) -> list[list[JsonValue]]:
@@ -61,8 +77,9 @@ def dialogues_in(record: object, depth: int = 0) -> list[list[JsonValue]]:
     for key in _LISTS:
         if isinstance(found := record.get(key), list) and any(is_message(each) for each in found[:3]):
             return [found, *_threads(record)]
+    is_whole = record.keys().isdisjoint(_BESIDE)
     for key, found in record.items():
-        if key not in _SIDES and isinstance(found, list) and _has_both_sides(found):
+        if (key not in _SIDES or is_whole) and isinstance(found, list) and _has_both_sides(found):
             return [found]
     if depth == _DEEPEST:
         return []
@@ -152,6 +169,9 @@ def _paths(told: Sequence[tuple[JsonObject, Said]], all: bool) -> Iterator[list[
     If several of them reply to the same message, yield the paths through their tree instead: the best
     one, or all.
     """
+    if not any(_TREE & message.keys() or WRAPS & message.keys() for message, _ in told):
+        yield [said for _, said in told]
+        return
     messages = [unwrapped(message) for message, _ in told]
     parents = [next((message[key] for key in _PARENTS if message.get(key)), None) for message in messages]
     parents = [
@@ -245,7 +265,7 @@ def _is_note(record: object) -> bool:
 
 def _is_event(record: JsonObject) -> bool:
     """Return whether an object in a list of messages is an event between them, and not a message."""
-    names = [key for key in ("type", "event") if isinstance(record.get(key), str)]
+    names = [key for key in ("type", "event", "message_type") if isinstance(record.get(key), str)]
     return bool(names) and "role" not in record and not is_message(record)
 
 

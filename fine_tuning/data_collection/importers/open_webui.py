@@ -57,7 +57,7 @@ def _said(message: JsonObject) -> Said:
     role = ROLES.get(text_of(message.get("role"), "a role"))
     if role is None:
         raise BadRecord("a role (user, assistant, system)")
-    text, parts, _ = content_of(message.get("content"))
+    text, parts, _ = content_of(message.get("content") or message.get("content_list"))
     folded = _DETAILS.findall(text)  # sections that the page shows folded: thoughts, and tool calls
     thoughts = "\n\n".join(_unquoted(inner) for kind, inner in folded if kind == "reasoning")
     parts += [{"type": kind, "text": inner.strip()} for kind, inner in folded if kind != "reasoning"]

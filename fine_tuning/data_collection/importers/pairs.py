@@ -3,7 +3,6 @@
 The formats are Alpaca, prompt and completion, Dolly, and byoai's own export.
 """
 
-import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 
@@ -24,25 +23,26 @@ from fine_tuning.data_collection.importers.chats import (
     text_of,
 )
 from fine_tuning.data_collection.importers.message_forms import said_of
-from fine_tuning.data_collection.importers.preference import dialogue
 from fine_tuning.data_collection.importers.shape import Importer, Source, each
+from fine_tuning.data_collection.importers.templated import said_in
 from fine_tuning.json_values import JsonObject, parse_json
 
-_CUE = re.compile(r"\n\nAssistant:\s*$")  # Anthropic's former form: "\n\nHuman: What is tea?\n\nAssistant:"
+# after which the answer is expected; Anthropic's former form: "\n\nHuman: What is tea?\n\nAssistant:"
+_CUES = ("\nAssistant:", "\nASSISTANT:", "\nAI:", "\nBot:")
 _COMPLETIONS = ("completion", "response")
 
 
 def _alpaca(record: JsonObject, source: Source) -> Iterable[Chat]:
     answer = text_of(record["output"], "output")
-    asked = Said("user", _with(record, "instruction", "input", "context"))
-    yield Chat(rated([*before(record), asked, Said("assistant", answer)], record))
+    asked = _messages(_with(record, "instruction", "input", "context"), "user")
+    yield Chat(rated([*before(record), *asked, Said("assistant", answer)], record))
 
 
 def before(record: JsonObject) -> Iterator[Said]:
     """Yield the system prompt and the earlier exchanges ("history") of a record, if it has them."""
     if system := text_of(record.get("system") or record.get("system_prompt"), "a system prompt"):
         yield Said("system", system)
-    history = record.get("history")
+    history = record.get("history") or record.get("chat_history") or record.get("conversation_history")
     for earlier in history if isinstance(history, list) else ():
         if isinstance(earlier, dict):
             yield said_of(earlier)
@@ -68,8 +68,9 @@ def _messages(value: object, role: Role) -> list[Said]:
     if isinstance(value, list):
         return [said_of(message) for message in dicts(value, "messages")]
     text = text_of(value, "text")
-    if role == "user" and _CUE.search(text) and (said := dialogue(_CUE.sub("", text), role)):
-        return said
+    if role == "user" and text.rstrip().endswith(_CUES):
+        said = said_in(text)
+        return said if said[-1:] and said[-1].role == "user" else [Said(role, text)]
     return [Said(role, text)]
 
 

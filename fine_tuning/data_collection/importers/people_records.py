@@ -21,13 +21,13 @@ from fine_tuning.json_values import JsonObject
 # in lower case and without "_", "-" and spaces
 _NAMES = (
     *("sendername", "senderfullname", "imdisplayname", "displayname", "author", "sender", "from", "user", "username"),
-    *("creator", "u", "nickname", "speaker", "speakername", "commenter", "name", "senderid"),
+    *("creator", "u", "nickname", "speaker", "speakername", "commenter", "name", "senderid", "发送人", "发送者"),
 )
-_TEXTS = ("text", "content", "message", "msg", "body", "strcontent", "messagetext", "sentence")
+_TEXTS = ("text", "content", "message", "msg", "body", "strcontent", "messagetext", "sentence", "内容")
 _TIMES = (
     *("timestamp", "ts", "date", "time", "datetime", "createdat", "createat", "createddate", "createddatetime"),
     *("originalarrivaltime", "originserverts", "sentat", "messagedate", "strtime", "created", "createdutc"),
-    "creationdate",
+    *("creationdate", "postedat", "时间"),
 )
 _KNOWN_AS = ("senderemail", "senderid", "sender", "from", "nickname", "remark", "username", "id")
 _CHATS = (
@@ -36,10 +36,13 @@ _CHATS = (
 )
 _NOTES = frozenset(("systemmessage", "m.room.member", "m.reaction", "notice", "system", "event"))
 # Mattermost: {"type": "post", "post": {"user": ..., "message": ...}}; X: {"messageCreate": {"senderId": ...}}
-_WITHIN = ("post", "message", "messageCreate")
+_WITHIN = ("post", "message", "msg", "messageCreate")
 _SENDERS = {"user", "sender", "senderId"}
 _LISTS = ("MessageList", "messages", "value", "replies", "comments")
 _QUOTED = re.compile(r"\A> <@[^>\n]+>.*\n(?:>.*\n)*\n", re.MULTILINE)  # Matrix: the message that is replied to
+# WeChatMsg, Threema, and others: whether the owner of the account sent a message
+_MINE = ("issender", "isoutbox", "ismine")
+_ME, _OTHER = "Me", "Other"
 _NO_SIGNS = dict.fromkeys(map(ord, "_- "))
 _FEW = 4  # keys of a record that may have no time
 _DATES = (
@@ -69,9 +72,17 @@ def key_of(name: str) -> str:
 
 def _sender(found: Mapping[str, Any]) -> str:
     """Return the name of a message's sender; "Me" if none is named and the message is outgoing, as in iMazing."""
-    name = _named(first_in(found, _NAMES))
-    is_mine = str(found.get("type")).lower() in ("outgoing", "sent") or bool(found.get("to"))  # iMazing; Snapchat
-    return name or ("Me" if is_mine else "")
+    name, is_mine = _named(first_in(found, _NAMES)), _is_mine(found)
+    if is_mine is not None:
+        return _ME if is_mine else name or _OTHER
+    was_sent = str(found.get("type")).lower() in ("outgoing", "sent") or bool(found.get("to"))  # iMazing; Snapchat
+    return name or (_ME if was_sent else "")
+
+
+def _is_mine(found: Mapping[str, Any]) -> bool | None:
+    """Return whether a message says that the owner of the account sent it; None if it does not tell."""
+    told = str(next((found[key] for key in _MINE if key in found), "")).lower()
+    return told in ("true", "1") if told in ("true", "1", "false", "0") else None
 
 
 def first_in(record: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
@@ -86,6 +97,11 @@ def _is_message(record: object) -> bool:
         return True
     is_short = len(found) <= _FEW or "starttime" in found  # Fireflies: the time since the meeting began
     return is_short and any(key in found for key in ("sender", "speaker", "speakername"))
+
+
+def has_text(record: object) -> bool:
+    """Return whether a record has a field for the text of a message."""
+    return any(key in lowered(record) for key in _TEXTS)
 
 
 def _lists_in(record: object) -> list[list[Any]]:
@@ -124,7 +140,8 @@ def _read(source: Source) -> Iterator[Chat | Fault]:
         begun[chat] = min(begun.get(chat, line.time), line.time)
     lines.sort(key=lambda line: (begun[line[0]], line[0], line[1].time))
     chats = [(chat, [line for _, line in some]) for chat, some in groupby(lines, key=lambda line: line[0])]
-    yield from conversations_in(chats, source.me, source.member.name)
+    tells = bool(source.found.sample) and all(_is_mine(lowered(each)) is not None for each in source.found.sample)
+    yield from conversations_in(chats, source.me or (_ME if tells else ""), source.member.name)
 
 
 def _edit(message: object) -> tuple[str, str] | None:
@@ -168,7 +185,7 @@ def _lines(record: Record, day_first: bool, within: str = "") -> list[tuple[str,
     text = first_in(found, _TEXTS)
     if not name or str(found.get("messagetype") or found.get("type") or "").lower().replace("_", "") in _NOTES:
         return []
-    if isinstance(text, dict):
+    while isinstance(text, dict):
         text = first_in(lowered(text), ("body", "content", "text"))
     shown = _QUOTED.sub("", text_of(text, "a text"))
     if shown.lstrip().startswith("<") or found.get("messagetype") == "RichText":

@@ -15,8 +15,13 @@ from fine_tuning.data_collection.importers.shape import Importer, Source, each
 from fine_tuning.json_values import JsonObject, JsonValue
 
 _TURN = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")
-_PROMPTS = ("prompt", "question", "instruction", "input", "query", "conversations", "conversation", "messages")
-_CHOSEN = ("chosen", "chosen_messages", "chosen_response", "response_j", "messages")
+_PROMPTS = (
+    *("prompt", "question", "instruction", "input", "query", "conversations", "conversation", "messages", "context"),
+)
+_CHOSEN = (
+    *("chosen", "chosen_messages", "chosen_response", "chosen_conversations", "chosen_answer", "response_j"),
+    *("pos_resp", "messages"),
+)
 _TWO = (
     *(("response_0", "response_1"), ("response_1", "response_2"), ("response_a", "response_b")),
     *(("answer_0", "answer_1"), ("answer_a", "answer_b"), ("response1", "response2"), ("answer1", "answer2")),
@@ -27,9 +32,14 @@ _VERDICTS: dict[str, Callable[[str], bool | None]] = {
     "better_response_id": _FIRST.get,
     "winner": _FIRST.get,
     "preferred": _FIRST.get,
-    "overall_preference": lambda verdict: {"-": True, "0": None}.get(verdict[:1], False),  # HelpSteer: -3 to 3
+    # HelpSteer: -3 to 3
+    "overall_preference": lambda verdict: {"-": True, "0": None}.get(verdict[:1], False),
+    "preference_strength": lambda verdict: {"-": True, "0": None}.get(verdict[:1], False),
 }
-_REJECTED = ("rejected", "rejected_messages", "rejected_response", "response_k")
+_REJECTED = (
+    *("rejected", "rejected_messages", "rejected_response", "rejected_conversations", "rejected_answer", "response_k"),
+    "neg_resp",
+)
 
 
 def _fits(record: object) -> bool:

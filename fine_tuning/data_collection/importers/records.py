@@ -16,6 +16,7 @@ from fine_tuning.data_collection.importers import mail_records, xml_records
 from fine_tuning.data_collection.importers.chats import QUESTION_MARKS, Fault
 from fine_tuning.data_collection.importers.files import UNDECODED, Member, Read, encoding_of, unwatched
 from fine_tuning.data_collection.importers.json_stream import LONGEST, BadJson, JsonReader, elements, events
+from fine_tuning.data_collection.importers.packed import unpacked
 from fine_tuning.data_collection.record_files import unguarded
 from fine_tuning.errors import DataError
 from fine_tuning.json_values import parse_json
@@ -55,10 +56,24 @@ class Look:
     names: Sequence[str] = ()  # of the columns of a table, if its first row does not name them
     # for an object, the first elements of each of its lists
     lists: dict[str, list[object]] = field(default_factory=dict)
+    is_packed: bool = False  # whether records must be opened (`unpacked`)
 
 
 def look(member: Member) -> Look:
     """Return the layout and the first records of a file. Raises DataError if it cannot be read."""
+    return opened(_look(member))
+
+
+def opened(found: Look) -> Look:
+    """Return a look whose first records are not packed."""
+    sample = [unpacked(value) for value in found.sample]
+    lists = {key: [unpacked(value, found.layout == "database") for value in some] for key, some in found.lists.items()}
+    both = (*zip(sample, found.sample, strict=True), *((lists[key], some) for key, some in found.lists.items()))
+    is_packed = any(one is not other and one != other for one, other in both)
+    return replace(found, sample=sample, lists=lists, is_packed=True) if is_packed else found
+
+
+def _look(member: Member) -> Look:
     head = member.head()
     if head.startswith(b"SQLite format 3\0"):
         return Look("database")
@@ -84,7 +99,7 @@ def look_at_table(member: Member, delimiters: str = DELIMITERS[".csv"]) -> Look 
 
     The delimiter is the one that divides the first row into the most columns.
     """
-    looks = [Look("table", _values(table(member, delimiter)), delimiter=delimiter) for delimiter in delimiters]
+    looks = [opened(Look("table", _values(table(member, delimiter)), delimiter=delimiter)) for delimiter in delimiters]
     best = max(looks, key=lambda look: len(look.sample[0]) if look.sample else 0)
     if not best.sample:
         return None

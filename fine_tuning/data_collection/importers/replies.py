@@ -22,7 +22,7 @@ from fine_tuning.data_collection.importers.message_forms import is_message
 from fine_tuning.data_collection.importers.people_records import first_in, lowered, time_in
 from fine_tuning.data_collection.importers.records import Record
 from fine_tuning.data_collection.importers.shape import UNREADABLE, Importer, Source, spoilt
-from fine_tuning.data_collection.importers.sides import CONVERSATIONS, side_of
+from fine_tuning.data_collection.importers.sides import CONVERSATIONS, side_of, user_type
 
 _IDS = ("tweetid", "messageid", "commentid", "postid", "utteranceid", "id")
 _PARENTS = (
@@ -32,14 +32,14 @@ _PARENTS = (
 _REPLIES = ("responsetweetid", "kids", "replies")  # ids of the messages that reply to this one
 _SPEAKERS = (
     *("authorid", "authorname", "author", "speaker", "senderid", "sender", "from", "user", "username", "by"),
-    *("owneruserid", "ownerdisplayname", "speakeridx"),
+    *("owneruserid", "ownerdisplayname", "speakeridx", "interlocutor", "actorname"),
 )
 # of an utterance within its conversation (EmpatheticDialogues, MELD)
 _NUMBERS = ("utteranceidx", "utteranceid", "turnid", "turnno", "turnnumber")
 _NAMES = ("email", "name", "username", "displayname", "login", "id")  # of a speaker who is an object
 _POSTS: dict[object, Role] = {"1": "user", "2": "assistant"}  # Stack Exchange: "PostTypeId"
 _SCORES = ("score", "ups", "points", "votes")
-_TEXTS = ("text", "body", "content", "message", "utterance", "selftext", "title")
+_TEXTS = ("text", "body", "content", "message", "utterance", "utterancetext", "selftext", "title")
 _PREFIX = re.compile(r"t\d_(?=\w)")  # Reddit: "t1_abc" replies to the comment "abc"
 _HTML = re.compile(r"<p>|&#?\w+;")  # Hacker News
 _LONGEST = 400  # messages of one conversation
@@ -90,12 +90,13 @@ def _fits(record: object) -> bool:
 def _read(source: Source) -> Iterator[Chat | Fault]:
     with closing(sqlite3.connect("")) as database:  # SQLite deletes it; it is on the disk once it is large
         database.executescript(_SCHEMA)
+        user = user_type(map(lowered, source.found.sample))
         for number, record in enumerate(source.records()):
             if isinstance(record, Fault):
                 yield record
                 continue
             try:
-                database.execute(_INSERT, _message(record, number, source.me))
+                database.execute(_INSERT, _message(record, number, source.me, user))
             except sqlite3.IntegrityError:
                 yield Fault(record.place, "expected a message with an id of its own, found the id of another one")
             except UnicodeEncodeError:
@@ -105,10 +106,10 @@ def _read(source: Source) -> Iterator[Chat | Fault]:
         yield from _chats(database, source)
 
 
-def _message(record: Record, number: int, me: str) -> _Message:
+def _message(record: Record, number: int, me: str, user: Role) -> _Message:
     found = lowered(record.value)
     names, wanted = _names(first_in(found, _SPEAKERS)), me.strip().casefold()
-    side = side_of(found, {}) or _POSTS.get(found.get("posttypeid"))
+    side = side_of(found, {}, user) or _POSTS.get(found.get("posttypeid"))
     if wanted:
         side = "assistant" if wanted in map(str.casefold, names) else "user"
     score = first_in(found, _SCORES)

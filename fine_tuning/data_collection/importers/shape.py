@@ -1,14 +1,16 @@
 """Define what an importer is: how it recognises its format, and how it turns records into chats."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from fine_tuning.data_collection.documents.entailment import Judge
 from fine_tuning.data_collection.importers.chats import BadRecord, Chat, Fault, kind, task_in
 from fine_tuning.data_collection.importers.files import Member, Read, unwatched
 from fine_tuning.data_collection.importers.huggingface import Dataset
+from fine_tuning.data_collection.importers.packed import unpacked
 from fine_tuning.data_collection.importers.records import Layout, Look, Record, records, within
+from fine_tuning.data_collection.importers.sqlite_records import rows
 
 Branches = Literal["best", "all"]
 # Exceptions that are raised by reading a record that does not have the structure of its format.
@@ -61,12 +63,24 @@ class Source:
         return self.dataset.name if self.dataset else self.member.name
 
     def records(self) -> Iterator[Record | Fault]:
+        found = self._records()
+        if not self.found.is_packed:
+            return found
+        is_database = self.found.layout == "database"
+        return (
+            each if isinstance(each, Fault) else Record(each.place, unpacked(each.value, is_database)) for each in found
+        )
+
+    def _records(self) -> Iterator[Record | Fault]:
         if self.dataset:
             yield from self.dataset.rows(self.read)
         for member in self.members:
-            yield from (
-                within(member, self.inside.holds, self.read) if self.inside else records(member, self.found, self.read)
-            )
+            if self.found.layout == "database":
+                yield from rows(member, self.inside.keys if self.inside else ())
+            elif self.inside:
+                yield from within(member, self.inside.holds, self.read)
+            else:
+                yield from records(member, self.found, self.read)
 
 
 @dataclass(frozen=True)
@@ -119,7 +133,8 @@ def each(
             try:
                 task = task_in(record.value, "task", *tasks)
                 for chat in convert(record.value, source):
-                    yield replace(chat, place=record.place, facts={**task, **chat.facts})
+                    facts = {**task, **chat.facts} if task else chat.facts
+                    yield Chat(chat.said, chat.id, chat.joint, record.place, facts, chat.section)
             except UNREADABLE as error:
                 yield spoilt(error, record.place, expected, record.value)
 

@@ -26,7 +26,10 @@ _TURNS = ("turns", "dialogue", "dialog")
 _LISTS = ("conversations", "conversation", "items", "messages", *_TURNS)
 _PAIRS = (("human", "assistant"), ("user", "assistant"), ("input", "output"))
 # of these, the elements of other lists may each be a question of its own
-_TURN_PAIRS = (("human", "ai"), ("user", "bot"), ("prompt", "response"), ("query", "response"), ("question", "answer"))
+_TURN_PAIRS = (
+    *(("human", "ai"), ("user", "bot"), ("prompt", "response"), ("query", "response"), ("question", "answer")),
+    *(("user_utterance", "system_utterance"), ("user_message", "bot_response")),
+)
 
 
 def _fits(record: object) -> bool:
@@ -46,7 +49,7 @@ def _convert(record: JsonObject, source: Source) -> Iterable[Chat]:
 
 
 def _said(message: JsonObject) -> Iterator[Said]:
-    pairs = [pair for pair in (*_PAIRS, *_TURN_PAIRS) if pair[0] in message and "from" not in message]
+    pairs = [] if "from" in message else [pair for pair in (*_PAIRS, *_TURN_PAIRS) if pair[0] in message]
     if pairs:  # the last question may have no answer
         asked, answered = next((pair for pair in pairs if pair[1] in message), pairs[0])
         yield Said("user", text_of(message[asked], asked))

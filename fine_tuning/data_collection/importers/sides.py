@@ -12,16 +12,20 @@ from fine_tuning.data_collection.importers.people_records import first_in, key_o
 
 CONVERSATIONS = (
     *("conversationid", "conversationsthreadid", "threadid", "ticketid", "sessionid", "convid", "chatid", "rootid"),
-    *("root", "dialogueid", "dialogid"),
+    *("root", "dialogueid", "dialogid", "transcriptid"),
 )
 """Names under which a message has the id of its conversation."""
 
 _FROM_USER = ("incoming", "isincoming", "inbound", "isinbound", "fromcustomer", "iscustomer")
 _FROM_ASSISTANT = ("outgoing", "isoutgoing", "outbound", "isoutbound", "fromagent", "isagent", "isstaff")
+_TRUTHS = {"true": "true", "1": "true", "false": "false", "0": "false"}
 _DIRECTIONS = ("direction", "messagetype", "type")
 _NUMBERS: dict[object, Role] = {0: "user", 1: "assistant"}  # Chatwoot: "message_type"
 _AUTHORS = ("author", "sender", "createdby", "user", "from")
-_TYPES = ("authortype", "sendertype", "usertype", "participantrole", "participantid", "type")
+_TYPES = (
+    *("authortype", "sendertype", "usertype", "actortype", "participantrole", "participantpurpose", "participantid"),
+    *("interlocutor", "type"),
+)
 _IDS = ("authorid", "senderid", "userid")
 _PEOPLE = ("id", "accountid", "login", "name", "email", "displayname")  # names of a person who is an object
 _LETTERS = {"v": "visitor", "a": "agent"}  # tawk.to
@@ -29,8 +33,10 @@ _WANTED: dict[str, Role] = {
     **dict.fromkeys(("incoming", "inbound", "in", "received"), "user"),
     **dict.fromkeys(("outgoing", "outbound", "out", "sent"), "assistant"),
 }
-_ASKS = frozenset(("contact", "customer", "lead", "visitor", "enduser", "requester", "client", "guest"))
-_ANSWERS = frozenset(("admin", "agent", "bot", "operator", "staff", "teammate", "supportagent", "reply"))
+_ASKS = frozenset(("contact", "customer", "lead", "visitor", "enduser", "requester", "client", "guest", "external"))
+_ANSWERS = frozenset(
+    ("admin", "agent", "bot", "operator", "staff", "teammate", "supportagent", "reply", "internal", "therapist")
+)
 
 
 def side_of(message: Mapping[str, Any], people: Mapping[str, Role], user: Role = "user") -> Role | None:
@@ -42,8 +48,7 @@ def side_of(message: Mapping[str, Any], people: Mapping[str, Role], user: Role =
         user: The role of an author of the type "user", which some help desks call their own people.
     """
     for keys, is_said in ((_FROM_USER, "true"), (_FROM_ASSISTANT, "false")):
-        told = str(first_in(message, keys)).lower()
-        if told in ("true", "false"):
+        if told := _TRUTHS.get(str(first_in(message, keys)).lower()):
             return "user" if told == is_said else "assistant"
     if not isinstance(number := message.get("messagetype"), bool | list | dict) and number in _NUMBERS:
         return _NUMBERS[number]
@@ -54,7 +59,7 @@ def side_of(message: Mapping[str, Any], people: Mapping[str, Role], user: Role =
     for kind in (_type_of(author), *(message.get(key) for key in _TYPES)):
         if role := role_of_type(kind):
             return role
-    if _word(_type_of(author)) == "user":
+    if "user" in (_word(_type_of(author)), *(_word(message.get(key)) for key in _TYPES)):
         return user
     id = first_in(message, _IDS) or id_of(author)
     return people.get(str(id)) or people.get("")
@@ -67,7 +72,11 @@ def id_of(person: Any) -> Any:
 
 def user_type(messages: Iterable[Mapping[str, Any]]) -> Role:
     """Return the role of an author of the type "user": where others are contacts or customers, it is an agent."""
-    kinds = {_word(kind) for each in messages for kind in (_type_of(first_in(each, _AUTHORS)), each.get("type"))}
+    kinds = {
+        _word(kind)
+        for each in messages
+        for kind in (_type_of(first_in(each, _AUTHORS)), *(each.get(key) for key in _TYPES))
+    }
     return "assistant" if kinds & _ASKS and not kinds & _ANSWERS else "user"
 
 

@@ -1,4 +1,4 @@
-"""Read SMS and MMS from an Android phone: the XML of SMS Backup & Restore.
+"""Read SMS and MMS from an Android phone: the XML of SMS Backup & Restore, the JSON of SMS Import / Export and QKSMS.
 
 A message names the other person, whoever wrote it, and tells by its type who did. The phone's owner is
 called "Me". Drafts, and messages that could not be sent, are left out.
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from fine_tuning.data_collection.importers.chats import Chat, Fault, has, moment, object_in, text_of
 from fine_tuning.data_collection.importers.people import Line, conversations_in
 from fine_tuning.data_collection.importers.records import Record
-from fine_tuning.data_collection.importers.shape import UNREADABLE, Importer, Source, spoilt
+from fine_tuning.data_collection.importers.shape import RECORDS, UNREADABLE, Importer, Source, spoilt
 from fine_tuning.json_values import JsonObject
 
 _SENT = {"1": False, "2": True}
@@ -17,7 +17,9 @@ _NO_NAME = ("", "null", "(Unknown)")
 
 
 def _fits(record: object) -> bool:
-    return has(record, "address", "date") and (has(record, "type", "body") or has(record, "msg_box"))
+    if not has(record, "address", "date") or not (has(record, "type", "body") or has(record, "msg_box")):
+        return False
+    return str(record.get("type") or record.get("msg_box")).isdecimal()
 
 
 def _read(source: Source) -> Iterator[Chat | Fault]:
@@ -33,7 +35,7 @@ def _read(source: Source) -> Iterator[Chat | Fault]:
             yield spoilt(error, record.place, "an SMS with an address, a date and a body", record.value)
     for lines in chats.values():
         lines.sort(key=lambda line: line.time)
-    yield from conversations_in(list(chats.items()), source.me, source.member.name)
+    yield from conversations_in(list(chats.items()), source.me or "Me", source.member.name)
 
 
 def _line(record: Record) -> Line | None:
@@ -41,7 +43,8 @@ def _line(record: Record) -> Line | None:
     is_sent = _SENT.get(text_of(sms.get("type") or sms.get("msg_box"), "a type"))
     if is_sent is None:
         return None
-    name, address = text_of(sms.get("contact_name"), "a name"), text_of(sms["address"], "an address")
+    name = text_of(sms.get("contact_name") or sms.get("__display_name"), "a name")
+    address = text_of(sms["address"], "an address")
     text, parts = text_of(sms.get("body"), "a body"), list[object]()
     for part in _parts(sms):
         if part.get("ct") == "text/plain":
@@ -57,4 +60,4 @@ def _parts(mms: JsonObject) -> list[JsonObject]:
     return [each for each in (found if isinstance(found, list) else [found]) if isinstance(each, dict)]
 
 
-SMS = Importer("SMS of a phone (SMS Backup & Restore)", _fits, _read, frozenset({"xml"}))
+SMS = Importer("SMS of a phone (SMS Backup & Restore)", _fits, _read, RECORDS)

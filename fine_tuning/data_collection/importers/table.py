@@ -1,6 +1,7 @@
 """List the formats that byoai can import, by name, and recognise the format of a file."""
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from functools import partial
 from itertools import islice
 
@@ -10,12 +11,11 @@ from fine_tuning.data_collection.importers.batch import BATCH
 from fine_tuning.data_collection.importers.calls import CALLS
 from fine_tuning.data_collection.importers.chat_log import CHAT_LOG
 from fine_tuning.data_collection.importers.chatgpt import CHATGPT
-from fine_tuning.data_collection.importers.chats import kind
 from fine_tuning.data_collection.importers.cherry_studio import CHERRY_STUDIO
 from fine_tuning.data_collection.importers.claude import CLAUDE
 from fine_tuning.data_collection.importers.columns import COLUMNS
 from fine_tuning.data_collection.importers.custom import custom
-from fine_tuning.data_collection.importers.database import LLM, OPEN_WEBUI_DATABASE, tables
+from fine_tuning.data_collection.importers.database import LLM, OPEN_WEBUI_DATABASE
 from fine_tuning.data_collection.importers.dialogue_lines import DIALOGUE_LINES
 from fine_tuning.data_collection.importers.dialogue_text import DIALOGUE_TEXT
 from fine_tuning.data_collection.importers.dialogues import DIALOGUES
@@ -51,13 +51,16 @@ from fine_tuning.data_collection.importers.records import (
     look,
     look_at_headless,
     look_at_table,
+    opened,
 )
+from fine_tuning.data_collection.importers.refusals import THE_LIST, refusal, told
 from fine_tuning.data_collection.importers.replies import MAIL, REPLIES
-from fine_tuning.data_collection.importers.shape import Importer, Inside, has_format
+from fine_tuning.data_collection.importers.shape import RECORDS, Importer, Inside, has_format
 from fine_tuning.data_collection.importers.sharegpt import SHAREGPT
 from fine_tuning.data_collection.importers.sillytavern import SILLYTAVERN
 from fine_tuning.data_collection.importers.slack import SLACK
 from fine_tuning.data_collection.importers.sms import SMS
+from fine_tuning.data_collection.importers.sqlite_records import look_at_tables
 from fine_tuning.data_collection.importers.telegram import TELEGRAM
 from fine_tuning.data_collection.importers.templated import TEMPLATED
 from fine_tuning.data_collection.importers.text_generation_webui import TEXT_GENERATION_WEBUI
@@ -65,20 +68,6 @@ from fine_tuning.data_collection.importers.tickets import TICKETS
 from fine_tuning.data_collection.importers.vscode import VSCODE
 from fine_tuning.data_collection.importers.whatsapp import WHATSAPP
 from fine_tuning.errors import ConfigError, DataError
-
-NAME_IT = "Name the format with --format, or use --as document to make questions from a text"
-"""The advice in messages about a file in no known format."""
-
-_BOTH = "write both into one table, with the columns question and answer"
-_NO_ANSWER = f"It holds the wordings of a chatbot's intents without the answers: {_BOTH}"
-_OWN_FORMAT = "Convert it to JSON or CSV, or use --format module:function for a function of your own"
-# keys of files that hold no chats, and what can be done with them
-_KNOWN = (
-    ({"ID", "Timestamp", "Contents"}, "Discord's own download has only what you wrote: use DiscordChatExporter"),
-    *(({key}, _NO_ANSWER) for key in ("sampleUtterances", "userSays")),
-    ({"document_tokens", "annotations"}, "Use the simplified form of Natural Questions"),
-    ({"text", "label"}, "Labels are classes. If they are answers, name the columns question and answer"),
-)
 
 # More specific formats come first: of those that fit equally well, the first is chosen.
 IMPORTERS: dict[str, Importer] = {
@@ -150,8 +139,10 @@ def importer_named(name: str) -> Importer:
     if ":" in name:
         return custom(name)
     if name not in IMPORTERS:
+        near = get_close_matches(name.lower(), IMPORTERS, 3) or ["messages", "columns", "text"]
         raise ConfigError(
-            f"--format {name!r} is not known: use {', '.join(IMPORTERS)}, or module:function for a function of your own"
+            f"--format {name!r} is not known: use {', '.join(near)} or another name ({THE_LIST}), or module:function "
+            "for a function of your own"
         )
     return IMPORTERS[name]
 
@@ -163,7 +154,7 @@ def looked_at(member: Member) -> Look:
     """
     found = look(member)
     if found.layout == "database":
-        return Look("database", [tables(member)])
+        return look_at_tables(member)
     if found.layout not in ("text", "table") or _best(_formats(found), found, found.sample):
         return found
     table = found if found.layout == "table" else look_at_table(member)
@@ -175,15 +166,17 @@ def looked_at(member: Member) -> Look:
 
 def dataset_look(dataset: Dataset) -> Look:
     """Return the first rows of a Hugging Face dataset. Raises DataError if it cannot be reached."""
-    return Look("parquet", [row.value for row in islice(dataset.rows(), SAMPLE) if isinstance(row, Record)])
+    return opened(Look("parquet", [row.value for row in islice(dataset.rows(), SAMPLE) if isinstance(row, Record)]))
 
 
 def recognised(found: Look, name: str) -> Found:
-    """Return the format of a file. Raises DataError, which lists the formats that were tried, if it has none."""
+    """Return the format of a file. Raises DataError, which says what it lacks, if it has none."""
     formats = _formats(found)
     surface = {name: importer for name, importer in formats.items() if importer is not NESTED}
     if best := _best(surface, found, found.sample):
         return best, IMPORTERS[best], None
+    if found.layout == "database":  # the rows of a table may have any format of records
+        surface = {name: each for name, each in IMPORTERS.items() if each.layouts == RECORDS and each is not NESTED}
     if best := next((best for values in found.lists.values() if (best := _best(surface, found, values))), ""):
         return best, IMPORTERS[best], _inside(IMPORTERS[best], found)
     if inside := _inside(NESTED, found):  # rather the lists, whose elements are read one by one, than the whole
@@ -192,33 +185,7 @@ def recognised(found: Look, name: str) -> Found:
         return "nested", NESTED, None
     if found.layout == "text" and is_history(found.lines, name.rpartition("/")[2]):
         raise DataError(f"{name} {NO_ANSWERS}")
-    wanted = ", ".join(importer.title for importer in formats.values()) or "none, because no format has this layout"
-    told = f"{name} is in no format that byoai knows. It contains {_told(found)}. Formats that were tried: {wanted}"
-    raise DataError(f"{told}. {_advice(found)}")
-
-
-def _keys(found: Look) -> set[str]:
-    return {str(key) for record in found.sample if isinstance(record, dict) for key in record}
-
-
-def _advice(found: Look) -> str:
-    """Return what can be done with a file in no known format."""
-    lines = [line.strip() for line in found.lines if line.strip()]
-    start = lines[0].lower() if lines else ""
-    if start.startswith(("<!doctype html", "<html")):
-        return f"If it is a chat, export it as JSON or text instead. {NAME_IT}"
-    if start.startswith("<") or found.layout == "xml":
-        return _OWN_FORMAT
-    if start.startswith("## intent:"):
-        return _NO_ANSWER
-    if any(" --> " in line for line in lines[:20]):
-        return "Subtitles do not say who speaks, so they hold no questions and answers"
-    keys = _keys(found)
-    if known := next((advice for some, advice in _KNOWN if some <= keys), ""):
-        return known
-    if found.layout == "table":
-        return f"Give the first row the names of the columns, such as question and answer. {NAME_IT}"
-    return NAME_IT
+    raise DataError(refusal(found, name))
 
 
 def forced(name: str, found: Look, file: str, surely: bool = False) -> Found:
@@ -231,7 +198,7 @@ def forced(name: str, found: Look, file: str, surely: bool = False) -> Found:
     importer = importer_named(name)
     if found.layout not in importer.layouts:
         raise DataError(
-            f"{file} contains {_told(found)}, so it cannot be in the format {importer.title}: leave out --format, or "
+            f"{file} contains {told(found)}, so it cannot be in the format {importer.title}: leave out --format, or "
             "name another one"
         )
     seen = (
@@ -241,7 +208,7 @@ def forced(name: str, found: Look, file: str, surely: bool = False) -> Found:
     )
     if surely and not any(has_format(importer, value) for value in seen):
         raise DataError(
-            f"{file} contains {_told(found)}, which does not fit the format {importer.title}: leave out --format, or "
+            f"{file} contains {told(found)}, which does not fit the format {importer.title}: leave out --format, or "
             "name another one"
         )
     is_whole = any(has_format(importer, value) for value in found.sample)
@@ -266,33 +233,10 @@ def _best(formats: dict[str, Importer], found: Look, sample: Sequence[object]) -
     """
     if found.layout == "text":
         return next((name for name, importer in formats.items() if has_format(importer, found.lines)), "")
-    counts = {name: sum(has_format(importer, value) for value in sample) for name, importer in formats.items()}
-    if most := next((name for name, count in counts.items() if count * 2 > len(sample)), ""):
-        return most
+    counts: dict[str, int] = {}
+    for name, importer in formats.items():
+        counts[name] = sum(has_format(importer, value) for value in sample)
+        if counts[name] * 2 > len(sample):
+            return name
     best = max(counts, key=lambda name: counts[name], default="")
     return best if best and counts[best] * 3 >= max(len(sample), 1) else ""
-
-
-def _told(found: Look) -> str:
-    if found.layout == "text":
-        first = next((line.strip() for line in found.lines if line.strip()), "")
-        return f"text that begins {first[:60]!r}" if first else "nothing"
-    names = {
-        "array": "a JSON array",
-        "lines": "JSON lines",
-        "object": "a JSON object",
-        "table": "a table",
-        "parquet": "a table",
-        "xml": "XML elements",
-        "mail": "mails",
-        "database": "a database",
-    }
-    record = found.sample[0] if found.sample else None
-    keys = (
-        f" of {', '.join(map(str, list(record)[:12]))}"
-        if isinstance(record, dict)
-        else f" of {kind(record)}"
-        if found.sample
-        else " without a whole record"
-    )
-    return f"{names[found.layout]}{keys}"[:300]

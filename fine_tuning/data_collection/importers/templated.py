@@ -11,7 +11,7 @@ from fine_tuning.data_collection.importers.chats import BadRecord, Chat, Role, S
 from fine_tuning.data_collection.importers.shape import Importer, Source, each
 from fine_tuning.json_values import JsonObject
 
-_COLUMNS = ("text", "conversation", "dialogue", "dialog", "chat", "prompt", "transcript")
+_COLUMNS = ("text", "conversation", "dialogue", "dialog", "chat", "prompt", "transcript", "input")
 _WORDS = {
     **dict.fromkeys(("human", "user", "prompter", "instruction", "input", "question", "q"), "user"),
     **dict.fromkeys(("assistant", "ai", "bot", "model", "gpt", "response", "output", "answer", "a"), "assistant"),
@@ -25,6 +25,7 @@ _TEMPLATES = [
         rf"<\|im_start\|>\s*({_NAMES})\s*\n",
         rf"<\|start_header_id\|>\s*({_NAMES})\s*<\|end_header_id\|>",
         rf"<start_of_turn>\s*({_NAMES})\s*\n",
+        rf"<\|start\|>({_NAMES})(?:<\|channel\|>\w+)?<\|message\|>",
         rf"<\|(?:start\|>)?({_NAMES})\|>",
         rf"\[\|({_NAMES})\|\]",
         rf"<({_NAMES})>:",
@@ -32,8 +33,9 @@ _TEMPLATES = [
         rf"(?:^|\n)\s*(?:\*\*)?({_NAMES})(?:\*\*)?\s*:(?:\*\*)?",
     )
 ]
-_ENDS = re.compile(r"<\|(?:im_end|eot_id|end|endoftext|begin_of_text)\|>|<end_of_turn>|</?s>|<[be]os>")
-_LLAMA2 = [
+_ENDS = re.compile(r"<\|(?:im_end|eot_id|end|return|endoftext|begin_of_text)\|>|<end_of_turn>|</?s>|<[be]os>")
+_FORMS = [  # with what they are replaced, so that they have the form of another template
+    (re.compile(r"(<\|channel\|>analysis<\|message\|>)(.*?)<\|end\|>", re.DOTALL), r"\1<think>\2</think>"),
     (re.compile(r"\[INST\]\s*<<SYS>>(.*?)<</SYS>>", re.DOTALL), r"<|system|>\1<|user|>"),
     (re.compile(r"\[INST\]"), "<|user|>"),
     (re.compile(r"\[/INST\]"), "<|assistant|>"),
@@ -42,7 +44,7 @@ _LLAMA2 = [
 
 def said_in(text: str) -> list[Said]:
     """Return the messages of a dialogue in one text; [] if it has no marks of both sides."""
-    for mark, plain in _LLAMA2:
+    for mark, plain in _FORMS:
         text = mark.sub(plain, text)
     for template in _TEMPLATES:
         before, *pieces = template.split(text)

@@ -20,7 +20,7 @@ from fine_tuning.json_values import JsonObject
 
 _LISTS = (
     *("comments", "conversation_parts", "conversations", "messages", "threadMessages", "threads", "notes", "events"),
-    *("_results", "results", "data", "payload", "Transcript"),
+    *("_results", "results", "data", "payload", "Transcript", "phrases"),
 )
 _HOLDERS = (
     "conversation_parts",
@@ -35,7 +35,7 @@ _HOLDERS = (
     "fields",
     "comment",
 )
-_BODIES = ("bodytext", "strippedtext", "plainbody", "text", "content", "body", "htmlbody", "message", "msg")
+_BODIES = ("bodytext", "strippedtext", "plainbody", "text", "content", "body", "htmlbody", "message", "msg", "payload")
 _REQUESTERS = (
     *("requesterid", "customerid", "requester", "customer", "contactid", "submitterid", "reporter", "creator"),
 )

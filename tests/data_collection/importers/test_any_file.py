@@ -123,6 +123,10 @@ KEYS = [
     ("dialogue", "transcript", "history", "candidates", "segments"),
     ("messageId", "parentMessageId", "children", "text", "isCreatedByUser", "info", "parts"),
     ("event_id", "sender", "content", "origin_server_ts", "messages"),
+    ("attributes", "gen_ai.prompt.0.role", "gen_ai.prompt.0.content", "input_messages", "output_messages"),
+    ("parts", "kind", "content_json", "blocks", "content_list", "internal", "content_type"),
+    ("question", "A", "B", "C", "D", "answer", "label", "labels", "contexts", "reference"),
+    ("address", "isoutbox", "issender", "posted_at", "body", "IsSender", "StrContent", "StrTime"),
 ]
 
 

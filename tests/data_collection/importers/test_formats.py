@@ -896,7 +896,7 @@ EXPECTED = {
     ),
     "sms.xml": (
         "sms",
-        {"me": "Me"},
+        {},
         [
             ("How deep is the lake? 😊", "Forty metres & cold.", "2024-01-15T10:01:00", {}),
             (
@@ -1291,10 +1291,10 @@ def test_whatsapps_days_and_months_are_told_apart(log, tmp_path, order, expected
         '[{"id": 1, "choices": [{"turns": ["It is a drink.", "It is hot."]}]}]',
     ],
 )
-def test_what_is_no_known_format_is_refused_and_says_what_was_looked_for(log, tmp_path, text):
+def test_what_is_no_known_format_is_refused_and_says_what_it_contains(log, tmp_path, text):
     file = tmp_path / "file.txt"
     file.write_text(text)
-    with pytest.raises(DataError, match=r"in no format that byoai knows.*Formats that were tried: .*--format"):
+    with pytest.raises(DataError, match=r"in no format that byoai knows: it contains .*--format"):
         import_files(log, [file])
     assert not log.path.exists()
 
@@ -1351,7 +1351,7 @@ def test_a_format_can_be_named(log, tmp_path):
     file.write_text('{"instruction": "i", "output": "o", "question": "q", "answer": "a"}\n')
     import_files(log, [file], Wanted(format="columns"))
     assert [turn.user_message for turn in log.turns()] == ["q"]
-    with pytest.raises(ConfigError, match="is not known: use chatgpt"):
+    with pytest.raises(ConfigError, match=r"is not known: use chatgpt, .*docs/importing\.md lists all"):
         import_files(log, [file], Wanted(format="chatGTP"))
     with pytest.raises(DataError, match="cannot be in the format WhatsApp"):
         import_files(log, [file], Wanted(format="whatsapp"))
