@@ -43,15 +43,16 @@ def connect(
 def ollama_since(engine: Engine, config: FineTuningConfig) -> Engine | None:
     """Return the Ollama server that was started after `connect` had chosen the embedded engine in its place.
 
-    Return None if no such server answers, if `engine` is not the embedded engine or is generating an
-    answer, or if the environment forces it.
+    Return None if no such server answers or if it has no models, if `engine` is not the embedded engine
+    or is generating an answer, or if the environment forces it.
     """
     from fine_tuning.engines.embedded import EmbeddedEngine
 
     if not isinstance(engine, EmbeddedEngine) or engine.busy or os.environ.get("BYOAI_ENGINE"):
         return None
     try:
-        return _ollama(os.environ.get("OLLAMA_HOST") or config.deployment.ollama_base_url)
+        found = _ollama(os.environ.get("OLLAMA_HOST") or config.deployment.ollama_base_url)
+        return found if found.list_models() else None
     except EngineError:  # also if it is too old
         return None
 

@@ -229,7 +229,9 @@ def test_an_ollama_that_is_started_after_the_server_answers_once_no_answer_is_be
 
     monkeypatch.delenv("BYOAI_ENGINE")
     assert answering() == ["Embedded", "Embedded"]
-    own_ollama.start().create("base:latest", ModelSpec(base_gguf))
+    empty = own_ollama.start()
+    assert answering() == ["Embedded", "Embedded"]  # that Ollama has no model that could answer
+    empty.create("base:latest", ModelSpec(base_gguf))
     with closing(service.engine().chat(TAG, [Message(role="user", content="Hi")])) as answer:
         next(iter(answer))
         assert answering() == ["Embedded", "Embedded"]
