@@ -202,8 +202,9 @@ def _right(record: JsonObject, names: _Names) -> str:
     if isinstance(value, str) and value not in choices and isinstance(record.get(names.choices), dict):
         return next((text for label, text in choices.items() if text == _labelled(label, value)), _answer(value, ""))
     if choices and isinstance(value, int | str) and not isinstance(value, bool):
-        if str(value).isdecimal() and 0 <= int(value) < len(choices) and str(value) not in choices:
-            return list(choices.values())[int(value)]
+        places = {str(place): text for place, text in enumerate(choices.values())}
+        if str(value) in places and str(value) not in choices:
+            return places[str(value)]
         if found := choices.get(str(value).strip().strip("().").upper()) or choices.get(str(value)):
             return found
     answer = _answer(value, names.answered)

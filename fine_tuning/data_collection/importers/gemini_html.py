@@ -73,7 +73,7 @@ def _time(text: str) -> str:
     """Return a time such as "Apr 12, 2026, 3:34:31 PM EDT" in ISO 8601; "" if its month or zone is not known."""
     clock, year = _CLOCK.search(text), re.search(r"\b\d{4}\b|\d{4}(?=年)", text)
     date = text[: clock.start()].replace(year[0], " ") if clock and year else ""
-    numbers = [int(number) for number in re.findall(r"\d+", date)]
+    numbers = [int(number) for number in re.findall(r"\d{1,4}", date)]
     words = date.lower()
     month = next((number for number, names in enumerate(_MONTHS, 1) if re.search(rf"\b(?:{names})", words)), 0)
     if not month and len(numbers) == 2 and ("年" in date or "." in date):

@@ -15,6 +15,7 @@ _DOTTED = re.compile(r"\w+(?:\.\w+)+")
 _OF_MESSAGES = re.compile(r".*(?:\.\d+\.|[._]messages$|^message\.).*")
 _NAMED_JSON = re.compile(r"(\w+?)(?:_json|Json|JSON)")
 _DEEPEST = 5  # values within values
+_MOST_DIGITS = 10  # of a place in a list; Python refuses to read a number of thousands of digits
 
 
 def unpacked(value: Any, all: bool = False, depth: int = 0) -> Any:
@@ -83,4 +84,5 @@ def _with_lists(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     inner = {name: _with_lists(each) for name, each in value.items()}
-    return [inner[name] for name in sorted(inner, key=int)] if inner and all(map(str.isdecimal, inner)) else inner
+    is_list = inner and all(len(name) < _MOST_DIGITS and name.isdecimal() for name in inner)
+    return [inner[name] for name in sorted(inner, key=int)] if is_list else inner

@@ -67,6 +67,25 @@ def _node(id, role, text, **more):
     return {id: {"id": id, "message": message, **more}}
 
 
+LONG = "1" * 5000  # more digits than Python reads as a number
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {f"prompt.{LONG}.role": "user", f"prompt.{LONG}.content": Q},
+        {"question": Q, "choices": ["Sencha", "Assam"], "answer": LONG},
+        {"id": LONG, "messages": [USER, BOT], "create_time": LONG},
+        {"instruction": Q, "output": A, "label": LONG},
+    ],
+)
+def test_a_number_of_thousands_of_digits_is_no_fault_of_byoai(log, tmp_path, record):
+    try:
+        imported(log, tmp_path / "set.jsonl", [record] * 3)
+    except DataError:
+        assert not pairs(log)
+
+
 @pytest.mark.parametrize("parents", [{}, {"parent": None, "children": []}])
 def test_messages_of_chatgpt_without_a_tree_are_taken_in_their_order(log, tmp_path, parents):
     mapping = _node("1", "user", Q, **parents) | _node("2", "assistant", A, **parents)
