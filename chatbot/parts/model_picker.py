@@ -6,7 +6,7 @@ from collections.abc import Callable
 import streamlit as st
 
 from chatbot.markdown import literal, presentable
-from chatbot.parts import first_model
+from chatbot.parts import first_model, icon_button
 from chatbot.parts.doing import attempt
 from chatbot.parts.words import meaning, meanings_in
 from chatbot.resources import models
@@ -246,16 +246,7 @@ def _watch_pulls(place: str) -> None:
         model = str(job.request.get("model"))
         with st.container(horizontal=True, vertical_alignment="center", gap="small", wrap=False):
             st.progress(told.share, text=literal(downloading(model, job.state, told.done, told.total)))
-            with st.container(key=f"icon-cancel-{job.id}-{place}", width="content"):
-                st.button(
-                    "Cancel the download",
-                    key=f"cancel-{job.id}-{place}",
-                    icon=":material/close:",
-                    type="tertiary",
-                    help="Cancel",
-                    on_click=_cancel,
-                    args=(job.id,),
-                )
+            icon_button.draw("Cancel the download", "close", f"cancel-{job.id}-{place}", _cancel, job.id, help="Cancel")
 
 
 def downloading(model: str, job: State, done: int, total: int) -> str:

@@ -7,7 +7,7 @@ import streamlit as st
 
 from chatbot import session
 from chatbot.markdown import presentable
-from chatbot.parts import attached, copying, learned_from
+from chatbot.parts import attached, copying, icon_button, learned_from
 from chatbot.parts.doing import attempt
 from chatbot.resources import engine
 from fine_tuning.conversation import Turn, approved
@@ -99,7 +99,9 @@ def draw(turn: Turn, others: session.Others, answering: bool) -> None:
         else:
             attached.draw(turn.user_message)
             with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-                _icon("Ask in other words", "stylus", f"ask-{turn.id}", begin_asking, turn.id, disabled=answering)
+                icon_button.draw(
+                    "Ask in other words", "stylus", f"ask-{turn.id}", begin_asking, turn.id, disabled=answering
+                )
                 copying.draw("question", split(turn.user_message)[0])  # its files have buttons of their own
                 _browser("question", others.questions, turn.id, answering)
     with st.chat_message("assistant", avatar=BOT):
@@ -120,19 +122,11 @@ def _judge(turn: Turn, answering: bool) -> None:
         st.feedback("thumbs", key=f"rate-{turn.id}", default=thumb, on_change=rate, args=(turn.id, f"rate-{turn.id}"))
         if thumb is not None and "rating_reason" not in turn.metadata and state.edited != turn.id:
             st.button("Say why", key=f"reason-{turn.id}", type="tertiary", on_click=begin_edit, args=(turn.id,))
-        with st.container(key=f"icon-edit-{turn.id}", width="content"):
-            st.button(
-                "Edit the answer",
-                key=f"edit-{turn.id}",
-                icon=":material/edit:",
-                type="tertiary",
-                help="Write what it should have been",
-                on_click=begin_edit,
-                args=(turn.id,),
-            )
+        what_for = "Write what it should have been"
+        icon_button.draw("Edit the answer", "edit", f"edit-{turn.id}", begin_edit, turn.id, help=what_for)
         learned_from.button(turn)
     if state.choice and not approved(turn):
-        _icon("Answer anew", "refresh", f"again-{turn.id}", regenerate, turn.id, disabled=answering)
+        icon_button.draw("Answer anew", "refresh", f"again-{turn.id}", regenerate, turn.id, disabled=answering)
     copying.draw("answer", turn.bot_response)
 
 
@@ -142,7 +136,7 @@ def _browser(what: str, ids: Sequence[str], shown: str, disabled: bool) -> None:
         return
     here = ids.index(shown)
     before, after = ids[max(here - 1, 0)], ids[min(here + 1, len(ids) - 1)]
-    _icon(
+    icon_button.draw(
         f"Show the {what} before",
         "chevron_left",
         f"before-{what}-{shown}",
@@ -151,7 +145,7 @@ def _browser(what: str, ids: Sequence[str], shown: str, disabled: bool) -> None:
         disabled=disabled or here == 0,
     )
     st.caption(f"{here + 1}/{len(ids)}", width="content")
-    _icon(
+    icon_button.draw(
         f"Show the next {what}",
         "chevron_right",
         f"after-{what}-{shown}",
@@ -159,21 +153,6 @@ def _browser(what: str, ids: Sequence[str], shown: str, disabled: bool) -> None:
         after,
         disabled=disabled or here == len(ids) - 1,
     )
-
-
-def _icon(label: str, icon: str, key: str, act: Callable[[str], None], turn_id: str, *, disabled: bool = False) -> None:
-    """Draw a button that shows only its icon (turn.css)."""
-    with st.container(key=f"icon-{key}", width="content"):
-        st.button(
-            label,
-            key=key,
-            icon=f":material/{icon}:",
-            type="tertiary",
-            help=label,
-            on_click=act,
-            args=(turn_id,),
-            disabled=disabled,
-        )
 
 
 def _draw_question_draft(turn: Turn) -> None:
