@@ -62,7 +62,7 @@ def in_thread(work: Callable[[], Result]) -> "asyncio.Future[Result]":
 
 
 def waits_for_engine(route: Callable[Parameters, Result]) -> Callable[Parameters, Awaitable[Result]]:
-    """Let the function of a route, which uses the engine, run by `with_engine`."""
+    """Decorate the function of a route that uses the engine, so that `with_engine` runs it."""
 
     @functools.wraps(route)
     async def run(*arguments: Parameters.args, **named: Parameters.kwargs) -> Result:

@@ -44,7 +44,10 @@ def unpacked(value: Any, all: bool = False, depth: int = 0) -> Any:
 
 
 def _opened(text: str, all: bool) -> Any:
-    """Return the value of a text that is JSON with messages in it (with `all`: any object or list); else the text."""
+    """Return the parsed value of a text if it is JSON with messages in it, else the text.
+
+    `all`: parse any JSON object or list.
+    """
     if not text.startswith(_STARTS):
         return text
     try:

@@ -13,7 +13,7 @@ _BOTH = "write both into one table, with the columns question and answer"
 _NO_ANSWER = f"It holds the wordings of a chatbot's intents without the answers: {_BOTH}"
 _OWN_FORMAT = "Convert it to JSON or CSV, or use --format module:function for a function of your own"
 _NO_SPEAKER = (
-    "It has texts without who wrote them: give each message a role (user or assistant), or a sender and a time"
+    "It does not say who wrote each text: give each message a role (user or assistant), or a sender and a time"
 )
 # keys of files that hold no chats, and what can be done with them
 _KNOWN = (
@@ -69,7 +69,7 @@ def told(found: Look) -> str:
 
 
 def _advice(found: Look) -> str:
-    """Return what can be done with a file; "" if nothing about it tells more than that it has another form."""
+    """Return the advice for a file of a kind that is recognised but cannot be read; "" for any other file."""
     lines = [line.strip() for line in found.lines if line.strip()]
     start = lines[0].lower() if lines else ""
     if start.startswith(("<!doctype html", "<html")):
@@ -88,7 +88,7 @@ def _missing(found: Look) -> str:
     """Return what the first record lacks; "" if that is unclear."""
     record = next((each for each in found.sample if isinstance(each, dict)), None)
     if not found.sample and found.layout in ("lines", "array", "object"):
-        return "Its beginning is no JSON: names and texts must be in double quotes"
+        return "It does not begin with valid JSON: names and texts must be in double quotes"
     if record is None or found.layout == "database":
         return ""
     asked, answered = names_in(record)

@@ -346,7 +346,7 @@ def test_texts_and_messengers(log, tmp_path, name, text, me):
     [
         ({"prompt": Q, "code": "x"}, 'It has a question \\(prompt\\) without an answer: .* the name "answer"'),
         ({"sentence": Q, "answer": A}, 'It has an answer \\(answer\\) without a question: .* the name "question"'),
-        ({"text": Q, "number": 1}, "It has texts without who wrote them"),
+        ({"text": Q, "number": 1}, "It does not say who wrote each text"),
         ({"ts": 1, "type": "say", "say": "text", "text": Q}, "import api_conversation_history.json beside it"),
         ({"cells": [], "nbformat": 4}, "A notebook holds no chat"),
     ],
