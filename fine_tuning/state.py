@@ -9,6 +9,8 @@ import errno
 import os
 import shutil
 import sqlite3
+import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -19,6 +21,8 @@ from fine_tuning.errors import ByoaiError, NoRoom
 BUSY_TIMEOUT = 30.0  # seconds that a writer waits for another writer; a write takes milliseconds
 _LITTLE = 1 << 20  # a disk with fewer free bytes counts as full
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+_creating = threading.Lock()
 
 # The full-text table of the log. The row id is the key of a turn, or the negative key of an event.
 # Trigrams find parts of words in any script. Without positions (detail=none) they take half the
@@ -212,7 +216,7 @@ def connect(path: Path | None = None) -> Iterator[sqlite3.Connection]:
         _keep_private(file)
         with closing(sqlite3.connect(file, timeout=BUSY_TIMEOUT, isolation_level=None)) as connection:
             connection.row_factory = sqlite3.Row
-            connection.execute("PRAGMA journal_mode = WAL")
+            _use_wal(connection)
             connection.execute("PRAGMA foreign_keys = ON")
             connection.execute("PRAGMA secure_delete = ON")  # overwrite deleted data
             _migrate(connection, file)
@@ -302,12 +306,30 @@ def _keep_private(file: Path) -> None:
     (https://sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_).
     """
     try:
-        if not file.exists():
-            os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
-        elif os.name != "nt" and file.stat().st_mode & 0o077:
-            file.chmod(0o600)
+        with _creating:  # another thread must not use the new file before it is closed here
+            if not file.exists():
+                os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
+            elif os.name != "nt" and file.stat().st_mode & 0o077:
+                file.chmod(0o600)
     except OSError:
         return  # SQLite's own error is clearer
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Put the database into WAL mode.
+
+    If two connections do so to a new file at once, SQLite refuses one of them without waiting for
+    BUSY_TIMEOUT, so it is tried again here.
+    """
+    deadline = time.monotonic() + BUSY_TIMEOUT
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(0.01)
 
 
 @contextmanager

@@ -3,9 +3,11 @@
 import multiprocessing
 import sqlite3
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing
 from multiprocessing.pool import Pool
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -99,6 +101,22 @@ def test_processes_that_start_at_once_make_it_once_and_lose_no_write(
     assert [process.exitcode for process in processes] == [0] * 6
     with state.connect(file) as connection:
         assert connection.execute("SELECT value FROM counter").fetchone()[0] == 60
+
+
+def test_threads_that_open_a_new_file_at_once_all_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "MIGRATIONS", (COUNTER,))
+    for each in range(20):  # SQLite refuses about one in eight if nothing is done about it
+        file, together = tmp_path / f"{each}.db", Barrier(3)
+
+        def count(file: Path = file, together: Barrier = together) -> None:
+            together.wait()
+            _count_up(file, 2)
+
+        with ThreadPoolExecutor(3) as threads:
+            for counted in [threads.submit(count) for _ in range(3)]:
+                counted.result()
+        with state.connect(file) as connection:
+            assert connection.execute("SELECT value FROM counter").fetchone()[0] == 6
 
 
 def test_a_newer_file_is_not_touched(tmp_path: Path) -> None:
