@@ -68,41 +68,7 @@ def add_commands(commands: Commands) -> None:
     )
     add_sample(data)
 
-    export = commands.add(
-        "export",
-        _export,
-        "write the log for other programs",
-        "The log is written as JSON Lines, JSON, CSV, Parquet and Markdown, and as training data in the format of "
-        "data_preparation.format_type, or in the formats of --format. The other options select turns, like the filters "
-        "of the page Data; excluded turns are left out.",
-    )
-    export.add_argument(
-        "--format",
-        action="append",
-        metavar="NAME",
-        help="write only this format: jsonl, json, csv, parquet, markdown, chatml, sharegpt, alpaca, instruction, dpo "
-        "or dpo-text; can be given several times",
-    )
-    export.add_argument(
-        "--as",
-        dest="kind",
-        default="",
-        choices=("jsonl", "csv", "parquet"),
-        help="the file type for training data (default: jsonl, except for alpaca, which is written as JSON)",
-    )
-    export.add_argument("folder", type=Path, nargs="?", help="the folder to write to (default: data/exports)")
-    export.add_argument("--text", default="", metavar="WORDS", help="only turns that contain all of these words")
-    export.add_argument(
-        "--state",
-        default="",
-        choices=("new", "learned", "kept", "dropped", "edited", "up", "down", "imported"),
-        help="only turns in this state; kept and dropped: as cleaning decided when the page Data last looked through "
-        "the turns",
-    )
-    export.add_argument("--model", default="", metavar="TAG", help="only turns that this model answered")
-    export.add_argument(
-        "--import", dest="imported", default="", metavar="ID", help="only turns of the import with this id"
-    )
+    _add_export(commands)
 
 
 def _add_forget(commands: Commands) -> None:
@@ -156,6 +122,44 @@ def _add_why(commands: Commands) -> None:
         "--quick",
         action="store_true",
         help="only list the most similar turns, without loading the models that would compare likelihoods",
+    )
+
+
+def _add_export(commands: Commands) -> None:
+    export = commands.add(
+        "export",
+        _export,
+        "write the log for other programs",
+        "The log is written as JSON Lines, JSON, CSV, Parquet and Markdown, and as training data in the format of "
+        "data_preparation.format_type, or in the formats of --format. The other options select turns, like the filters "
+        "of the page Data; excluded turns are left out.",
+    )
+    export.add_argument(
+        "--format",
+        action="append",
+        metavar="NAME",
+        help="write only this format: jsonl, json, csv, parquet, markdown, chatml, sharegpt, alpaca, instruction, dpo "
+        "or dpo-text; can be given several times",
+    )
+    export.add_argument(
+        "--as",
+        dest="kind",
+        default="",
+        choices=("jsonl", "csv", "parquet"),
+        help="the file type for training data (default: jsonl, except for alpaca, which is written as JSON)",
+    )
+    export.add_argument("folder", type=Path, nargs="?", help="the folder to write to (default: data/exports)")
+    export.add_argument("--text", default="", metavar="WORDS", help="only turns that contain all of these words")
+    export.add_argument(
+        "--state",
+        default="",
+        choices=("new", "learned", "kept", "dropped", "edited", "up", "down", "imported"),
+        help="only turns in this state; kept and dropped: as cleaning decided when the page Data last looked through "
+        "the turns",
+    )
+    export.add_argument("--model", default="", metavar="TAG", help="only turns that this model answered")
+    export.add_argument(
+        "--import", dest="imported", default="", metavar="ID", help="only turns of the import with this id"
     )
 
 

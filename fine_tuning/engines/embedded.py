@@ -1,30 +1,19 @@
 """Serve models with llama.cpp in a child process, for machines without Ollama.
 
-EmbeddedEngine implements `base.Engine`. The same model gives the same answers as in Ollama.
-
-A tag is a small JSON file that refers to its weights by their hash. As in Ollama's store, each
-weights file is stored once in `blobs/`: tags share it, and deleting a run's folder breaks no tag.
-
-    engine/tags/<name>/<version>.json
-    engine/blobs/sha256-<hex>          hard links where the file system allows, else copies
+EmbeddedEngine implements `base.Engine`. The same model gives the same answers as in Ollama. Its
+models are in a folder (embedded_store.py); one of them is in memory at a time.
 """
 
 import contextlib
-import hashlib
 import importlib.metadata
-import json
-import os
 import secrets
-import shutil
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import filelock
 
 from fine_tuning import paths
 from fine_tuning.conversation import Message
@@ -37,15 +26,15 @@ from fine_tuning.engines.base import (
     ModelSummary,
     RichMessage,
     full_tag,
-    known_tag,
     tokens_wanted,
 )
-from fine_tuning.engines.gguf_header import GgufHeader, check_adapter, check_model, read_header
+from fine_tuning.engines.embedded_store import Store, Tag
+from fine_tuning.engines.gguf_header import GgufHeader
 from fine_tuning.engines.jinja import check_template, render_chat, render_chats
 from fine_tuning.engines.native import Native, threads
 from fine_tuning.engines.neutral import Neutraliser, Render, neutraliser_for
 from fine_tuning.engines.structure import structural_tokens
-from fine_tuning.errors import ByoaiError, EngineError, ModelDamaged, ModelNotFound, NotSupported
+from fine_tuning.errors import EngineError, NotSupported
 
 _PATIENCE = 600  # seconds that a caller waits for the model to become free
 DEFAULT_CONTEXT = 4096  # tokens; Ollama's default on a machine with little memory
@@ -60,21 +49,6 @@ _DEFAULTS: dict[str, float] = {
     "presence_penalty": 0.0,
     "frequency_penalty": 0.0,
 }
-
-
-@dataclass(frozen=True)
-class _Tag:
-    """The content of a tag's JSON file."""
-
-    gguf: str  # sha256 of the weights
-    adapter: str | None
-    template: str | None
-    system: str | None
-    parameters: dict[str, Any]
-    license: str | None
-
-    def digest(self) -> str:
-        return hashlib.sha256(json.dumps(vars(self), sort_keys=True).encode("utf-8")).hexdigest()
 
 
 @dataclass
@@ -97,9 +71,7 @@ class EmbeddedEngine:
     def __init__(self, folder: Path | None = None) -> None:
         folder = folder or paths.engine_dir()
         self.where = str(folder)
-        self._tags = folder / "tags"
-        self._blobs = folder / "blobs"
-        self._store_lock = filelock.FileLock(folder / ".lock")  # guards the files between processes
+        self._store = Store(folder)
         self._model_lock = threading.Lock()  # guards the one model in memory between threads
         self._loaded: _Loaded | None = None
 
@@ -107,21 +79,14 @@ class EmbeddedEngine:
         return importlib.metadata.version("llama-cpp-python")
 
     def list_models(self) -> list[ModelSummary]:
-        found: dict[ModelSummary, float] = {}  # with the time of each
-        for file in self._tags.rglob("*.json"):
-            try:
-                found[self._summary(file)] = file.stat().st_mtime
-            except (EngineError, OSError):
-                if file.exists():  # else another process has just deleted the tag
-                    raise
-        return sorted(found, key=found.__getitem__, reverse=True)
+        return self._store.summaries()
 
     def show(self, tag: str) -> ModelDetails:
-        full, entry = self._read(tag)
-        header = self._header(full, entry)
+        full, entry = self._store.read(tag)
+        header = self._store.header(full, entry)
         spec = ModelSpec(
             from_=header.path,
-            adapter=self._blob(entry.adapter) if entry.adapter else None,
+            adapter=self._store.blob(entry.adapter) if entry.adapter else None,
             template=entry.template,
             system=entry.system,
             parameters=entry.parameters,
@@ -146,8 +111,8 @@ class EmbeddedEngine:
         return self.render_many(tag, [messages])[0]
 
     def render_many(self, tag: str, chats: Sequence[Sequence[Message]]) -> list[str]:
-        full, entry = self._read(tag)
-        return _render(self._header(full, entry), entry, chats)
+        full, entry = self._store.read(tag)
+        return _render(self._store.header(full, entry), entry, chats)
 
     def chat(self, tag: str, messages: Sequence[Message], options: ChatOptions | None = None) -> Iterator[ChatChunk]:
         """Stream the answer; leave out the oldest turns if the conversation exceeds the context, as Ollama does.
@@ -158,9 +123,9 @@ class EmbeddedEngine:
         _check_plain(messages, options.tools)
         started = time.monotonic()
         with self._alone():
-            full, entry = self._read(tag)
+            full, entry = self._store.read(tag)
             held = self._load(full, entry, options.context)
-            tokens = _fit(held, self._header(full, entry), entry, messages)
+            tokens = _fit(held, self._store.header(full, entry), entry, messages)
             limit = held.context - len(tokens)
             wanted = tokens_wanted(options, entry.parameters)
             stops = [text for text in (*entry.parameters.get("stop", []), *options.stop) if text]
@@ -188,30 +153,27 @@ class EmbeddedEngine:
                 f"{tag} needs {spec.renderer or spec.parser!r}, which renders chats within Ollama and is not in the "
                 "embedded engine: give the model a chat template (in Jinja), or use Ollama"
             )
-        with self._storing():
-            entry = self._entry(spec)
+        with self._store.writing():
+            entry = self._store.add(spec)
             if entry.template:
                 check_template(entry.template)
-            paths.write_json(self._file(full), vars(entry))
-            self._sweep()
+            self._store.write(full, entry)
 
     def copy(self, source: str, target: str) -> None:
         full = full_tag(target)
-        with self._storing():
-            _, entry = self._read(source)
-            paths.write_json(self._file(full), vars(entry))
-            self._sweep()
+        with self._store.writing():
+            _, entry = self._store.read(source)
+            self._store.write(full, entry)
 
     def delete(self, tag: str) -> None:
-        full, _ = self._read(tag)
+        full, _ = self._store.read(tag)
         self.unload(full)
-        with self._storing():
-            self._file(full).unlink(missing_ok=True)
-            self._sweep()
+        with self._store.writing():
+            self._store.remove(full)
 
     def warm(self, tag: str) -> None:
         with self._alone():
-            self._load(*self._read(tag))
+            self._load(*self._store.read(tag))
 
     def unload(self, tag: str | None = None) -> list[str]:
         """Unload the model once no answer is being streamed; return its tag in a list, [] if it was not loaded."""
@@ -234,119 +196,6 @@ class EmbeddedEngine:
         """Whether an answer is being generated, or a model loaded."""
         return self._model_lock.locked()
 
-    # The store
-
-    @contextlib.contextmanager
-    def _storing(self) -> Iterator[None]:
-        """Hold the store's lock within the `with` block, and raise EngineError for an OSError in it."""
-        try:
-            Path(self.where).mkdir(parents=True, exist_ok=True)
-            with self._store_lock:
-                yield
-        except OSError as error:
-            raise EngineError(
-                f"cannot write to {self.where}: {error.strerror or error}. Is the disk full, or the folder read-only?"
-            ) from error
-
-    def _entry(self, spec: ModelSpec) -> _Tag:
-        """Put the files of `spec` into the store; return the tag file's content. Raises EngineError for a bad file."""
-        if isinstance(spec.from_, Path):
-            base = check_model(read_header(spec.from_))
-            entry = _Tag(self._keep(spec.from_), None, None, None, {}, None)
-        else:
-            full, entry = self._read(spec.from_)
-            base = self._header(full, entry)
-            if entry.adapter and spec.adapter:
-                raise EngineError(
-                    f"{full} has an adapter already, and a model can have only one: use {spec.adapter.name} with the "
-                    f"base model of {full}"
-                )
-        if spec.adapter:
-            check_adapter(read_header(spec.adapter), base)
-            entry = replace(entry, adapter=self._keep(spec.adapter))
-        return replace(
-            entry,
-            template=spec.template or entry.template,
-            system=spec.system or entry.system,
-            parameters={**entry.parameters, **spec.parameters},
-            license=spec.license or entry.license,
-        )
-
-    def _keep(self, file: Path) -> str:
-        """Put `file` into the store unless it is already there; return its sha256."""
-        digest = paths.sha256_of(file)
-        target = self._blob(digest)
-        if not paths.holds(target, file, digest):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            partial = target.with_suffix(".partial")
-            partial.unlink(missing_ok=True)
-            try:
-                os.link(file.resolve(), partial)
-            except OSError:  # another file system, or one without links
-                shutil.copyfile(file, partial)
-            partial.replace(target)
-        return digest
-
-    def _sweep(self) -> None:
-        """Remove the files in the store that no tag refers to, including leftovers of a crash."""
-        tags = [self._parse(file) for file in self._tags.rglob("*.json")]
-        used = {self._blob(digest) for tag in tags for digest in (tag.gguf, tag.adapter) if digest}
-        for file in self._blobs.glob("sha256-*"):
-            if file not in used:
-                file.unlink()
-
-    def _blob(self, digest: str) -> Path:
-        return self._blobs / f"sha256-{digest}"
-
-    def _file(self, full: str) -> Path:
-        name, _, version = full.rpartition(":")
-        exact = self._tags.joinpath(*(part.replace(":", "%") for part in name.split("/")), f"{version}.json")
-        if exact.exists():
-            return exact
-        others = {self._name(file): file for file in self._tags.rglob("*.json")}
-        known = known_tag(full, others)  # the name may differ in case
-        return others[known] if known else exact
-
-    def _read(self, tag: str) -> tuple[str, _Tag]:
-        full = full_tag(tag)
-        file = self._file(full)
-        if not file.exists():
-            known = ", ".join(self._name(each) for each in self._tags.rglob("*.json")) or "none"
-            raise ModelNotFound(f"The embedded engine has no model {full}. Its models: {known}.")
-        return self._name(file), self._parse(file)
-
-    def _name(self, file: Path) -> str:
-        *name, version = file.relative_to(self._tags).with_suffix("").parts
-        return f"{'/'.join(name).replace('%', ':')}:{version}"
-
-    def _parse(self, file: Path) -> _Tag:
-        try:
-            return _Tag(**paths.read_json(file))
-        except (ByoaiError, TypeError) as error:
-            raise EngineError(
-                f"{file} is damaged ({error}): delete it, and make the model {self._name(file)} again"
-            ) from error
-
-    def _header(self, full: str, entry: _Tag) -> GgufHeader:
-        blob = self._blob(entry.gguf)
-        if not blob.exists():
-            raise ModelDamaged(f"the weights of {full} are missing ({blob}): download or make the model again")
-        return read_header(blob)
-
-    def _summary(self, file: Path) -> ModelSummary:
-        entry = self._parse(file)
-        files = [self._blob(digest) for digest in (entry.gguf, entry.adapter) if digest]
-        summary = ModelSummary(
-            self._name(file), entry.digest(), sum(each.stat().st_size for each in files if each.exists())
-        )
-        try:
-            header = self._header(summary.tag, entry)
-        except ModelDamaged:  # or missing: `show` reports it; the list stays usable for other models
-            return summary
-        return replace(
-            summary, family=header.architecture, parameter_size=header.parameter_size, quantization=header.quantization
-        )
-
     # The model in memory
 
     @contextlib.contextmanager
@@ -359,16 +208,18 @@ class EmbeddedEngine:
         finally:
             self._model_lock.release()
 
-    def _load(self, full: str, entry: _Tag, context: int | None = None) -> _Loaded:
+    def _load(self, full: str, entry: Tag, context: int | None = None) -> _Loaded:
         """Load the model of the tag `full` in place of any other; return it. The caller must hold `_model_lock`."""
-        trained = self._header(full, entry).context_length or DEFAULT_CONTEXT
+        trained = self._store.header(full, entry).context_length or DEFAULT_CONTEXT
         key = (entry.gguf, entry.adapter, min(context or entry.parameters.get("num_ctx") or DEFAULT_CONTEXT, trained))
         if self._loaded is None or self._loaded.key != key:
             if self._loaded:
                 self._loaded.model.close()
                 self._loaded = None
-            adapter = str(self._blob(entry.adapter)) if entry.adapter else None
-            model = Native("fine_tuning.engines.llama:Chat", str(self._blob(entry.gguf)), adapter, key[2], threads())
+            adapter = str(self._store.blob(entry.adapter)) if entry.adapter else None
+            model = Native(
+                "fine_tuning.engines.llama:Chat", str(self._store.blob(entry.gguf)), adapter, key[2], threads()
+            )
             self._loaded = _Loaded(full, key, model)
         self._loaded.model.start()  # a new child if the old one has died
         self._loaded.tag = full
@@ -376,7 +227,7 @@ class EmbeddedEngine:
 
     def _is(self, held: _Loaded, full: str) -> bool:
         """Return whether `held` is the model of the tag `full`, perhaps loaded under another tag."""
-        entry = self._parse(file) if (file := self._file(full)).exists() else None
+        entry = self._store.find(full)
         return held.tag == full or (entry is not None and held.key[:2] == (entry.gguf, entry.adapter))
 
 
@@ -389,7 +240,7 @@ def _check_plain(messages: Sequence[Message], tools: Sequence[object]) -> None:
         raise NotSupported(f"the embedded engine supports neither images nor tools: start Ollama, {_IN_ITS_PLACE}")
 
 
-def _render(header: GgufHeader, entry: _Tag, chats: Sequence[Sequence[Message]]) -> list[str]:
+def _render(header: GgufHeader, entry: Tag, chats: Sequence[Sequence[Message]]) -> list[str]:
     template = entry.template or header.chat_template
     if not template:
         raise EngineError(f"{header.path} has no chat template: make the model again with one, written in Jinja")
@@ -413,7 +264,7 @@ def _neutraliser(gguf_digest: str, template: str, gguf: Path, render: Render) ->
     return _neutralisers[key]
 
 
-def _fit(held: _Loaded, header: GgufHeader, entry: _Tag, messages: Sequence[Message]) -> list[int]:
+def _fit(held: _Loaded, header: GgufHeader, entry: Tag, messages: Sequence[Message]) -> list[int]:
     """Return the tokens of the conversation, without its oldest turns if they exceed three quarters of the context.
 
     The last quarter is for the answer. Raises EngineError if the last turn alone is too long.
