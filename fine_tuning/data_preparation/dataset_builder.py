@@ -1,6 +1,7 @@
 """Build datasets and their token rows, and store them on disk.
 
 data/datasets/<hash>/train.jsonl, validation.jsonl, test.jsonl   {"id", "messages": [...]}; a variant also has "augmented"
+                     sketches                                    of its conversations, for the next dataset (kept_sketches.py)
                      README.md                                   the dataset's card: counts, lengths, sources, licences; no texts
                      manifest.json                               written last: without it the dataset is unfinished, and is built again
                      rows-<hash>/train.jsonl, ...                {"id", "input_ids", "trained"}: token rows of the dataset for one model of the engine
@@ -15,8 +16,7 @@ from collections import Counter, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice, takewhile
-from json.encoder import encode_basestring
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +25,21 @@ from fine_tuning.config import DataPreparation, DatasetFormat
 from fine_tuning.config.augmentation import Augmentation
 from fine_tuning.config.mix import Mix
 from fine_tuning.conversation import Conversation, Message, parse_conversations
-from fine_tuning.data_collection.cleaning.dedupe import near_duplicates
-from fine_tuning.data_preparation import mixing
+from fine_tuning.data_collection.cleaning.dedupe import grouped
+from fine_tuning.data_collection.cleaning.sketches import Sketches
+from fine_tuning.data_preparation import kept_sketches, mixing
 from fine_tuning.data_preparation.augmentation import augmenter
 from fine_tuning.data_preparation.dataset_card import card_of, facts_of
 from fine_tuning.data_preparation.formatter import TrainingDataFormatter
 from fine_tuning.data_preparation.kept_rows import Counts, EarlierRows, Index, Kept, earlier_rows
+from fine_tuning.data_preparation.manifest import read_facts, read_turn_ids, write_manifest
 from fine_tuning.data_preparation.paraphrase import Rewording
 from fine_tuning.data_preparation.rows import ConversationTokenizer, Render, Tokenizer
 from fine_tuning.data_preparation.split import SPLITS, assign_splits, join_groups
 from fine_tuning.data_preparation.spool import Spool
 from fine_tuning.data_preparation.tokenizer import fingerprint
 from fine_tuning.data_preparation.topics import topics_of
-from fine_tuning.errors import ByoaiError, DataError, NoConversations, TooLittleData
+from fine_tuning.errors import DataError, NoConversations, TooLittleData
 from fine_tuning.token_rows import TokenRow
 from fine_tuning.units import counted
 
@@ -89,7 +91,7 @@ def build_dataset(
     """
     if isinstance(conversations, Sequence):
         conversations = parse_conversations(conversations)
-    with Spool() as spool:
+    with Spool() as spool, Sketches() as sketches:
         for conversation, pair in _pairs(conversations, settings.teach_thoughts):
             spool.add(conversation, pair)
         if not len(spool):
@@ -98,7 +100,7 @@ def build_dataset(
         digest = hash_of({**facts, "conversations": spool.digest})
         folder = paths.datasets_dir() / digest[:16]
         if not is_finished(folder):
-            splits = _split(spool, settings)
+            splits = _split(spool, sketches, settings)
             often = _mixed(spool, splits, mix, settings.seed)
             if not sum(count for split, count in zip(splits, often, strict=True) if split == "train"):
                 there = ", ".join(sorted(set(spool.sources())))
@@ -124,6 +126,7 @@ def build_dataset(
             known = {**facts, "hash": digest, "splits": sizes, **facts_of(spool, splits, often, settings.seed)}
             if making.made:
                 known["augmented"] = making.made
+            kept_sketches.keep(folder, spool, sketches, often)
             paths.atomic_write(folder / CARD, card_of(known))
             write_manifest(folder / MANIFEST, known, spool.turn_ids(often))
     return Dataset(folder)
@@ -269,9 +272,11 @@ def delete_datasets_of(turn_ids: Collection[str]) -> list[Path]:
     return hit
 
 
-def _split(spool: Spool, settings: DataPreparation) -> list[str]:
+def _split(spool: Spool, sketches: Sketches, settings: DataPreparation) -> list[str]:
+    """Return the split of each conversation; add its sketch to `sketches`."""
+    kept_sketches.sketch_all(spool, sketches)
     # Both parts of a conversation that the cleaning cut in two must be in the same split: sessions are groups, too.
-    groups = join_groups(near_duplicates(spool.texts()).tolist(), spool.session_numbers())
+    groups = join_groups(grouped(spool.texts(), sketches).tolist(), spool.session_numbers())
     pinned, ids = spool.pinned(), spool.ids()
     free = [number for number, split in enumerate(pinned) if not split]
     ratios = (settings.train_ratio, settings.validation_ratio, settings.test_ratio)
@@ -387,66 +392,3 @@ def is_finished(folder: Path) -> bool:
 def write_jsonl(path: Path, records: Iterable[dict[str, object]]) -> None:
     """Write one record per line, atomically, with one record in memory at a time."""
     paths.atomic_write(path, (json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in records))
-
-
-# A manifest's list of turns is far longer than the rest. So manifests are written and read line by
-# line, in the same form as that of `paths.write_json`.
-
-_TURNS = '  "turn_ids": '
-
-
-def write_manifest(path: Path, facts: Mapping[str, object], turn_ids: Iterable[str]) -> None:
-    """Write a manifest atomically: the facts, and the ids of the turns as "turn_ids"."""
-    before, _, after = json.dumps({**facts, "turn_ids": []}, ensure_ascii=False, indent=2, sort_keys=True).partition(
-        f"\n{_TURNS}[]"
-    )
-
-    def pieces() -> Iterator[bytes]:
-        yield f"{before}\n{_TURNS}[".encode()
-        mark = "\n"
-        for id in turn_ids:
-            yield f"{mark}    {encode_basestring(id)}".encode()
-            mark = ",\n"
-        yield f"{'' if mark == chr(10) else chr(10) + '  '}]{after}\n".encode()
-
-    paths.atomic_write(path, pieces())
-
-
-def read_facts(path: Path) -> dict[str, Any]:
-    """Return a manifest without "turn_ids". Raises ByoaiError if it cannot be read."""
-    try:
-        with path.open(encoding="utf-8", newline="\n") as file:
-            facts: dict[str, Any] = json.loads("".join(_without_turns(file)))
-    except (OSError, ValueError) as error:
-        raise ByoaiError(f"cannot read {path}: {error}. Make it readable, or delete its folder and retrain") from error
-    return facts
-
-
-def _without_turns(lines: Iterable[str]) -> Iterator[str]:
-    inside = False
-    for line in lines:
-        if line == f"{_TURNS}[\n":
-            inside = True
-        elif not inside:
-            yield line
-        elif line.startswith("  ]"):
-            inside = False
-
-
-def read_turn_ids(path: Path) -> Iterator[str]:
-    """Yield the "turn_ids" of a manifest.
-
-    A file that `write_manifest` wrote is read line by line, any other as a whole. Raises ByoaiError
-    if it cannot be read.
-    """
-    try:
-        with path.open(encoding="utf-8", newline="\n") as file:
-            if any(line == f"{_TURNS}[\n" for line in file):
-                yield from (
-                    json.loads(line.strip().removesuffix(","))
-                    for line in takewhile(lambda line: not line.startswith("  ]"), file)
-                )
-                return
-    except (OSError, ValueError) as error:
-        raise ByoaiError(f"cannot read {path}: {error}. Make it readable, or delete its folder and retrain") from error
-    yield from paths.read_json(path)["turn_ids"]

@@ -1,6 +1,6 @@
 """Store conversations in a temporary file while a dataset is built.
 
-They are read several times, and may be too many for the memory, in which only about forty bytes per
+They are read several times, and may be too many for the memory, in which only about sixty bytes per
 conversation are kept. The file has no name, so nothing of it remains however the program ends.
 """
 
@@ -12,7 +12,9 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from hashlib import blake2b
 from itertools import islice
+from json.encoder import encode_basestring
 from typing import Any, overload
 
 import numpy as np
@@ -38,6 +40,7 @@ class Spool:
         self._ids = array("Q")  # hashes
         self._sessions = array("Q")  # hashes
         self._words = array("q")  # number of words
+        self._texts = bytearray()  # hashes
         self._sources: list[str] = []
         self._tasks: list[str] = []
         self._licences: dict[str, set[str]] = {}  # by source
@@ -59,26 +62,26 @@ class Spool:
     def add(self, conversation: Conversation, pair: Record) -> None:
         """Add a conversation and its training pair, {"messages": [...]}."""
         turns = conversation.turns
-        session, source, pinned = turns[0].session_id, source_of(turns[0]), _pinned(conversation)
-        task = task_of(turns[0])
+        first = turns[0]
+        source, task, pinned = source_of(first), task_of(first), _pinned(conversation)
         self._starts.append(self._file.tell())
         self._turns.append(len(turns))
         self._ids.append(_hash(conversation.id))
-        self._sessions.append(_hash(session))
+        self._sessions.append(_hash(first.session_id))
         self._sources.append(sys.intern(source))
         self._tasks.append(sys.intern(task))
         for licence in filter(None, map(licence_of, turns)):
             self._licences.setdefault(source, set()).add(licence)
         self._pinned.append(pinned)
-        ids = [turn.id for turn in turns]
-        text = text_of(conversation)
+        text = text_in(pair)
+        self._texts += blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
         self._words.append(len(text.split()))
-        fields = [conversation.id, [session, source, pinned, *([task] if task else [])], ids, pair, text]
         # JSON escapes tabs and line ends within texts, so these can separate fields and lines
-        line = "\t".join(_written(field) for field in fields) + "\n"
-        written = line.encode("utf-8", "surrogatepass")
-        self._digest.update(written)
-        self._file.write(written)
+        ids = ", ".join([encode_basestring(turn.id) for turn in turns])
+        line = f"{encode_basestring(conversation.id)}\t[{ids}]\t{_written(pair)}\n".encode("utf-8", "surrogatepass")
+        self._digest.update(_written([first.session_id, source, pinned, task]).encode("utf-8", "surrogatepass"))
+        self._digest.update(line)
+        self._file.write(line)
 
     @property
     def digest(self) -> str:
@@ -102,7 +105,7 @@ class Spool:
 
     def _record(self, number: int, line: Sequence[bytes]) -> bytes:
         id = line[_ID] if self._counts[number] == 1 else _written(self._id(number, _read(line[_ID]))).encode()
-        return b'{"id": %s, %s\n' % (id, line[_PAIR].removeprefix(b"{"))
+        return b'{"id": %s, %s' % (id, line[_PAIR].removeprefix(b"{"))  # with the line end
 
     def ids(self) -> list[str]:
         """Return the id of each conversation's record (see `_id`)."""
@@ -137,19 +140,23 @@ class Spool:
         """Yield the ids of all turns, or only of the conversations i for which chosen[i] is not 0."""
         return (id for _, line in self._lines(chosen) for id in _read(line[_TURNS]))
 
+    @property
+    def text_hashes(self) -> npt.NDArray[np.uint64]:
+        """A hash of each conversation's text (see `text_in`), as two numbers."""
+        return np.frombuffer(bytes(self._texts), "<u8").reshape(-1, 2)
+
     def texts(self) -> "Texts":
-        """Return the texts of all conversations (see `text_of`) as a sequence that reads them on access."""
+        """Return the texts of all conversations (see `text_in`) as a sequence that reads them on access."""
         return Texts(self)
 
     def said(self) -> Iterator[str]:
-        """Yield the text of each conversation (see `text_of`), in order."""
-        return (_read(line[_TEXT]) for _, line in self._lines())
+        """Yield the text of each conversation (see `text_in`), in order."""
+        return (text_in(_read(line[_PAIR])) for _, line in self._lines())
 
     def text(self, number: int) -> str:
-        """Return the text of the conversation with this number (see `text_of`)."""
+        """Return the text of the conversation with this number (see `text_in`)."""
         self._file.seek(self._starts[number])
-        said: str = _read(self._file.readline().split(b"\t")[_TEXT])
-        return said
+        return text_in(_read(self._file.readline().split(b"\t")[_PAIR]))
 
     def sizes(self, splits: Sequence[str], often: Sequence[int]) -> dict[str, dict[str, int]]:
         """Return the numbers of conversations and turns of each split, repeats included.
@@ -213,8 +220,16 @@ def _pinned(conversation: Conversation) -> int:
 
 
 def text_of(conversation: Conversation) -> str:
-    """Return all questions and answers of a conversation as one text, for the search for near-duplicates and topics."""
+    """Return all questions and answers of a conversation as one text, for the search for near-duplicates."""
     return "\n".join(f"{turn.user_message}\n{turn.bot_response}" for turn in conversation.turns)
+
+
+def text_in(record: Record) -> str:
+    """Return all questions and answers of a dataset's record as one text, for near-duplicates and topics.
+
+    The system prompt is left out, since many conversations share it.
+    """
+    return "\n".join([message["content"] for message in record["messages"] if message["role"] != "system"])
 
 
 class Texts(Sequence[str]):
@@ -245,5 +260,5 @@ def _hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest())
 
 
-_ID, _, _TURNS, _PAIR, _TEXT = range(5)  # fields of a line, each decoded only where it is needed
+_ID, _TURNS, _PAIR = range(3)  # fields of a line, each decoded only where it is needed
 _AT_ONCE = 500  # lines that are read from the file at once

@@ -19,12 +19,11 @@ from fine_tuning.data_preparation.dataset_builder import (
     Dataset,
     hash_of,
     is_finished,
-    read_facts,
-    read_turn_ids,
     write_jsonl,
-    write_manifest,
 )
+from fine_tuning.data_preparation.manifest import read_facts, read_turn_ids, write_manifest
 from fine_tuning.data_preparation.split import SPLITS, join_groups
+from fine_tuning.data_preparation.spool import text_in
 from fine_tuning.errors import DataError
 
 Record = dict[str, Any]
@@ -82,7 +81,7 @@ def _dealt(datasets: Sequence[Path]) -> dict[str, list[Record]]:
         for record in paths.read_jsonl(folder / f"{split}.jsonl", _checked, "a conversation", DataError)
     ]
     sessions = [entry.record["id"].partition("/")[0] for entry in entries]
-    groups = join_groups(near_duplicates([_said(entry.record) for entry in entries]).tolist(), sessions)
+    groups = join_groups(near_duplicates([text_in(entry.record) for entry in entries]).tolist(), sessions)
     alike: dict[int, list[_Entry]] = {}
     for group, entry in zip(groups, entries, strict=True):
         alike.setdefault(group, []).append(entry)
@@ -108,14 +107,6 @@ def _learned_elsewhere(entry: _Entry, alike: Sequence[_Entry]) -> bool:
 
 def _checked(record: Any) -> Record:
     return {"id": str(record["id"]), "messages": list(record["messages"])}
-
-
-def _said(record: Record) -> str:
-    """Return the text of a conversation for the comparison with others.
-
-    The system prompt is left out, since many conversations share it.
-    """
-    return "\n".join(message["content"] for message in record["messages"] if message["role"] != "system")
 
 
 def _size(records: Sequence[Record]) -> dict[str, int]:

@@ -16,12 +16,10 @@ from fine_tuning.data_preparation.dataset_builder import (
     Dataset,
     build_dataset,
     delete_datasets_of,
-    read_facts,
-    read_turn_ids,
     tokenize_dataset,
-    write_manifest,
 )
 from fine_tuning.data_preparation.kept_rows import EarlierRows
+from fine_tuning.data_preparation.manifest import read_facts, read_turn_ids, write_manifest
 from fine_tuning.data_preparation.split import SPLITS
 from fine_tuning.errors import ByoaiError, DataError, NoConversations, TooLittleData
 
@@ -117,11 +115,11 @@ def test_another_input_or_setting_is_another_dataset(home: Path, conversations: 
 @pytest.mark.parametrize("missing", ["manifest.json", "test.jsonl"])
 def test_an_unfinished_dataset_is_built_again(home: Path, conversations: list[Conversation], missing: str) -> None:
     first = build_dataset(conversations, SETTINGS)
-    whole = {file.name: file.read_text() for file in first.path.iterdir()}
+    whole = {file.name: file.read_bytes() for file in first.path.iterdir()}
     (first.path / missing).unlink()
     (first.path / "train.jsonl").write_text('{"id": "to')
     assert build_dataset(conversations, SETTINGS) == first
-    assert {file.name: file.read_text() for file in first.path.iterdir()} == whole
+    assert {file.name: file.read_bytes() for file in first.path.iterdir()} == whole
 
 
 def test_near_duplicates_share_a_split_whatever_the_seed(home: Path, conversations: list[Conversation]) -> None:

@@ -18,26 +18,29 @@ class NumberTable:
     """
 
     def __init__(self) -> None:
-        self._found: tuple[int | None, int] = (None, 0)  # the key that `get` looked for since the last `put`; its place
         self._clear(1 << 10)
         self._count = 0
 
     def get(self, key: int) -> int:
         """Return the number of `key`; -1 if it has none."""
-        self._found = key, self._place(key & _MASK)
-        return self._values[self._found[1]]
+        return self._values[self._place(key & _MASK)]
 
     def put(self, key: int, value: int) -> None:
         """Set the number of `key`."""
-        found, place = self._found
-        if found != key:  # most keys are set just after `get` looked for them
-            place = self._place(key & _MASK)
-        if self._values[place] == _NONE:
+        if self.first(key, value) >= 0:
+            self._values[self._place(key & _MASK)] = value
+
+    def first(self, key: int, value: int) -> int:
+        """Return the number of `key`; if it has none, set it to `value`, and return -1."""
+        key &= _MASK
+        place = self._place(key)
+        found = self._values[place]
+        if found == _NONE:
+            self._keys[place], self._values[place] = key, value
             self._count += 1
-        self._keys[place], self._values[place] = key & _MASK, value
-        self._found = None, 0  # a free place that was found may be taken now
-        if 3 * self._count > 2 * len(self._keys):
-            self._grow()
+            if 3 * self._count > 2 * len(self._keys):
+                self._grow()
+        return found
 
     def _place(self, key: int) -> int:
         """Return the index at which `key` is, or would be added."""

@@ -26,12 +26,13 @@ def test_it_answers_as_a_dict_does(entries: list[tuple[int, int]]) -> None:
     assert all(table.get(key) == value for key, value in known.items())
 
 
-def test_a_place_that_was_found_free_is_not_used_once_another_key_has_it() -> None:
-    table = NumberTable()
-    assert table.get(0) == -1
-    table.put(1024, 1)  # the same place in a table of 1024
-    table.put(0, 2)
-    assert (table.get(1024), table.get(0)) == (1, 2)
+@given(st.lists(st.tuples(KEYS, st.integers(0, 2**40)), max_size=200))
+def test_the_first_number_of_a_key_stays_as_in_a_dict(entries: list[tuple[int, int]]) -> None:
+    table, known = NumberTable(), dict[int, int]()
+    for key, value in entries:
+        assert table.first(key, value) == known.get(key % 2**64, -1)
+        known.setdefault(key % 2**64, value)
+    assert all(table.get(key) == value for key, value in known.items())
 
 
 @pytest.mark.parametrize("stride", [1, 1024, 2**32, 0x9E3779B97F4A7C15])
