@@ -233,9 +233,11 @@ class DataCleaner:
         The path is split where turns are dropped, and where the system prompt changes. Dropped turns are
         counted in `found`.
         """
-        stands = {id(turn) for turn in chosen_path(conversation.turns)}
-        for turn in conversation.turns if len(stands) < len(conversation.turns) else ():
-            if id(turn) not in stands:
+        path = chosen_path(conversation.turns)
+        is_whole = path is conversation.turns
+        replaced = set[int]() if is_whole else set(map(id, conversation.turns)).difference(map(id, path))
+        for turn in conversation.turns if replaced else ():
+            if id(turn) in replaced:
                 found.drop(turn, Reason.REGENERATED)
         part = _Part(conversation.id)
         for place, (turn, decision) in enumerate(zip(conversation.turns, decisions, strict=True)):
@@ -244,7 +246,7 @@ class DataCleaner:
             clean = _carried_out(turn, decision, system)
             if found.fit is not None and isinstance(clean, CleanTurn):
                 found.fit[turn.id] = clean
-            if id(turn) not in stands:
+            if id(turn) in replaced:
                 continue
             unwanted = self._unwanted(turn)
             if isinstance(clean, Reason) or unwanted:

@@ -10,6 +10,7 @@ from functools import lru_cache
 from hashlib import blake2b
 from itertools import islice
 from struct import Struct
+from typing import IO
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from fine_tuning.data_collection.cleaning.wording import Wording, fold, may_be_m
 
 _CACHED = 1000  # texts whose pieces are kept in memory for the comparison
 _CROWD = 64  # questions with one sketch that are compared: if there are more, they differ in names, not in errors
-_IN_MEMORY = 50_000  # turns
+_IN_MEMORY = 1 << 22  # bytes of questions
 # before each text: offset of the previous entry with this sketch, turn's number, hash of its words, text's size
 _ENTRY = Struct("<qqqq")
 _HASH = 8  # bytes: among a million turns, the chance that two collide is about one in ten million
@@ -51,13 +52,15 @@ class RepeatedTurns:
     """
 
     def __init__(self) -> None:
-        # by the answer, the question's sketch and the turn before: offset in `_asked` of the last such question
+        # by the answer, the question's sketch and the turn before: offset of the last such question
         self._similar = NumberTable()
         # numbers of turns by their exact words, of those only whose key in `_similar` several turns have
         self._exact = NumberTable()
-        self._asked = tempfile.SpooledTemporaryFile(dir=str(paths.home()))  # noqa: SIM115  (`_ENTRY` and text of each)
-        self._end = 0
-        self._moved = False  # whether `_asked` was read, so that its position is no longer its end
+        self._recent = (
+            bytearray()
+        )  # `_ENTRY` and text of each question, of the last ones only: the others are in a file
+        self._file: IO[bytes] | None = None
+        self._start = 0  # offset of `_recent`, as if it were at the end of the file
         self._compared: dict[int, Wording] = {}  # wordings of the few questions that were compared with others
         self._count = 0
 
@@ -75,12 +78,13 @@ class RepeatedTurns:
         before = after.to_bytes(_HASH, signed=True)
         similar, exact = hash(before + said[ANSWER] + said[TOPIC]), hash(before + said[_EXACT])
         # most turns are like no other, and few share a sketch, so the time grows only linearly with the turns
-        last = self._similar.first(similar, self._end)
+        end = self._start + len(self._recent)
+        last = self._similar.first(similar, end)
         if last >= 0:
             earlier = self._repeated(last, exact, question)
             if earlier >= 0:
                 return earlier, True
-            self._similar.put(similar, self._end)
+            self._similar.put(similar, end)
             self._exact.put(exact, self._count)
         self._remember(last, exact, question)
         return self._count - 1, False
@@ -100,27 +104,34 @@ class RepeatedTurns:
         return min(alike, default=-1)
 
     def _remember(self, last: int, exact: int, question: str) -> None:
-        """Append a question to the file, with the hash of its turn's words.
+        """Store a question, with the hash of its turn's words.
 
         `last` is the offset of the previous question with the same sketch; -1 if there is none.
         """
-        if self._count == _IN_MEMORY:  # move the texts, which are private, into an unnamed file in the data folder
-            paths.home().mkdir(parents=True, exist_ok=True)
-            self._asked.rollover()
         text = question.encode("utf-8", "surrogatepass")
-        if self._moved:
-            self._asked.seek(self._end)
-            self._moved = False
-        self._asked.write(_ENTRY.pack(last, self._count, exact, len(text)) + text)
-        self._end += _ENTRY.size + len(text)
+        self._recent += _ENTRY.pack(last, self._count, exact, len(text))
+        self._recent += text
         self._count += 1
+        if len(self._recent) < _IN_MEMORY:
+            return
+        if self._file is None:  # the texts are private, so the file is in the data folder, and has no name
+            paths.home().mkdir(parents=True, exist_ok=True)
+            self._file = tempfile.TemporaryFile(dir=paths.home())  # noqa: SIM115  (closed with the object)
+        self._file.seek(self._start)
+        self._file.write(self._recent)
+        self._start += len(self._recent)
+        self._recent.clear()
 
     def _entry(self, place: int) -> tuple[int, int, int, int]:
-        """Return what `_ENTRY` holds at an offset of the file, which is then at the question's text."""
-        self._moved = True
-        self._asked.seek(place)
-        previous, number, exact, size = _ENTRY.unpack(self._asked.read(_ENTRY.size))
+        """Return what `_ENTRY` holds at an offset; the question's text is behind it."""
+        previous, number, exact, size = _ENTRY.unpack(self._read(place, _ENTRY.size))
         return previous, number, exact, size
+
+    def _read(self, place: int, size: int) -> bytes:
+        if place >= self._start or self._file is None:
+            return bytes(self._recent[place - self._start : place - self._start + size])
+        self._file.seek(place)
+        return self._file.read(size)
 
     def _before(self, place: int) -> Iterator[tuple[int, Wording]]:
         """Yield (number, wording) of the question at offset `place`, then of earlier questions with the same sketch.
@@ -128,10 +139,12 @@ class RepeatedTurns:
         The latest question comes first; nothing is yielded for the offset -1.
         """
         while place >= 0:
-            place, number, _, size = self._entry(place)
+            previous, number, _, size = self._entry(place)
             if number not in self._compared:
-                self._compared[number] = wording(self._asked.read(size).decode("utf-8", "surrogatepass"))
+                text = self._read(place + _ENTRY.size, size)
+                self._compared[number] = wording(text.decode("utf-8", "surrogatepass"))
             yield number, self._compared[number]
+            place = previous
 
 
 def _sketched(words: Sequence[str]) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from functools import cache
 from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import phonenumbers
 
@@ -247,16 +247,13 @@ def carried_out(turn: Turn, decision: Decision, names: Placeholders | None = Non
     original = turn.metadata.get("original_response") if decision.original_fits else None
     if not changes:
         return CleanTurn(turn, {}, original)
-    texts = {name: text for name, text in zip(_FIELDS, texts_to_clean(turn), strict=True) if text is not None}
-    clean = {name: changes[name].of(text, names) if name in changes else text for name, text in texts.items()}
-    facts = {**turn.metadata, **{name: clean[name] for name in _OF_METADATA if name in clean}}
-    said = turn.model_copy(
-        update={"user_message": clean["user_message"], "bot_response": clean["bot_response"], "metadata": facts}
-    )
-    kinds = [find.kind for name in SAID if name in changes for find in changes[name].finds]
-    return CleanTurn(
-        said, Counter(kinds) if kinds else {}, clean["original_response"] if decision.original_fits else None
-    )
+    update: dict[str, Any] = {name: changes[name].of(getattr(turn, name), names) for name in SAID if name in changes}
+    kinds = [find.kind for name in update for find in changes[name].finds]
+    facts = {name: changes[name].of(turn.metadata[name], names) for name in _OF_METADATA if name in changes}
+    if facts:
+        update["metadata"] = {**turn.metadata, **facts}
+        original = original and facts.get("original_response", original)
+    return CleanTurn(turn.model_copy(update=update), Counter(kinds) if kinds else {}, original)
 
 
 class _Side(NamedTuple):

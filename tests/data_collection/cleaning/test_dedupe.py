@@ -1,12 +1,14 @@
 """Repeats are found, and nothing that says something new is."""
 
 import random
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from timing import growth
 
+from fine_tuning.data_collection.cleaning import dedupe
 from fine_tuning.data_collection.cleaning.dedupe import RepeatedTurns, fold, group_near_duplicates
 
 QUESTION, ANSWER = "How many days of holiday do I get?", "Everyone gets 27 days of paid holiday."
@@ -71,6 +73,16 @@ def test_the_same_words_in_another_context_are_another_turn() -> None:
     assert known.number("What does that cost?", "It costs 29.", after=bike) == (2, False)
     assert known.number("What does that cost?", "It costs 29.", after=room) == (3, False)
     assert known.number("what does that cost", "It costs 29!", after=bike) == (2, True)
+
+
+def test_repeats_are_found_among_more_questions_than_are_in_memory(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dedupe, "_IN_MEMORY", 200)  # bytes, of two or three questions
+    known = RepeatedTurns()
+    questions = [f"May I take {number} days of holiday in July?" for number in range(20)]
+    assert [known.number(each, ANSWER) for each in questions] == [(number, False) for number in range(20)]
+    typed = [question.replace("holiday", "holdiay") for question in questions]
+    for again in (questions, typed):
+        assert [known.number(each, ANSWER) for each in again] == [(number, True) for number in range(20)]
 
 
 @given(st.text(), st.text())
