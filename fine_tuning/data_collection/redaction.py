@@ -17,7 +17,7 @@ from fine_tuning.json_values import parse_json
 
 Pattern = re.Pattern[bytes]
 
-_WEIGHTS = {".gguf", ".safetensors"}  # they contain numbers and a vocabulary, but no messages
+_NUMBERS = {".gguf", ".safetensors", ".sketches"}  # they contain numbers and perhaps a vocabulary, but no messages
 _GGUF = b"GGUF"  # first bytes of a GGUF file, whatever its name: engines name their blobs by digests
 _PACKED: dict[str, tuple[Callable[[bytes], bytes], Callable[[bytes], bytes]]] = {
     ".gz": (gzip.decompress, gzip.compress),
@@ -62,12 +62,12 @@ def texts_in(value: object) -> Iterator[str]:
 def search(folder: Path, wanted: Pattern, skip: Collection[Path] = ()) -> Iterator[Path]:
     """Yield the files under `folder` whose content matches `wanted`.
 
-    Compressed files are searched too; in JSON only strings are. Files of weights are not searched, and
-    neither is anything in `skip` (files and folders).
+    Compressed files are searched too; in JSON only strings are. Files of weights and of sketches are not
+    searched, and neither is anything in `skip` (files and folders).
     """
     for path in sorted(folder.rglob("*")):
         left_out = any(path == each or each in path.parents for each in skip)
-        if not left_out and path.is_file() and not _is_weights(path) and _says(path, wanted):
+        if not left_out and path.is_file() and not _is_numbers(path) and _says(path, wanted):
             yield path
 
 
@@ -146,12 +146,12 @@ def _is_lines(path: Path) -> bool:
     return path.suffix == ".jsonl"
 
 
-def _is_weights(path: Path) -> bool:
-    """Return whether a file contains weights, by its suffix or its first four bytes.
+def _is_numbers(path: Path) -> bool:
+    """Return whether a file contains weights or sketches, by its suffix or its first four bytes.
 
     Such a file may be larger than the memory.
     """
-    if path.suffix in _WEIGHTS:
+    if path.suffix in _NUMBERS:
         return True
     try:
         with path.open("rb") as file:

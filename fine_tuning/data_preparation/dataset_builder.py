@@ -1,7 +1,7 @@
 """Build datasets and their token rows, and store them on disk.
 
 data/datasets/<hash>/train.jsonl, validation.jsonl, test.jsonl   {"id", "messages": [...]}; a variant also has "augmented"
-                     sketches                                    of its conversations, for the next dataset (kept_sketches.py)
+                     texts.sketches                              of its conversations, for the next dataset (kept_sketches.py)
                      README.md                                   the dataset's card: counts, lengths, sources, licences; no texts
                      manifest.json                               written last: without it the dataset is unfinished, and is built again
                      rows-<hash>/train.jsonl, ...                {"id", "input_ids", "trained"}: token rows of the dataset for one model of the engine

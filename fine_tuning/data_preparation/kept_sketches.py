@@ -1,7 +1,7 @@
 """Keep the sketches of a dataset's conversations beside it, so that the next dataset sketches only new texts.
 
-data/datasets/<hash>/sketches   the hash of the code that made them; the hash of each conversation's text;
-                                for each conversation `_KEPT`
+data/datasets/<hash>/texts.sketches   the hash of the code that made them; the hash of each conversation's
+                                      text; for each conversation `_KEPT`
 
 They are deleted with the dataset. Sketches of other code, or damaged ones, are made again.
 """
@@ -22,7 +22,7 @@ from fine_tuning.data_collection.cleaning.sketches import BATCH, SKETCH, Sketche
 from fine_tuning.data_collection.cleaning.turn_decisions import rules
 from fine_tuning.data_preparation.spool import Spool
 
-FILE = "sketches"
+FILE = "texts.sketches"
 _HASH = 16  # bytes
 _KEPT = np.dtype([("check", "<u4"), ("sketch", SKETCH)])  # "check": the CRC-32 of the text's hash and the sketch
 
@@ -75,10 +75,10 @@ class EarlierSketches:
 
 def sketch_all(spool: Spool, sketches: Sketches) -> None:
     """Add the sketches of all conversations of the spool; they are taken from the newest dataset, or else made."""
-    texts = spool.texts()
+    texts, all_hashes = spool.texts(), spool.text_hashes
     with EarlierSketches(_newest()) as earlier:
         for first in range(0, len(spool), BATCH):
-            hashes = spool.text_hashes[first : first + BATCH]
+            hashes = all_hashes[first : first + BATCH]
             made = np.empty(len(hashes), SKETCH)
             missing = earlier.fill(hashes, made)
             made[missing] = sketch([texts[first + index] for index in missing])
@@ -91,15 +91,15 @@ def keep(folder: Path, spool: Spool, sketches: Sketches, often: Sequence[int]) -
     Conversations that are not in the dataset (often[i] is 0) are left out, because their deletion
     from the log does not delete the dataset.
     """
-    chosen = np.array(often) > 0
+    chosen, all_hashes = np.array(often) > 0, spool.text_hashes
 
     def pieces() -> Iterator[bytes]:
         yield _made_by()
-        yield spool.text_hashes[chosen].tobytes()
+        yield all_hashes[chosen].tobytes()
         first = 0
         for batch in sketches.batches():
             here = chosen[first : first + len(batch)]
-            hashes, mine = spool.text_hashes[first : first + len(batch)][here].tobytes(), batch[here]
+            hashes, mine = all_hashes[first : first + len(batch)][here].tobytes(), batch[here]
             written, size = memoryview(mine.tobytes()), SKETCH.itemsize
             kept = np.empty(len(mine), _KEPT)
             kept["sketch"] = mine

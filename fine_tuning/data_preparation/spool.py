@@ -79,7 +79,8 @@ class Spool:
         # JSON escapes tabs and line ends within texts, so these can separate fields and lines
         ids = ", ".join([encode_basestring(turn.id) for turn in turns])
         line = f"{encode_basestring(conversation.id)}\t[{ids}]\t{_written(pair)}\n".encode("utf-8", "surrogatepass")
-        self._digest.update(_written([first.session_id, source, pinned, task]).encode("utf-8", "surrogatepass"))
+        origin = "\t".join(map(encode_basestring, (first.session_id, source, task)))
+        self._digest.update(f"{pinned}\t{origin}\t".encode("utf-8", "surrogatepass"))
         self._digest.update(line)
         self._file.write(line)
 
@@ -143,7 +144,7 @@ class Spool:
     @property
     def text_hashes(self) -> npt.NDArray[np.uint64]:
         """A hash of each conversation's text (see `text_in`), as two numbers."""
-        return np.frombuffer(bytes(self._texts), "<u8").reshape(-1, 2)
+        return np.frombuffer(self._texts, np.uint64).reshape(-1, 2)
 
     def texts(self) -> "Texts":
         """Return the texts of all conversations (see `text_in`) as a sequence that reads them on access."""

@@ -101,6 +101,7 @@ def test_a_models_vocabulary_is_nothing_that_was_said(tmp_path: Path) -> None:
     for name, content in {
         "model.gguf": b"GGUF badge",
         "adapter.safetensors": b"badge",
+        "texts.sketches": b"badge",
         "sha256-1": b"GGUF\x03 badge",
         "sha256-2": b"{{ badge }}",
     }.items():

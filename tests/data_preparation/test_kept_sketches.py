@@ -84,14 +84,14 @@ def empty(file: Path) -> None:
 def test_sketches_that_cannot_be_used_are_made_again(
     home: Path, sketched: list[str], damage: Callable[[Path], object]
 ) -> None:
-    damage(build_dataset(told(30), SETTINGS).path / "sketches")
+    damage(build_dataset(told(30), SETTINGS).path / "texts.sketches")
     sketched.clear()
     build_dataset(told(31), SETTINGS)
     assert len(sketched) == 31
 
 
 def test_a_damaged_sketch_is_made_again(home: Path, sketched: list[str]) -> None:
-    file = build_dataset(told(30), SETTINGS).path / "sketches"
+    file = build_dataset(told(30), SETTINGS).path / "texts.sketches"
     broken = bytearray(file.read_bytes())
     broken[-1] ^= 1  # in the last sketch
     broken[16] ^= 1  # in the hash of the first text
@@ -113,7 +113,7 @@ def test_sketches_go_with_their_turns(home: Path, sketched: list[str]) -> None:
     build_dataset([*told(31), *left_out], SETTINGS, mix=Mix(shares={"other": 0}))
     assert len(sketched) == 5  # the new one, and those that are not in the dataset, so that it may outlive them
     assert dataset.path in delete_datasets_of([told(1)[0].turns[0].id])
-    assert not list(home.glob("datasets/*/sketches"))
+    assert not list(home.glob("datasets/*/texts.sketches"))
 
 
 # From earlier work, and from nothing
