@@ -6,7 +6,7 @@ in order.
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from json.encoder import encode_basestring_ascii
 from typing import Annotated, Any, Literal, Self
 
@@ -50,13 +50,16 @@ class Message(BaseModel):
 
     role: Role
     content: Text
+    # of an answer: 0 if it is only read, as what was said before, and never trained on (named as in OpenAI's files)
+    weight: Literal[0, 1] = Field(1, exclude_if=lambda weight: weight == 1)
 
 
 class Turn(BaseModel):
     """A user's message and the model's answer, as recorded in the log.
 
     `metadata["model"]` is the tag of the model that answered, `["thoughts"]` its thoughts,
-    `["system"]` the system prompt; `["parent"]` is the turn before it (branches.py).
+    `["system"]` the system prompt; `["parent"]` is the turn before it (branches.py). `["weight"]` is 0
+    if the answer is only context (`only_context`).
     """
 
     # pydantic must not cache short texts: they would stay in memory after their turn was deleted
@@ -92,8 +95,9 @@ class Turn(BaseModel):
 
     def messages(self, thoughts: bool = False) -> list[Message]:
         """Return the question and the answer as messages. `thoughts`: begin the answer with the model's thoughts."""
-        said = self.answer(thoughts)
-        return [Message(role="user", content=self.user_message), Message(role="assistant", content=said)]
+        said, weight = self.answer(thoughts), 0 if only_context(self) else 1
+        asked = Message(role="user", content=self.user_message)
+        return [asked, Message(role="assistant", content=said, weight=weight)]
 
     def answer(self, thoughts: bool = False) -> str:
         """Return the answer; with `thoughts`, the model's thoughts before it."""
@@ -111,6 +115,11 @@ class Conversation(BaseModel):
     turns: tuple[Turn, ...] = Field(min_length=1)
     system: Text | None = None
 
+    @property
+    def learned(self) -> list[Turn]:
+        """The turns whose answers are trained on; the others are only context."""
+        return [turn for turn in self.turns if not only_context(turn)]
+
     def messages(self, thoughts: bool = False) -> list[Message]:
         """Return the system message (if any), then the question and answer of each turn; `thoughts` as in Turn."""
         head = [Message(role="system", content=self.system)] if self.system else []
@@ -120,6 +129,19 @@ class Conversation(BaseModel):
 def approved(turn: Turn) -> bool:
     """Return whether the user approved the answer: rated it up, or edited it."""
     return turn.metadata.get("rating") == "up" or "original_response" in turn.metadata
+
+
+def only_context(turn: Turn) -> bool:
+    """Return whether the answer is only context for the turns after it, and never trained on.
+
+    Its source marked it so ("weight": 0), and the user has not approved it since.
+    """
+    return turn.metadata.get("weight") == 0 and not approved(turn)
+
+
+def trained_answers(messages: Iterable[Mapping[str, Any]]) -> int:
+    """Return how many answers of a dataset's record are trained on: all but those that are only context."""
+    return sum(message["role"] == "assistant" and message.get("weight", 1) != 0 for message in messages)
 
 
 def of_document(turn: Turn) -> bool:

@@ -201,7 +201,7 @@ def _plan(shop: Workshop, said: Said, cleaned: Cleaned) -> Plan:
     counts = paths.read_json(rows / MANIFEST)["splits"]
     replayed = replay_prompts(config, counts)
     forecast = estimate_training(config.training, shop.base.gguf, rows, replay_file(shop, replayed))
-    kept_turns = sum(len(conversation.turns) for conversation in cleaned.conversations)
+    kept_turns = sum(len(conversation.learned) for conversation in cleaned.conversations)
     doubts = [
         too_little(kept_turns, config),
         largest_import(dataset.manifest.get("sources", {}), config.mix),

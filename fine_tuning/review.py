@@ -11,7 +11,7 @@ from functools import partial
 
 from fine_tuning.branches import on_chosen_paths, system_of
 from fine_tuning.config import FineTuningConfig
-from fine_tuning.conversation import Message, Turn, approved, conversations_of
+from fine_tuning.conversation import Message, Turn, approved, conversations_of, only_context
 from fine_tuning.data_collection.cleaning.dedupe import group_near_duplicates
 from fine_tuning.data_preparation.rows import ConversationTokenizer
 from fine_tuning.engines.base import Engine
@@ -50,9 +50,9 @@ def worth_reviewing(
 ) -> list[Candidate]:
     """Return the `count` turns that are most worth reviewing, the best one first.
 
-    `turns` are those of the log. Rated, edited and incomplete turns are left out. `live` and `base`
-    are tags of the engine; they are equal if no version is live. Raises EngineError if a model
-    cannot be loaded.
+    `turns` are those of the log. Rated, edited and incomplete turns are left out, and those that are only
+    context. `live` and `base` are tags of the engine; they are equal if no version is live. Raises
+    EngineError if a model cannot be loaded.
     """
     open_turns = unjudged(turns)[-NEWEST:]
     rows = _rows(engine, base, turns, open_turns)
@@ -93,13 +93,14 @@ def of_log(
 
 
 def unjudged(turns: Iterable[Turn]) -> list[Turn]:
-    """Return the complete turns on the chosen paths that are neither rated nor edited."""
+    """Return the complete turns on the chosen paths that are neither rated nor edited, nor only context."""
     return [
         turn
         for turn in on_chosen_paths(turns)
         if not approved(turn)
         and "rating" not in turn.metadata
         and "incomplete" not in turn.metadata
+        and not only_context(turn)
         and turn.bot_response.strip()
     ]
 

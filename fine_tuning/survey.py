@@ -83,7 +83,7 @@ def _of_cleaned(config: FineTuningConfig, said: Said, cleaned: Cleaned, *, sampl
     preferences = preferences_of(said.turns, cleaned.fit)
     pairs = sum(each.rejected is not None and each.rejected != each.chosen for each in preferences)
     ratings = sum(each.rejected is None for each in preferences)
-    kept = sum(len(conversation.turns) for conversation in cleaned.conversations)
+    kept = sum(len(conversation.learned) for conversation in cleaned.conversations)
     return Survey(
         source="the shipped sample" if sample else str(config.dataset.path or log.path),
         turns=len(said.turns) - said.beside,
@@ -155,7 +155,7 @@ def look_through(config: FineTuningConfig, engine: Engine | None, watch: Watch) 
 
 
 def _kept(cleaned: Cleaned) -> Iterable[Turn]:
-    return (turn for conversation in cleaned.conversations for turn in conversation.turns)
+    return (turn for conversation in cleaned.conversations for turn in conversation.learned)
 
 
 def _nearly_equal(said: Said, cleaned: Cleaned) -> list[list[str]]:

@@ -10,7 +10,7 @@ from chatbot.markdown import presentable
 from chatbot.parts import attached, copying, icon_button, learned_from
 from chatbot.parts.doing import attempt
 from chatbot.resources import engine
-from fine_tuning.conversation import Turn, approved
+from fine_tuning.conversation import Turn, approved, only_context
 from fine_tuning.data_collection.conversation_logger import REASON_LIMIT, Rating
 from fine_tuning.integration.attachments import split
 
@@ -192,6 +192,8 @@ def footnote(turn: Turn) -> str:
     if reason := turn.metadata.get("incomplete"):
         how = {"stopped": "stopped", "length": "cut: too long"}.get(reason, reason)
         facts.append(how if approved(turn) else f"{how}, learned only if you give it a thumbs-up or edit it")
+    if only_context(turn):
+        facts.append("only context, learned only if you give it a thumbs-up or edit it")
     if "original_response" in turn.metadata:
         facts.append("edited")
     if reason := turn.metadata.get("rating_reason"):

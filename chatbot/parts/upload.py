@@ -137,6 +137,11 @@ def _shown(upload: Upload, offer: Callable[[Incoming], None]) -> None:
             why = seen.title.removesuffix(f". {NAME_IT}")  # that is for the terminal
             st.error(presentable(why), title="In no known format", icon=":material/error:")
         _faults(seen, needs_me)
+        if seen.context:
+            st.info(
+                f"{counted(seen.context, 'answer')} of the first ones will be kept and not learned: the file marks "
+                "them as context for the answers after them. A thumbs-up or an edit has one learned."
+            )
         if seen.planted:
             planted(seen.planted)
         me = (

@@ -117,6 +117,7 @@ def of_import(report: "Report", written: bool) -> Facts:
         "added",
         "known",
         "turns",
+        "context",
         "conversations",
         "unanswered",
         "open_questions",

@@ -197,6 +197,8 @@ def _show(report: "Report", what: str) -> None:
             "the training data"
         )
     _show_planted(report.planted)
+    if report.context:
+        print(f"not learned: {counted(report.context, 'answer')} that the source marks as context for later ones")
     if report.unanswered:
         print(f"left out: {counted(report.unanswered, 'conversation')} without any answered question")
     if report.open_questions:

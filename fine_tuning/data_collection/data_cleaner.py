@@ -13,7 +13,7 @@ from hashlib import blake2b
 from itertools import chain, islice
 
 from fine_tuning.branches import chosen_path, system_of
-from fine_tuning.conversation import Conversation, Turn, approved, parse_conversations
+from fine_tuning.conversation import Conversation, Turn, approved, only_context, parse_conversations
 from fine_tuning.data_collection.all_cores import AllCores
 from fine_tuning.data_collection.cleaning.conflicts import Asked, Conflict, cut_out, find_conflicts
 from fine_tuning.data_collection.cleaning.dedupe import RepeatedTurns
@@ -32,6 +32,7 @@ from fine_tuning.data_collection.cleaning.turn_decisions import (
     decide_line,
     first_reason,
     rules,
+    texts_of,
     texts_to_clean,
 )
 from fine_tuning.data_collection.placeholders import Placeholders
@@ -41,7 +42,7 @@ from fine_tuning.data_collection.without_collections import without_collections
 
 @dataclass(frozen=True)
 class Cleaned:
-    conversations: list[Conversation]
+    conversations: list[Conversation]  # each has a turn that is learned; those before it may be only context
     dropped: dict[str, int]  # number of dropped turns, by Reason
     drops: list[tuple[str, str]]  # (turn id, Reason), duplicates last
     scrubbed: dict[str, int]  # private details in kept turns, by PII kind
@@ -73,6 +74,9 @@ class Found:
 class DataCleaner:
     """Cleans conversations for training: drops turns, and replaces private details by placeholders.
 
+    A turn that is only context counts as dropped, but stays in its conversation if a turn that is learned
+    follows it.
+
     An answer of a model whose tag begins with `own_prefix` is learned only if the owner approved it, by
     rating it up or editing it. A model that learns its own unchecked answers loses what it knew (arXiv
     2305.17493).
@@ -101,8 +105,8 @@ class DataCleaner:
     def filter_conversations(self, conversations: Sequence[Conversation | dict[str, object]]) -> Cleaned:
         """Return the conversations cleaned and without the turns that are dropped.
 
-        A turn dropped from the middle splits its conversation into two with the same id. Raises
-        DataError that names every record that is not a conversation.
+        A turn dropped from the middle splits its conversation into two with the same id, unless it is only
+        context. Raises DataError that names every record that is not a conversation.
         """
         found = Found(drops=[], fit={}, asked=[])
         with without_collections():
@@ -154,7 +158,7 @@ class DataCleaner:
         made = list(zip(conversation.turns, decisions, strict=True))
         names = Placeholders(
             [said for part in parts if part.turns for said in part.learned(made)],
-            also=[text for turn in conversation.turns for text in texts_to_clean(turn) if text],
+            also=[text for turn in conversation.turns for text in texts_of(turn) if text],
         )
         scrubbed = cache(lambda text: clean_text(text, self.settings, names))
         numbered: dict[int, CleanTurn] = {}
@@ -260,6 +264,8 @@ class DataCleaner:
                 part.told, part.system = (part.told, part.system) if part.turns else (told, system)
                 part.turns.append(clean)
                 part.places.append(place)
+                if only_context(turn):
+                    found.drop(turn, Reason.CONTEXT)
                 part.wordings.append(decision.wording)
         yield part
 
@@ -302,13 +308,13 @@ def _may_hold_several(conversation: Conversation, decisions: Sequence[Decision],
     kinds = [find.kind for each in finds for find in each]
     if len(set(kinds)) < len(kinds):
         return True
-    texts = chain(*map(texts_to_clean, conversation.turns), (part.told for part in parts)) if kinds else ()
+    texts = chain(*map(texts_of, conversation.turns), (part.told for part in parts)) if kinds else ()
     return any("[" in text for text in texts if text)
 
 
 @dataclass
 class _Part:
-    """Consecutive turns of a conversation that are learned.
+    """Consecutive turns of a conversation that are learned, or are context for those that are.
 
     A conversation is split into parts at dropped turns and at changes of the system prompt.
     """
@@ -344,20 +350,26 @@ class _Part:
                 scrubbed[str(kind)] += count
 
     def cut_repeats(self, known: RepeatedTurns, found: Found) -> None:
-        """Drop the turns at the end that repeat an earlier turn in the same context.
+        """Drop the turns at the end that repeat an earlier turn in the same context, or are only context.
 
-        A repeat that other turns follow is kept: they would make no sense without it.
+        Such a turn is kept if others follow: they would make no sense without it.
         """
         numbers, repeats = [-1], []
         for clean, said in zip(self.turns, self.wordings, strict=True):
-            number, repeated = known.number(clean.turn.user_message, clean.turn.bot_response, numbers[-1], said)
+            is_read = only_context(clean.turn)
+            number, repeated = known.number(
+                clean.turn.user_message, clean.turn.bot_response, numbers[-1], said, is_learned=not is_read
+            )
             numbers.append(number)
-            repeats.append(repeated)
+            repeats.append(repeated or is_read)
         while repeats and repeats.pop():
             self.places.pop()
-            found.drop(self.turns.pop().turn, Reason.DUPLICATE)
+            if not only_context(turn := self.turns.pop().turn):
+                found.drop(turn, Reason.DUPLICATE)
         if found.asked is not None:
-            found.asked += map(Asked, (clean.turn for clean in self.turns), numbers, self.wordings)
+            turns = [clean.turn for clean in self.turns]
+            asked = map(Asked, turns, numbers, self.wordings)
+            found.asked += (each for each in asked if not only_context(each.turn))
 
 
 class _Decider:

@@ -24,7 +24,7 @@ from fine_tuning.data_collection.record_files import Kind, Record, csv_rows, jso
 from fine_tuning.data_collection.training_formats import TRAINING, TrainingFormat
 from fine_tuning.errors import ConfigError, DataError, NoConversations
 
-_COLUMNS = ("id", "session_id", "timestamp", "user_message", "bot_response", "model", "rating")
+_COLUMNS = ("id", "session_id", "timestamp", "user_message", "bot_response", "model", "rating", "weight")
 _MARK = "exported.json"  # the number of turns in the last export
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 _ALSO_AS = ("jsonl", "csv", "parquet")  # file types in which every format of training data can be written

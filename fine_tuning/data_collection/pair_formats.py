@@ -4,18 +4,20 @@ chatml       {"messages": [{"role", "content"}, ...]}                           
 alpaca       {"instruction", "input", "output"} + "system", "history" if any       (Stanford Alpaca, LLaMA-Factory)
 instruction  {"prompt", "completion"}           + "system", "history" if any       (TRL's prompt-completion)
 
-`history` is a list of the earlier exchanges as [user, assistant] pairs. Unknown keys are kept.
+`history` is a list of the earlier exchanges as [user, assistant] pairs. Unknown keys are kept. An answer
+that is only context has "weight": 0 in chatml, as in OpenAI's files; the other two have `weights`, the
+list of the weights of all answers, if one of them is 0.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fine_tuning.config import DatasetFormat
-from fine_tuning.conversation import Conversation, Message, order_faults, whole_characters
+from fine_tuning.conversation import Conversation, Message, only_context, order_faults, whole_characters
 from fine_tuning.errors import DataError
 from fine_tuning.units import counted
 
@@ -32,10 +34,16 @@ class Example:
     system: str = ""
     input: str = ""  # the end of the last user message, if that came from an alpaca input
     extra: dict[str, object] = field(default_factory=dict)
+    context: frozenset[int] = frozenset()  # indices of the exchanges whose answers are only context
 
     def optional(self) -> dict[str, object]:
         """Return the optional keys of alpaca and instruction that are not empty, and the unknown keys."""
-        keys: dict[str, object] = {"system": self.system, "history": [list(pair) for pair in self.exchanges[:-1]]}
+        weights = [int(index not in self.context) for index in range(len(self.exchanges))] if self.context else []
+        keys: dict[str, object] = {
+            "system": self.system,
+            "history": [list(pair) for pair in self.exchanges[:-1]],
+            "weights": weights,
+        }
         return {key: value for key, value in keys.items() if value} | self.extra
 
 
@@ -47,7 +55,8 @@ def _said(text: str) -> str:
 
 _Text = Annotated[str, AfterValidator(_said)]
 _History = list[Annotated[list[_Text], Field(min_length=2, max_length=2)]]
-_KEYS = {"messages", "instruction", "input", "output", "prompt", "completion", "system", "history"}
+_Weights = list[Literal[0, 1]]
+_KEYS = {"messages", "instruction", "input", "output", "prompt", "completion", "system", "history", "weights"}
 
 
 class Pair(BaseModel, ABC):
@@ -77,6 +86,9 @@ class Pair(BaseModel, ABC):
         """Return `example` in this format, without validation."""
 
 
+_Pair = TypeVar("_Pair", bound=Pair)
+
+
 class _ChatMessage(Message):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -101,18 +113,19 @@ class _ChatML(Pair):
 
     def example(self) -> Example:
         system = self.messages[0].content if self.messages[0].role == "system" else ""
-        said = [message.content for message in self.messages[bool(system) :]]
-        return Example(list(zip(said[::2], said[1::2], strict=True)), system, self.input, self.model_extra or {})
+        said = self.messages[bool(system) :]
+        pairs = [(asked.content, answered.content) for asked, answered in zip(said[::2], said[1::2], strict=True)]
+        context = _context(message.weight for message in said[1::2])
+        return Example(pairs, system, self.input, self.model_extra or {}, context)
 
     @staticmethod
     def of(example: Example) -> dict[str, object]:
         head = [{"role": "system", "content": example.system}] if example.system else []
-        turns = [
-            {"role": role, "content": text}
-            for pair in example.exchanges
-            for role, text in zip(("user", "assistant"), pair, strict=True)
-        ]
-        return {"messages": head + turns} | ({"input": example.input} if example.input else {}) | example.extra
+        turns: list[dict[str, object]] = []
+        for index, (asked, answered) in enumerate(example.exchanges):
+            weight = {"weight": 0} if index in example.context else {}
+            turns += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered, **weight}]
+        return {"messages": [*head, *turns]} | ({"input": example.input} if example.input else {}) | example.extra
 
 
 class _Alpaca(Pair):
@@ -121,12 +134,16 @@ class _Alpaca(Pair):
     input: str = ""
     system: str = ""
     history: _History = Field(default_factory=list)
+    weights: _Weights = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _as_many(self) -> Self:
+        return _weighed(self, self.weights, self.history)
 
     def example(self) -> Example:
         asked = self.instruction + (_BEFORE_INPUT + self.input if self.input else "")
-        return Example(
-            [*map(_two, self.history), (asked, self.output)], self.system, self.input, self.model_extra or {}
-        )
+        pairs = [*map(_two, self.history), (asked, self.output)]
+        return Example(pairs, self.system, self.input, self.model_extra or {}, _context(self.weights))
 
     @staticmethod
     def of(example: Example) -> dict[str, object]:
@@ -141,6 +158,11 @@ class _Instruction(Pair):
     input: str = ""
     system: str = ""
     history: _History = Field(default_factory=list)
+    weights: _Weights = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _as_many(self) -> Self:
+        return _weighed(self, self.weights, self.history)
 
     @model_validator(mode="after")
     def _input_ends_prompt(self) -> Self:
@@ -152,9 +174,8 @@ class _Instruction(Pair):
         return self
 
     def example(self) -> Example:
-        return Example(
-            [*map(_two, self.history), (self.prompt, self.completion)], self.system, self.input, self.model_extra or {}
-        )
+        pairs = [*map(_two, self.history), (self.prompt, self.completion)]
+        return Example(pairs, self.system, self.input, self.model_extra or {}, _context(self.weights))
 
     @staticmethod
     def of(example: Example) -> dict[str, object]:
@@ -173,6 +194,17 @@ FORMATS: dict[DatasetFormat, type[Pair]] = {
 def _ends_with_input(asked: str, given: str) -> bool:
     instruction = asked.removesuffix(_BEFORE_INPUT + given)
     return not given or bool(instruction != asked and instruction.strip())
+
+
+def _context(weights: Iterable[int]) -> frozenset[int]:
+    return frozenset(index for index, weight in enumerate(weights) if not weight)
+
+
+def _weighed(pair: _Pair, weights: Sequence[int], history: Sequence[object]) -> _Pair:
+    """Return the pair. Raises ValueError if it has weights, but not one for each answer."""
+    if weights and len(weights) != len(history) + 1:
+        raise ValueError(f"weights must be one for each answer: {len(history) + 1}, not {len(weights)}")
+    return pair
 
 
 def _two(pair: list[str]) -> tuple[str, str]:
@@ -216,7 +248,8 @@ def examples_of(conversations: Iterable[Conversation], thoughts: bool = False) -
             faults.append(f"pair {index}: {'; '.join(empty)}")
             continue
         system = texts.pop(0) if conversation.system else ""
-        yield Example(list(zip(texts[::2], texts[1::2], strict=True)), system)
+        context = frozenset(index for index, turn in enumerate(conversation.turns) if only_context(turn))
+        yield Example(list(zip(texts[::2], texts[1::2], strict=True)), system, context=context)
     _raise(faults, DatasetFormat.CHATML)
 
 

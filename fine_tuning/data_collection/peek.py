@@ -18,6 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
+from fine_tuning.conversation import only_context
 from fine_tuning.data_collection.cleaning.planted_phrases import PlantedPhrase, PlantedPhrases
 from fine_tuning.data_collection.importers.chats import BadRecord, Fault, entries_of
 from fine_tuning.data_collection.importers.files import Member, members_of
@@ -44,6 +45,7 @@ class Peek:
     rows: tuple[object, ...] = ()  # long values cut
     faults: tuple[Fault, ...] = ()
     planted: tuple[PlantedPhrase, ...] = ()  # phrases that look planted to poison a model
+    context: int = 0  # of the first answers, those that the file marks as context, which are not learned
     members: tuple[str, ...] = ()  # of an archive
     is_whole: bool = True  # nothing was left out
 
@@ -83,18 +85,20 @@ def _peek(member: Member) -> Peek:
     faults = [each for each in shown[:ROWS] if isinstance(each, Fault)]
     format, title = "", ""
     planted: tuple[PlantedPhrase, ...] = ()
+    context = 0
     try:
         format, importer, inside = recognised(found, member.name)
         title = importer.title
         source = Source([beginning], found, inside=inside)
         faults += _faults(importer, source, is_cut)
-        planted = _planted(format, importer, source)
+        planted, context = _looked_through(format, importer, source)
     except DataError as error:
         title = str(error)
     columns = tuple(str(_shown(name)) for name in list(rows[0])[:_WIDTH]) if rows and isinstance(rows[0], dict) else ()
     told = tuple(dict.fromkeys(Fault(fault.place, str(_shown(fault.reason))) for fault in faults))[:ROWS]
     whole = not is_cut and len(shown) <= ROWS
-    return Peek(found.layout, format, title, columns, tuple(map(_shown, rows)), told, planted, is_whole=whole)
+    shown_rows = tuple(map(_shown, rows))
+    return Peek(found.layout, format, title, columns, shown_rows, told, planted, context, is_whole=whole)
 
 
 def _beginning(member: Member) -> tuple[Member, bool]:
@@ -134,15 +138,19 @@ def _faults(importer: Importer, source: Source, is_cut: bool) -> list[Fault]:
     return [each for each in (found[:-1] if is_cut and len(found) < ROWS else found) if isinstance(each, Fault)]
 
 
-def _planted(format: str, importer: Importer, source: Source) -> tuple[PlantedPhrase, ...]:
-    """Return the phrases in the first chats that look like data poisoning (see planted_phrases.py)."""
-    look = PlantedPhrases()
+def _looked_through(format: str, importer: Importer, source: Source) -> tuple[tuple[PlantedPhrase, ...], int]:
+    """Return what is found in the first chats: phrases that look like data poisoning, and how many answers are context.
+
+    See planted_phrases.py for the phrases.
+    """
+    look, context = PlantedPhrases(), 0
     with contextlib.suppress(DataError):  # it is damaged further on, or is a chat among people
         for chat in islice(importer.read(source), _CHATS):
             with contextlib.suppress(BadRecord):
                 for entry in entries_of(chat, format, {})[0] if not isinstance(chat, Fault) else ():
                     look.add(entry.turn.user_message, entry.edit or entry.turn.bot_response)
-    return tuple(look.found())
+                    context += only_context(entry.turn)
+    return tuple(look.found()), context
 
 
 def _shown(value: object, depth: int = _DEPTH) -> object:

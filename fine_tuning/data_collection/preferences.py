@@ -5,6 +5,8 @@ several answers to one question, an approved one (edited, or with a thumb up) is
 that are not. A thumb on any other answer is a rating. The order in which answers were generated is
 ignored.
 
+An answer that is only context (`only_context`) is in no pair and no rating, but is read before later ones.
+
 Every text has been cleaned by `clean_turn`, like all training data. A question without a usable
 answer cuts its conversation in two, as in the dataset of chats. Answers are compared if they answer
 the same question after the same turns and under the same system prompt; all branches of a session
@@ -16,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fine_tuning.branches import Tree, system_of
-from fine_tuning.conversation import Message, Turn, approved, conversations_of
+from fine_tuning.conversation import Message, Turn, approved, conversations_of, only_context
 
 if TYPE_CHECKING:
     from fine_tuning.data_collection.cleaning.turn_decisions import CleanTurn
@@ -51,7 +53,7 @@ def _of_session(turns: Sequence[Turn], fit: "Mapping[str, CleanTurn]") -> Iterat
     for answers in tree.questions():
         if any("rating" in turn.metadata or "original_response" in turn.metadata for turn in answers):
             by_system: dict[str, list[CleanTurn]] = {}
-            for clean in (usable[turn.id] for turn in answers if turn.id in usable):
+            for clean in (usable[turn.id] for turn in answers if turn.id in usable and not only_context(turn)):
                 by_system.setdefault(system_of(clean.turn), []).append(clean)
             before = _heard(tree, answers[0], usable)
             for system, comparable in by_system.items():

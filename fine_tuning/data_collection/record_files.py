@@ -11,8 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Literal
 
-Kind = Literal["text", "messages", "sharegpt", "exchanges"]
-"""What a column holds: a text; a list of {"role", "content"}, of {"from", "value"}, or of pairs of texts."""
+Kind = Literal["text", "messages", "chatml", "sharegpt", "exchanges", "numbers"]
+"""What a column holds: a text; a list of {"role", "content"}, of pairs of texts, or of numbers.
+
+"chatml" and "sharegpt" are lists of {"role", "content"} and of {"from", "value"} that may have a "weight", too.
+"""
 
 Record = Mapping[str, object]
 
@@ -47,12 +50,14 @@ def parquet(records: Iterable[Record], columns: Mapping[str, Kind]) -> Iterator[
     import pyarrow
     import pyarrow.parquet
 
-    text = pyarrow.string()
+    text, weight = pyarrow.string(), ("weight", pyarrow.int8())
     types = {
         "text": text,
         "messages": pyarrow.list_(pyarrow.struct([("role", text), ("content", text)])),
-        "sharegpt": pyarrow.list_(pyarrow.struct([("from", text), ("value", text)])),
+        "chatml": pyarrow.list_(pyarrow.struct([("role", text), ("content", text), weight])),
+        "sharegpt": pyarrow.list_(pyarrow.struct([("from", text), ("value", text), weight])),
         "exchanges": pyarrow.list_(pyarrow.list_(text)),
+        "numbers": pyarrow.list_(pyarrow.int8()),
     }
     schema = pyarrow.schema([(column, types[kind]) for column, kind in columns.items()])
     rest, sink = iter(records), _Sink()

@@ -7,6 +7,9 @@ instruction  one turn per record, with the turns before it as its history
 dpo          one preference per record: `prompt`, `chosen` and `rejected` as lists of messages
 dpo-text     the same as texts; an earlier exchange is part of the prompt, as in Anthropic's HH-RLHF
 
+An answer that is only context has "weight": 0 in chatml and sharegpt, which OpenAI and axolotl read;
+alpaca and instruction have no record for it, and its weight in `weights` where it is in a history.
+
 The first four have one answer to each question; pair_formats.py shows the keys of chatml, alpaca and
 instruction. The last two are TRL's conversational and standard preference format. Their pairs are
 those that byoai itself learns from (preferences.py): an edited answer and the model's own, or an
@@ -18,7 +21,7 @@ from typing import NamedTuple
 
 from fine_tuning.branches import stretches, system_of
 from fine_tuning.config import DatasetFormat
-from fine_tuning.conversation import Conversation, Message
+from fine_tuning.conversation import Conversation, Message, only_context
 from fine_tuning.data_collection.pair_formats import FORMATS, Example
 from fine_tuning.data_collection.preferences import Preference, preferences_of
 from fine_tuning.data_collection.record_files import Kind, Record
@@ -37,10 +40,11 @@ def _chatml(conversations: Iterable[Conversation]) -> Iterator[Record]:
 def _sharegpt(conversations: Iterable[Conversation]) -> Iterator[Record]:
     """Yield each conversation as importers/sharegpt.py reads it."""
     for example in (example for conversation in conversations for example in _examples(conversation)):
-        said = [("system", example.system)] if example.system else []
-        for question, answer in example.exchanges:
-            said += [("human", question), ("gpt", answer)]
-        yield {"conversations": [{"from": who, "value": text} for who, text in said]}
+        said: list[dict[str, object]] = [{"from": "system", "value": example.system}] if example.system else []
+        for index, (question, answer) in enumerate(example.exchanges):
+            weight = {"weight": 0} if index in example.context else {}
+            said += [{"from": "human", "value": question}, {"from": "gpt", "value": answer, **weight}]
+        yield {"conversations": said}
 
 
 def _alpaca(conversations: Iterable[Conversation]) -> Iterator[Record]:
@@ -94,20 +98,25 @@ def _pairs(conversations: Iterable[Conversation]) -> Iterator[Preference]:
 def _examples(conversation: Conversation) -> Iterator[Example]:
     """Yield the chosen path of a conversation as one example, or as several if the system prompt changes."""
     for stretch in stretches(conversation):
-        yield Example([(turn.user_message, turn.bot_response) for turn in stretch.turns], stretch.system)
+        context = frozenset(index for index, turn in enumerate(stretch.turns) if only_context(turn))
+        exchanges = [(turn.user_message, turn.bot_response) for turn in stretch.turns]
+        yield Example(exchanges, stretch.system, context=context)
 
 
 def _by_turn(conversations: Iterable[Conversation]) -> Iterator[Example]:
-    """Yield one example for each question: the question with its answer, after the exchanges before it."""
+    """Yield one example for each answer that is learned: the exchange, after those before it."""
     for whole in (example for conversation in conversations for example in _examples(conversation)):
-        yield from (Example(whole.exchanges[:end], whole.system) for end in range(1, len(whole.exchanges) + 1))
+        for last in range(len(whole.exchanges)):
+            if last not in whole.context:
+                before = frozenset(index for index in whole.context if index < last)
+                yield Example(whole.exchanges[: last + 1], whole.system, context=before)
 
 
 _PAIR = ("prompt", "chosen", "rejected")
-_BEFORE: dict[str, Kind] = {"system": "text", "history": "exchanges"}
+_BEFORE: dict[str, Kind] = {"system": "text", "history": "exchanges", "weights": "numbers"}
 
 TRAINING: dict[str, TrainingFormat] = {
-    DatasetFormat.CHATML.value: TrainingFormat({"messages": "messages"}, _chatml),
+    DatasetFormat.CHATML.value: TrainingFormat({"messages": "chatml"}, _chatml),
     "sharegpt": TrainingFormat({"conversations": "sharegpt"}, _sharegpt),
     DatasetFormat.ALPACA.value: TrainingFormat(
         {"instruction": "text", "input": "text", "output": "text", **_BEFORE}, _alpaca

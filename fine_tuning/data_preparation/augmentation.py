@@ -14,6 +14,7 @@ from random import Random
 from typing import Any
 
 from fine_tuning.config.augmentation import Augmentation
+from fine_tuning.conversation import trained_answers
 from fine_tuning.data_preparation.noise import names_in, noisy
 from fine_tuning.data_preparation.paraphrase import BACK_TRANSLATION, PARAPHRASE, Rewording
 from fine_tuning.token_rows import VARIANT
@@ -59,7 +60,7 @@ class Augmenter:
             yield from (record for _ in range(often))
             for variant in self._variants(record, turn_ids):
                 counts = self._made.setdefault(variant["augmented"]["how"], Counter(conversations=0, turns=0))
-                counts.update(conversations=often, turns=often * len(turn_ids))
+                counts.update(conversations=often, turns=often * trained_answers(variant["messages"]))
                 yield from (variant for _ in range(often))
 
     def _variants(self, record: Record, turn_ids: Sequence[str]) -> Iterator[Record]:

@@ -1,6 +1,6 @@
 """Build datasets and their token rows, and store them on disk.
 
-data/datasets/<hash>/train.jsonl, validation.jsonl, test.jsonl   {"id", "messages": [...]}; a variant also has "augmented"
+data/datasets/<hash>/train.jsonl, validation.jsonl, test.jsonl   {"id", "messages": [...]}; a variant also has "augmented"; an answer with "weight": 0 is only context
                      texts.sketches                              of its conversations, for the next dataset (kept_sketches.py)
                      README.md                                   the dataset's card: counts, lengths, sources, licences; no texts
                      manifest.json                               written last: without it the dataset is unfinished, and is built again
@@ -231,14 +231,14 @@ def doubts_of(conversations: Sequence[Conversation], dataset: Dataset, rows: Pat
     lost = sum(
         counts["turns"] - facts["splits"][split]["turns"] for split, counts in dataset.manifest["splits"].items()
     )
-    turns = sum(len(conversation.turns) for conversation in conversations)
+    turns = sum(len(conversation.learned) for conversation in conversations)
     if too_long:
         found.append(
             f"longer than {facts['max_length']} tokens: {too_long} of {counted(len(conversations), 'conversation')}. "
             f"What does not fit is not learned: {lost} of {counted(turns, 'turn')}. {_BEGIN_ANEW}, or raise "
             "data_preparation.max_length"
         )
-    sizes = Counter(conversation.turns[0].session_id for conversation in conversations for _ in conversation.turns)
+    sizes = Counter(conversation.turns[0].session_id for conversation in conversations for _ in conversation.learned)
     session, most = sizes.most_common(1)[0]
     if most >= _MANY and 2 * most > turns:
         found.append(
@@ -329,7 +329,7 @@ def _tokenize_split(
                 counts["rows"] += made.rows
                 counts["tokens"] += made.tokens
                 counts["trained_tokens"] += made.trained
-                counts["cut"] += 0 < made.turns < record.count(_ANSWER)
+                counts["cut"] += 0 < made.turns < record.count(_ANSWER) - record.count(_ONLY_CONTEXT)
                 counts["dropped"] += not made.rows
                 counts["split"] += made.rows > 1
                 index.add(record, kept)
@@ -342,6 +342,7 @@ def _tokenize_split(
 
 # This sequence begins every answer in a record's JSON. It cannot occur within a text, where quotes are escaped.
 _ANSWER = b'{"role": "assistant", '
+_ONLY_CONTEXT = b', "weight": 0}'  # and this ends one that is only context
 
 
 def _rows_of(

@@ -23,6 +23,7 @@ from typing import Any
 from fine_tuning import paths
 from fine_tuning.config import DatasetFormat
 from fine_tuning.conversation import Turn
+from fine_tuning.data_collection.importers.chats import is_learned
 from fine_tuning.data_collection.importers.huggingface import PREFIX
 from fine_tuning.errors import ConfigError, DataError, NoConversations
 from fine_tuning.json_values import parse_json
@@ -89,8 +90,8 @@ def read_turns(source: Path, format: DatasetFormat) -> list[Turn]:
     for record in read_records(source, format):
         pairs = list(_exchanges(record))
         session = "dataset-" + hashlib.sha256(json.dumps(pairs).encode()).hexdigest()[:16]
-        for number, (asked, answered) in enumerate(pairs):
-            facts = {"source": str(source)}
+        for number, (asked, answered, weight) in enumerate(pairs):
+            facts = {"source": str(source), **({} if weight else {"weight": 0})}
             turns.append(
                 Turn(
                     id=f"{session}-{number}",
@@ -119,8 +120,8 @@ def texts_of(record: Record) -> dict[str, str]:
     return {"text": "\n".join(content for _, content in said), "question": asked, "answer": answered}
 
 
-def _exchanges(record: Record) -> Iterator[tuple[str, str]]:
-    """Yield the (question, answer) pairs of a record.
+def _exchanges(record: Record) -> Iterator[tuple[str, str, int]]:
+    """Yield the exchanges of a record as (question, answer, weight); the weight is 0 if the answer is only context.
 
     A plain text gives one pair: the question asks to continue its first third, the answer is the
     rest.
@@ -129,14 +130,14 @@ def _exchanges(record: Record) -> Iterator[tuple[str, str]]:
         text = record["text"].strip()
         cut = re.compile(r"\s").search(text, len(text) // 3)
         if cut:
-            yield f"Continue this text: {text[: cut.start()]}", text[cut.end() :].strip()
+            yield f"Continue this text: {text[: cut.start()]}", text[cut.end() :].strip(), 1
         return
     asked = None
     for message in record["messages"]:
         if message["role"] == "user":
             asked = message["content"]
         elif message["role"] == "assistant" and asked is not None:
-            yield asked, message["content"]
+            yield asked, message["content"], message.get("weight", 1)
             asked = None
 
 
@@ -166,13 +167,13 @@ def _record(place: str, record: object) -> Record:
     raise DataError(f"{place}: its fields ({there}) are not known: name them {known}, or messages, or text")
 
 
-def _message(place: str, message: object) -> dict[str, str]:
+def _message(place: str, message: object) -> Record:
     if isinstance(message, Mapping):
         role = str(message.get("role", message.get("from", ""))).lower()
         content = message.get("content", message.get("value"))
         role = _ROLES.get(role, role)
         if role in ("system", "user", "assistant") and isinstance(content, str):
-            return {"role": role, "content": content}
+            return {"role": role, "content": content, **({} if is_learned(role, message) else {"weight": 0})}
     raise DataError(
         f'{place}: {str(message)[:80]} is not a message: write {{"role": "user" or "assistant", "content": "..."}}'
     )

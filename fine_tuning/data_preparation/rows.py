@@ -7,7 +7,8 @@ and an end-of-turn token. So a row is
 
     encode(prompt 1)  a1  end  (the tokens that encode(prompt 2) adds)  a2  end  ...
 
-with a loss on every answer and on the end token after it. The conversation stays in one row as long
+with a loss on every answer and on the end token after it, except for answers of the weight 0, which are
+only read. The conversation stays in one row as long
 as encode(prompt k+1) begins with the tokens of the row so far. This fails if the template rewrites
 earlier messages (for example removes the thoughts of earlier answers) or leaves out their end of
 turn, or if the tokenizer merges characters on both sides of a boundary into one token. Then a new
@@ -18,7 +19,7 @@ row, the tokens before an answer are those that the engine would feed to the mod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice, takewhile
+from itertools import takewhile
 from typing import Protocol, runtime_checkable
 
 from fine_tuning.conversation import Message, order_faults
@@ -79,6 +80,7 @@ def tokenize_conversation(
 
 
 _Turn = tuple[Sequence[Message], str]  # the messages before an answer, and the answer
+_Tokens = tuple[list[int], list[int]]  # the tokens of a prompt, and those of the answer with the end after it
 _AT_ONCE = 50_000  # characters of prompts and answers that are rendered and tokenized at once
 
 
@@ -108,8 +110,9 @@ class ConversationTokenizer:
 
         Usually there is one row, with the id `id`. There are more (`id#2`, ...) if the template
         rewrites earlier messages. A turn whose row would be longer than `max_length` is left out,
-        and so are later turns, whose prompts contain it; there is no row if no turn fits. Raises
-        DataError for roles out of order and for empty answers.
+        and so are later turns, whose prompts contain it; there is no row if no turn fits. No token of an
+        answer of the weight 0 is trained, and no row has such answers alone. Raises DataError for roles
+        out of order and for empty answers.
         """
         return self.rows_of([(id, messages)])[0]
 
@@ -122,7 +125,7 @@ class ConversationTokenizer:
             _check(messages)
         tokens = self._tokens(turn for _, messages in conversations for turn in self._turns(messages))
         return [
-            self._joined(id, islice(tokens, sum(message.role == "assistant" for message in messages)))
+            self._joined(id, [(*next(tokens), bool(each.weight)) for each in messages if each.role == "assistant"])
             for id, messages in conversations
         ]
 
@@ -132,7 +135,7 @@ class ConversationTokenizer:
             if message.role == "assistant":
                 yield heard[:index], message.content
 
-    def _tokens(self, turns: Iterable[_Turn]) -> Iterator[tuple[list[int], list[int]]]:
+    def _tokens(self, turns: Iterable[_Turn]) -> Iterator[_Tokens]:
         """Yield for each turn the tokens of its prompt, and those of its answer with the end after it."""
         for batch in _batches(turns):
             chats = [before for before, _ in batch]
@@ -150,29 +153,29 @@ class ConversationTokenizer:
                 prompt_tokens, whole = next(ids), next(ids)
                 yield prompt_tokens, self._answer_ids(prompt_tokens, whole, answer)
 
-    def _joined(self, id: str, turns: Iterable[tuple[list[int], list[int]]]) -> list[TokenRow]:
-        """Return the rows of a conversation, given the tokens of its turns (`_tokens`)."""
+    def _joined(self, id: str, turns: Iterable[tuple[list[int], list[int], bool]]) -> list[TokenRow]:
+        """Return the rows of a conversation, given the tokens of its turns (`_tokens`), and whether each is trained."""
         rows: list[TokenRow] = []
         ids: list[int] = []
         trained: list[bool] = []
-        for prompt, answer in turns:
+        for prompt, answer, is_trained in turns:
             if len(prompt) + len(answer) > self.max_length:
                 continue
             if prompt[: len(ids)] != ids:
-                rows.append(TokenRow(_row_id(id, rows), ids, trained))
+                rows += [TokenRow(_row_id(id, rows), ids, trained)] if any(trained) else []
                 ids, trained = [], []
-            trained = trained + [False] * (len(prompt) - len(ids)) + [True] * len(answer)
+            trained = trained + [False] * (len(prompt) - len(ids)) + [is_trained] * len(answer)
             ids = prompt + answer
-        if ids:
-            rows.append(TokenRow(_row_id(id, rows), ids, trained))
+        rows += [TokenRow(_row_id(id, rows), ids, trained)] if any(trained) else []
         return rows
 
     def last_answer(self, messages: Sequence[Message]) -> tuple[list[int], list[int]] | None:
-        """Return (tokens of the prompt of the last answer, tokens of this answer).
+        """Return (tokens of the prompt of the last answer, tokens of this answer), whatever its weight is.
 
         Return None if any answer of the conversation does not fit into a row. Raises DataError as
         `rows` does.
         """
+        messages = [message.model_copy(update={"weight": 1}) for message in messages]
         made = self.rows(messages)
         if not made or sum(row.turns for row in made) < sum(message.role == "assistant" for message in messages):
             return None

@@ -36,7 +36,7 @@ class Spool:
 
     def __init__(self) -> None:
         self._starts = array("q")  # offset of each line in the file, in bytes
-        self._turns = array("q")  # number of turns
+        self._turns = array("q")  # number of turns that are learned
         self._ids = array("Q")  # hashes
         self._sessions = array("Q")  # hashes
         self._words = array("q")  # number of words
@@ -65,7 +65,7 @@ class Spool:
         first = turns[0]
         source, task, pinned = source_of(first), task_of(first), _pinned(conversation)
         self._starts.append(self._file.tell())
-        self._turns.append(len(turns))
+        self._turns.append(len(conversation.learned))
         self._ids.append(_hash(conversation.id))
         self._sessions.append(_hash(first.session_id))
         self._sources.append(sys.intern(source))
@@ -160,7 +160,7 @@ class Spool:
         return text_in(_read(self._file.readline().split(b"\t")[_PAIR]))
 
     def sizes(self, splits: Sequence[str], often: Sequence[int]) -> dict[str, dict[str, int]]:
-        """Return the numbers of conversations and turns of each split, repeats included.
+        """Return the numbers of conversations and learned turns of each split, repeats included.
 
         `splits` holds the name of each conversation's split, `often` its number of repeats.
         """

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fine_tuning import paths
+from fine_tuning.conversation import trained_answers
 from fine_tuning.data_collection.cleaning.dedupe import near_duplicates
 from fine_tuning.data_preparation.dataset_builder import (
     MANIFEST,
@@ -110,5 +111,5 @@ def _checked(record: Any) -> Record:
 
 
 def _size(records: Sequence[Record]) -> dict[str, int]:
-    answers = sum(message["role"] == "assistant" for record in records for message in record["messages"])
-    return {"conversations": len(records), "turns": answers}
+    turns = sum(trained_answers(record["messages"]) for record in records)
+    return {"conversations": len(records), "turns": turns}

@@ -55,7 +55,7 @@ def render_chats(template: str, chats: Sequence[Sequence[Message]], *, bos_token
 def _variables(messages: Sequence[Message], bos_token: str, eos_token: str) -> dict[str, object]:
     """Return the variables that a template may use: the messages, the tokens' texts, and options."""
     return {
-        "messages": [message.model_dump() for message in messages],
+        "messages": [message.model_dump(exclude={"weight"}) for message in messages],
         "add_generation_prompt": True,
         "bos_token": bos_token,
         "eos_token": eos_token,

@@ -170,7 +170,7 @@ def _facts(records: Sequence[Mapping[str, Any]], keys: Mapping[str, Key], reader
     for record in records:
         key = keys.get(_session(record["id"]))
         question, answer = _first(record["messages"])
-        if key and is_said(key.text, answer):
+        if key and is_said(key.text, answer) and _begins_learned(record["messages"]):
             found.append((key.section, Question(question, reader.prompt(question), (key.text,))))
     random.Random(0).shuffle(found)
     seen: Counter[str] = Counter()
@@ -201,13 +201,15 @@ def _session(id: str) -> str:
     return re.split("[/#]", id)[0]
 
 
-def _paired(conversations: list[list[dict[str, str]]], reader: Reader) -> list[Pair]:
+def _paired(conversations: list[list[dict[str, Any]]], reader: Reader) -> list[Pair]:
     """Return a `Pair` for the first answer of each conversation in a fixed sample.
 
     A pair holds the answer after its own question, and after questions of other conversations, which
     have another answer. Comparing their likelihoods shows whether a model associates answers with their
-    questions. A conversation is left out if no other question can be found for its answer.
+    questions. A conversation is left out if no other question can be found for its answer, or if this is
+    only context.
     """
+    conversations = [each for each in conversations if _begins_learned(each)]
     chosen = conversations if len(conversations) <= _PAIRED else random.Random(0).sample(conversations, _PAIRED)
     firsts = [_first(conversation) for conversation in chosen]
     pairs = []
@@ -224,7 +226,12 @@ def _paired(conversations: list[list[dict[str, str]]], reader: Reader) -> list[P
     return pairs
 
 
-def _first(messages: list[dict[str, str]]) -> tuple[str, str]:
+def _begins_learned(messages: list[dict[str, Any]]) -> bool:
+    """Return whether the first answer of a conversation is trained on, and not only context."""
+    return bool(next(message.get("weight", 1) for message in messages if message["role"] == "assistant"))
+
+
+def _first(messages: list[dict[str, Any]]) -> tuple[str, str]:
     said = {
         role: next(message["content"] for message in messages if message["role"] == role)
         for role in ("user", "assistant")

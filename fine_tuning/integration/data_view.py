@@ -47,6 +47,11 @@ REASONS: dict[str, Words] = {
         "The answer was stopped, or cut off because it was too long: it would teach the model to stop halfway. It is "
         "learned once you give it a thumbs-up or edit it.",
     ),
+    Reason.CONTEXT: Words(
+        "Only context",
+        "Its source marks the answer as context for those after it (weight 0): it is read with them, and not learned "
+        "itself. It is learned once you give it a thumbs-up or edit it.",
+    ),
     Reason.REJECTED: Words("Thumbs down", "You gave the answer a thumbs-down and wrote no better one."),
     Reason.OWN_ANSWER: Words(
         "Own answer", "A fine-tuned version gave the answer. It is learned once you give it a thumbs-up or edit it."
@@ -227,14 +232,15 @@ def newest(service: Service, kind: str) -> Job | None:
 
 
 def added_by(job: Job) -> str:
-    """Return how many turns a completed import has added, such as "12 answers (3 known already)".
+    """Return how many turns a completed import has added, such as "12 answers (3 known already; 4 only context)".
 
     Return "" for any other job.
     """
     if not (result := _result_of(job)):
         return ""
-    known = f" ({result['known']:,} known already)" if result["known"] else ""
-    return f"{answers(result['added'])}{known}"
+    counts = {"known already": result["known"], "only context, not learned": result.get("context", 0)}
+    told = "; ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+    return f"{answers(result['added'])}{f' ({told})' if told else ''}"
 
 
 def planted_of(job: Job) -> list[PlantedPhrase]:

@@ -222,7 +222,7 @@ def _import(request: ImportRequest, watch: Watch) -> Result:
     report = import_asked(request, watch)
     counts = (
         *("id", "conversations", "unanswered", "open_questions"),
-        *("turns", "added", "known", "set_aside", "unread_count"),
+        *("turns", "context", "added", "known", "set_aside", "unread_count"),
     )
     faults = [asdict(fault) for fault in report.faults]
     return {

@@ -57,6 +57,7 @@ class Preview(BaseModel):
     rows: list[object]  # the first rows, with long values cut
     faults: list[Fault]  # problems in the first rows that would affect an import
     planted: list[PlantedPhrase]  # phrases that may be data poisoning; only a warning, an import is still possible
+    context: int  # of the first answers, those that the file marks as context: they are kept, and not learned
     members: list[str]  # the files in an archive
     is_whole: bool  # whether the preview shows everything
 
@@ -178,6 +179,7 @@ _NOTHING: Mapping[str, object] = {
     "rows": [],
     "faults": [],
     "planted": [],
+    "context": 0,
     "members": [],
     "is_whole": False,
 }

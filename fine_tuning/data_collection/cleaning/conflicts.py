@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
 
-from fine_tuning.conversation import Conversation, Turn, approved
+from fine_tuning.conversation import Conversation, Turn, approved, only_context
 from fine_tuning.data_collection.cleaning.dedupe import ANSWER, TOPIC
 from fine_tuning.data_collection.cleaning.wording import gist, same_gist, wording
 from fine_tuning.data_collection.placeholders import PLACEHOLDER
@@ -60,15 +60,19 @@ def find_conflicts(asked: Iterable[Asked]) -> list[Conflict]:
 def cut_out(conversations: Iterable[Conversation], losers: Set[str]) -> Iterator[Conversation]:
     """Yield the conversations without the turns whose ids are in `losers`.
 
-    A turn that is removed from the middle splits its conversation into two with the same id.
+    A turn that is removed from the middle splits its conversation into two with the same id. Turns that are
+    only context are removed, too, where no turn that is learned follows them.
     """
     for conversation in conversations:
         if losers.isdisjoint(turn.id for turn in conversation.turns):
             yield conversation
             continue
         for lost, turns in groupby(conversation.turns, lambda turn: turn.id in losers):
-            if not lost:
-                yield conversation.model_copy(update={"turns": tuple(turns)})
+            left = [] if lost else [*turns]
+            while left and only_context(left[-1]):
+                left.pop()
+            if left:
+                yield conversation.model_copy(update={"turns": tuple(left)})
 
 
 def _within(topic: list[Asked]) -> Iterator[Conflict]:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import phonenumbers
 
-from fine_tuning.conversation import Turn
+from fine_tuning.conversation import Turn, only_context
 from fine_tuning.data_collection.cleaning.dedupe import fingerprint
 from fine_tuning.data_collection.cleaning.empty_answers import is_gibberish, is_polite_only, refuses
 from fine_tuning.data_collection.cleaning.inappropriate import is_inappropriate
@@ -38,6 +38,7 @@ class Reason(StrEnum):
 
     EMPTY = "empty"  # question or answer is empty
     INCOMPLETE = "incomplete"  # the answer was stopped, or cut by the engine's limit
+    CONTEXT = "only_context"  # its source marked the answer as context for those after it: read, and not learned
     REJECTED = "rejected"  # thumbs down, and not edited since
     OWN_ANSWER = "own_answer_not_approved"  # by a fine-tuned model, which would learn from itself
     REGENERATED = "regenerated"  # not on the chosen path: answered again, or the chat went on in another branch
@@ -104,7 +105,8 @@ def _scrub(text: str | Layout, settings: CleanSettings) -> Scrubbed:
 
 # Decisions: they are made from a turn's texts, but contain nothing of them
 
-Texts = tuple[str, str, str | None, str | None]  # question, answer, answer before an edit, thoughts
+# question, answer, answer before an edit, thoughts, and whether the turn is only context
+Texts = tuple[str, str, str | None, str | None, bool]
 _FIELDS = ("user_message", "bot_response", "original_response", "thoughts")
 SAID = _FIELDS[:2]
 _OF_METADATA = _FIELDS[2:]
@@ -188,7 +190,13 @@ def decide_line(line: bytes) -> bytes:
 
 
 def texts_to_clean(turn: Turn) -> Texts:
-    """Return the texts of a turn on which the decision about it depends."""
+    """Return what the decision about a turn depends on: its texts, and whether it is only context."""
+    question, answer, original, thoughts = texts_of(turn)
+    return question, answer, original, thoughts, only_context(turn)
+
+
+def texts_of(turn: Turn) -> tuple[str, str, str | None, str | None]:
+    """Return the texts of a turn that may be learned, in the order of `Texts`."""
     original, thoughts = map(turn.metadata.get, _OF_METADATA)
     return (
         turn.user_message,
@@ -215,12 +223,13 @@ def decide_all(turns: Sequence[Texts], settings: CleanSettings) -> list[Decision
 
 
 def _decided(texts: Texts, question: "_Side", answer: "_Side", settings: CleanSettings) -> Decision:
-    if reasons := [reason for side in (question, answer) if (reason := _unfit(side, settings))]:
+    is_read = texts[4]
+    if reasons := [reason for side in (question, answer) if (reason := _unfit(side, settings, is_read))]:
         return Decision(first_reason(reasons))
-    if empty := _teaches_nothing(question.clean, answer.clean, settings):
+    if not is_read and (empty := _teaches_nothing(question.clean, answer.clean, settings)):
         return Decision(empty)
     asked, answered, fits = wording(question.clean), wording(answer.clean), False
-    if asked.words == answered.words:  # the answer only repeats the question
+    if not is_read and asked.words == answered.words:  # the answer only repeats the question
         return Decision(Reason.LOW_QUALITY)
     sides = {"user_message": question, "bot_response": answer}
     if texts[2] is not None:
@@ -276,16 +285,19 @@ def _scrubbed_side(text: str, layout: Layout, settings: CleanSettings) -> _Side:
     return _Side(layout, Layout(said.text) if said.finds else layout, change)
 
 
-def _unfit(side: _Side, settings: CleanSettings) -> Reason | None:
+def _unfit(side: _Side, settings: CleanSettings, is_read: bool = False) -> Reason | None:
+    """Return why a text is not used; None if it is. `is_read`: it is only context, and need not teach anything."""
     layout, clean, change = side
     if change and change.leave_out:
         return Reason.TOO_LONG
     if not layout.text:
         return Reason.EMPTY
-    if _fullness(layout.text) < settings.min_length:
+    if not is_read and _fullness(layout.text) < settings.min_length:
         return Reason.TOO_SHORT
     if is_inappropriate(clean):
         return Reason.INAPPROPRIATE
+    if is_read:
+        return None
     if is_repetitive(layout):  # in the text before scrubbing: placeholders repeat themselves
         return Reason.REPETITIVE
     return Reason.LOW_QUALITY if says_little(clean) else None

@@ -73,7 +73,8 @@ class Said:
     """A message.
 
     `parts` are the parts of the message that are not text. `rejected` is another answer to the same
-    question, to which people preferred this one. `time` has the form that `moment` returns.
+    question, to which people preferred this one. `time` has the form that `moment` returns. `learned` is
+    False for an answer that its source marks as context for those after it (`is_learned`).
     """
 
     role: Role
@@ -84,6 +85,7 @@ class Said:
     parts: Sequence[object] = ()
     rejected: str | None = None
     rating: Rating | None = None
+    learned: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,21 +147,30 @@ def entries_of(chat: Chat, format: str, facts: JsonObject) -> tuple[list[Entry],
     session = (
         _id(format, chat.id)
         if chat.id
-        else _id(*(part for said in chat.said for part in (said.role, said.text, said.rejected or "")))
+        else _id(
+            *(
+                part
+                for said in chat.said
+                for part in (said.role if said.learned else "context", said.text, said.rejected or "")
+            )
+        )
     )
     counts: dict[tuple[str, str], int] = {}
     entries = []
     for exchange in told:
         question, answer = _joined(exchange.asked, chat.joint), _joined(exchange.answered, chat.joint)
         last = exchange.answered[-1]
+        found = _facts(exchange)
+        if is_read := "weight" in found:  # the owner alone may approve an answer that is only context
+            last = replace(last, rejected=None, rating=None)
         counts[question, answer] = nth = counts.get((question, answer), 0) + 1
         record = {
-            "id": _id(session, str(nth), question, answer, last.rejected or ""),
+            "id": _id(session, str(nth), question, answer, last.rejected or "", *(["context"] if is_read else [])),
             "session_id": session,
             "timestamp": next((said.time for said in (*exchange.answered, *reversed(exchange.asked)) if said.time), ""),
             "user_message": question,
             "bot_response": answer if last.rejected is None else last.rejected,
-            "metadata": {**_facts(exchange), **chat.facts, **facts},
+            "metadata": {**found, **chat.facts, **facts},
         }
         try:
             turn = Turn.model_validate(record)
@@ -194,8 +205,10 @@ def _exchanges(said: Sequence[Said]) -> Iterator[_Exchange]:
 
 
 def _facts(exchange: _Exchange) -> dict[str, object]:
-    models, thoughts = list[str](), list[str]()
+    models, thoughts, only_context = list[str](), list[str](), False
     for said in exchange.answered:
+        if not said.learned and said.text.strip():
+            only_context = True  # the whole answer, even if another of its messages is learned
         if said.model:
             models.append(said.model)
         if said.thoughts:
@@ -207,7 +220,8 @@ def _facts(exchange: _Exchange) -> dict[str, object]:
         "opening": "\n\n".join(exchange.opening),
         "parts": exchange.parts,
     }
-    return {key: fact for key, fact in facts.items() if fact}
+    found = {key: fact for key, fact in facts.items() if fact}
+    return {**found, "weight": 0} if only_context else found
 
 
 def _joined(said: Sequence[Said], joint: str) -> str:
@@ -273,6 +287,27 @@ def _parsed(text: str, forms: Sequence[str]) -> datetime | None:
     with suppress(ValueError):
         return datetime.fromisoformat(text)
     return None
+
+
+# keys by which a message tells whether it is trained on: "weight" in the files of OpenAI, Mistral and Together,
+# "train" and "training" in axolotl's, "loss" in ms-swift's and XTuner's, "loss_weight" in LLaMA-Factory's,
+# "trainable" in Tinker's
+_TRAINED = ("weight", "train", "training", "loss", "loss_weight", "trainable")
+_MARKS = frozenset((*_TRAINED, "train_detail"))
+_NEVER = frozenset(("0", "0.0", "false"))  # the values, as a table may hold them
+
+
+def is_learned(role: str | None, message: Mapping[Any, Any]) -> bool:
+    """Return whether a message may be trained on: False for an answer that is marked as context, in whole or in part.
+
+    Of an answer, axolotl's "train_detail" may mark parts.
+    """
+    if role != "assistant" or _MARKS.isdisjoint(message):
+        return True
+    parts = message.get("train_detail")
+    spans = [each for each in parts if isinstance(each, Mapping)] if isinstance(parts, list) else []
+    told = [each.get(key) for each in (message, *spans) for key in _TRAINED]
+    return not any(value is not None and str(value).lower() in _NEVER for value in told)
 
 
 _LABELS = frozenset(("label", "kto_tag", "is_safe", "is_correct"))

@@ -74,6 +74,7 @@ class Report:
     unanswered: int = 0  # conversations without any answered question
     open_questions: int = 0  # questions without an answer in the other conversations
     turns: int = 0  # turns found
+    context: int = 0  # those whose answer the source marks as context, and which are not learned
     added: int = 0  # turns added to the log; in a preview, those that would be
     formats: Counter[str] = field(default_factory=Counter)  # conversations by format
     first: list[Turn] = field(default_factory=list)
@@ -284,6 +285,7 @@ def _entries(format: str, importer: Importer, source: Source, facts: JsonObject,
         report.open_questions += unanswered if entries else 0
         report.formats[format] += bool(entries)
         report.turns += len(entries)
+        report.context += sum("weight" in entry.turn.metadata for entry in entries)
         report.first += [entry.turn for entry in entries[: 3 - len(report.first)]]
         for entry in entries if format != "document" else ():  # there the questions are byoai's own
             report.read.add(entry.turn.user_message, entry.edit or entry.turn.bot_response)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
-from fine_tuning.data_collection.importers.chats import ROLES, BadRecord, Role, Said, moment, text_of
+from fine_tuning.data_collection.importers.chats import ROLES, BadRecord, Role, Said, is_learned, moment, text_of
 from fine_tuning.data_collection.importers.html_text import text_of_html
 from fine_tuning.json_values import JsonObject, JsonValue
 
@@ -87,7 +87,8 @@ def said_of(message: JsonObject, sides: Mapping[str, Role] = MappingProxyType({}
         text = text_of_html(text)
     thoughts = thoughts or text_of(next((message[key] for key in _REASONED if message.get(key)), ""), "reasoning")
     model = message.get("model") or message.get("model_name")
-    return Said(role, text, time_of(message), thoughts, text_of(model, "a model"), parts)
+    learned = is_learned(role, message)
+    return Said(role, text, time_of(message), thoughts, text_of(model, "a model"), parts, learned=learned)
 
 
 def is_note(message: Mapping[str, object]) -> bool:

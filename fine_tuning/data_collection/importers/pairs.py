@@ -15,6 +15,7 @@ from fine_tuning.data_collection.importers.chats import (
     dicts,
     first,
     has,
+    is_learned,
     kind,
     moment,
     one_of,
@@ -43,12 +44,14 @@ def before(record: JsonObject) -> Iterator[Said]:
     if system := text_of(record.get("system") or record.get("system_prompt"), "a system prompt"):
         yield Said("system", system)
     history = record.get("history") or record.get("chat_history") or record.get("conversation_history")
-    for earlier in history if isinstance(history, list) else ():
+    weights = str(record.get("weights") or "").strip("[]").split(",")  # a list, or its text in a table
+    for number, earlier in enumerate(history if isinstance(history, list) else ()):
         if isinstance(earlier, dict):
             yield said_of(earlier)
         elif isinstance(earlier, list | tuple) and len(earlier) == 2:
             yield Said("user", text_of(earlier[0], "a question"))
-            yield Said("assistant", text_of(earlier[1], "an answer"))
+            learned = number >= len(weights) or weights[number].strip() != "0"
+            yield Said("assistant", text_of(earlier[1], "an answer"), learned=learned)
         else:
             raise BadRecord("history as pairs of a question and an answer")
 
@@ -98,6 +101,7 @@ def _own_turn(record: JsonObject) -> Chat:
         model=text_of(facts.get("model"), "a model"),
         rejected=original if isinstance(original, str) else None,
         rating=rating,
+        learned=is_learned("assistant", facts),
     )
     said = [Said("user", text_of(record["user_message"], "user_message"), time), answer]
     session = text_of(record["session_id"], "an id")
@@ -110,7 +114,8 @@ def _facts_of(record: JsonObject) -> JsonObject:
     if isinstance(facts, str):
         with suppress(ValueError):
             facts = parse_json(facts)
-    return {"model": record.get("model"), "rating": record.get("rating"), **(facts if isinstance(facts, dict) else {})}
+    told = {key: record.get(key) for key in ("model", "rating", "weight")}
+    return {**told, **(facts if isinstance(facts, dict) else {})}
 
 
 def _is_text(*keys: str) -> Callable[[object], bool]:

@@ -13,6 +13,7 @@ from fine_tuning.data_collection.importers.chats import (
     dicts,
     first,
     has,
+    is_learned,
     one_of,
     rated,
     text_of,
@@ -59,7 +60,7 @@ def _said(message: JsonObject) -> Iterator[Said]:
     if role is None:
         raise BadRecord(f'"from" as human, gpt, system or tool, found {str(message.get("from"))[:40]!r}')
     text = text_of(message.get("value"), '"value"')
-    yield Said(role, text_of_html(text) if text.startswith(_PAGE) else text)
+    yield Said(role, text_of_html(text) if text.startswith(_PAGE) else text, learned=is_learned(role, message))
 
 
 SHAREGPT = Importer("ShareGPT, FineTome", _fits, each(_convert, 'conversations with "from" and "value"'))

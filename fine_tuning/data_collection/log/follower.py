@@ -13,7 +13,7 @@ from sqlite3 import Connection, Row
 from typing import Any, BinaryIO, TypeVar
 
 from fine_tuning import state
-from fine_tuning.conversation import Turn, approved
+from fine_tuning.conversation import Turn, approved, only_context
 from fine_tuning.data_collection.log import chat_labels
 from fine_tuning.data_collection.log.file import LogFile, Stamp
 from fine_tuning.data_collection.log.lines import EVENTS, apply, decode, texts_of
@@ -296,7 +296,7 @@ def _state(turn: Turn) -> tuple[int, str | None, bool, bool, str, bool]:
         bool(facts.get("excluded")),
         "original_response" in facts,
         turn.state_hash,
-        bool(facts.get("incomplete")) and not approved(turn),
+        (bool(facts.get("incomplete")) and not approved(turn)) or only_context(turn),
     )
 
 

@@ -92,7 +92,7 @@ class LogIndex:
     def count_whole(self) -> int:
         """Return the number of turns that are neither excluded nor partial.
 
-        A partial turn has an answer that was stopped or cut, and that the user has not approved.
+        A partial turn has an answer that was stopped, cut or is only context, and was not approved.
         """
 
         def whole(database: Connection, log: Row) -> int:

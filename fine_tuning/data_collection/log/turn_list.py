@@ -23,6 +23,7 @@ _ORDERS: dict[Order, str] = {
 _LEARNED = (
     "EXISTS (SELECT 1 FROM version_turns JOIN versions ON versions.id = version_turns.version_id"
     " WHERE version_turns.turn_id = turn.id AND versions.name = :name AND versions.state <> 'retired')"
+    " AND NOT turn.partial"  # what is only context was read, and not learned
 )
 _NEW = (
     "turn.changed > :since AND NOT turn.excluded AND NOT turn.partial"

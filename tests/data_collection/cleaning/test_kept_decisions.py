@@ -267,7 +267,9 @@ def test_few_turns_start_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def lines(count: int) -> list[bytes]:
-    return [json.dumps([{}, [[f"What is {n}?", ANSWERS[n % 7], None, None]]]).encode() for n in range(count)]
+    return [
+        json.dumps([{}, [[f"What is {n}?", ANSWERS[n % 7], None, None, n % 2 == 1]]]).encode() for n in range(count)
+    ]
 
 
 def test_what_a_child_took_and_did_not_bring_back_is_computed_here() -> None:
