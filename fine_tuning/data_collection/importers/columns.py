@@ -7,6 +7,7 @@ answer is the text of the right choice, also where the record has only its numbe
 import html
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -26,7 +27,7 @@ from fine_tuning.data_collection.importers.pairs import before
 from fine_tuning.data_collection.importers.people_records import key_of
 from fine_tuning.data_collection.importers.preference import dialogue
 from fine_tuning.data_collection.importers.shape import Importer, Source, each
-from fine_tuning.json_values import JsonObject, JsonValue
+from fine_tuning.json_values import JsonObject, JsonValue, parse_json
 
 
 def _keys(*names: str) -> tuple[str, ...]:
@@ -45,7 +46,7 @@ _ANSWERED = _keys(
     *("bot_response", "output", "target", "targets_pretokenized", "targets", "generation", "reply", "agent", "ai"),
     *("chatbot", "responses", "completions", "human_answers", "accepted_answer", "best_answer", "correct_answer"),
     *("long_answer", "short_answer", "model_output", "model_response", "output_text", "solution"),
-    *("generated_solution", "resolution", "a"),
+    *("generated_solution", "resolution", "a", "solutions"),
     *("antwort", "réponse", "reponse", "respuesta", "resposta", "risposta", "antwoord", "答案", "回答"),
 )
 _FULL = _keys("solution", "long_answer")  # rather than the "answer" beside them, which is only the result
@@ -66,7 +67,7 @@ _ANSWERED_WORDS = frozenset(
     ("answer", "answers", "a", "response", "completion", "assistant", "bot", "reply", "resolution")
 )
 # of an answer that is an object
-_ANSWER_KEYS = ("text", "answer", "response", "content", "body", "input_text", "value", "spans")
+_ANSWER_KEYS = ("text", "answer", "response", "content", "body", "input_text", "value", "spans", "solution")
 _RANKS, _SCORES = ("rank",), ("pm_score", "overall_score", "score", "votes", "upvotes")  # the lowest rank is the best
 _ACCEPTED = ("selected", "is_selected", "accepted", "is_accepted")
 _HTML = re.compile(r"\s*<(?:p|div|ul|ol|h\d|span|br)\b[^>]*>", re.IGNORECASE)
@@ -77,8 +78,17 @@ _MOST_COLUMNS, _LONGEST_NAME = 12, 40
 _CONTEXT = ("context", "passage", "article", "kontext")
 _TASKS = _keys("definition", "task_definition")
 _CHOICES = ("choices", "options")
-_RIGHT = _keys("answer_key", "answer_idx", "answer_index", "correct", "correct_option", "label", "gold")
+_RIGHT = _keys("answer_key", "answer_idx", "answer_index", "correct", "correct_option", "label", "gold", "cop")
 _LETTERS = ("A", "B", "C", "D", "E")  # columns of choices: C-Eval and many tables of tests
+# other columns of choices, and the name of what is asked if it is no question
+_COLUMNS_OF_CHOICES = (
+    (("opa", "opb", "opc", "opd"), ""),  # MedMCQA
+    (("answera", "answerb", "answerc"), ""),  # SocialIQA
+    (("answer0", "answer1", "answer2", "answer3"), ""),  # CosmosQA
+    (("optiona", "optionb", "optionc", "optiond", "optione"), ""),
+    (("option1", "option2", "option3", "option4", "option5"), "sentence"),  # WinoGrande
+    (("sol1", "sol2"), "goal"),  # PIQA
+)
 _SESSIONS = _keys(
     *("conversation_id", "conversation_no", "dialogue_id", "dialog_id", "conv_id", "session_id"),
 )
@@ -96,22 +106,54 @@ class _Names:
     body: str = ""
     task: str = ""
     choices: str = ""
-    letters: tuple[str, ...] = ()  # "A", "B", … if each choice has a field of its own
+    fields: tuple[tuple[str, str], ...] = ()  # if each choice has a field of its own: its label, and the field
+    are_letters: bool = False  # whether these fields are "A", "B", …
     session: str = ""
 
 
 def _read(source: Source) -> Iterator[Chat | Fault]:
     """Yield the chats. If all labels are 0 or 1, they say which answers are right, as those of WikiQA do."""
-    labels = [record["label"] for record in source.found.sample if has(record, "label")]
+    sample = source.found.sample
+    labels = [record["label"] for record in sample if has(record, "label") and not _pair(record).fields]
     are_verdicts = 0 in labels and 1 in labels and all(type(label) is int and label in (0, 1) for label in labels)
+    first_place = _first_place(sample)
 
     def convert(record: JsonObject, source: Source) -> Iterable[Chat]:
-        return _convert({**record, "label": record.get("label") == 1} if are_verdicts else record)
+        return _convert({**record, "label": record.get("label") == 1} if are_verdicts else record, first_place)
 
     yield from each(convert, "a question and an answer")(source)
 
 
-def _convert(record: JsonObject) -> Iterable[Chat]:
+def _first_place(sample: Sequence[object]) -> int | None:
+    """Return whether right choices are counted from 0 or from 1, if the choices have fields of their own.
+
+    SocialIQA counts from 1, CosmosQA from 0, and of MedMCQA there are both. Return None if the sample does not tell.
+    """
+    places, most = set[str](), 0
+    for record in sample:
+        names = _pair(record)
+        if isinstance(record, dict) and names.fields and not names.are_letters:
+            places.add(str(record.get(names.answered)).strip())
+            most = max(most, len(names.fields))
+    return 0 if "0" in places else 1 if str(most) in places else None
+
+
+def _opened(record: JsonObject) -> JsonObject:
+    """Return a record with its question, the choices and the solutions where other data sets have them.
+
+    The original files of ARC, OpenBookQA and CommonsenseQA have {"question": {"stem": "…", "choices": …}};
+    APPS and TACO have the solutions as JSON in a text.
+    """
+    asked, solutions = record.get("question"), record.get("solutions")
+    if isinstance(asked, dict) and "stem" in asked and "choices" in asked:
+        record = {**record, "question": asked["stem"], "choices": asked["choices"]}
+    if isinstance(solutions, str) and solutions.startswith("["):
+        with suppress(ValueError):
+            record = {**record, "solutions": parse_json(solutions)}
+    return record
+
+
+def _convert(record: JsonObject, first_place: int | None) -> Iterable[Chat]:
     """Yield the chat of a question and its answer, or one for each wording of the question.
 
     If the record maps questions to answers (`_is_map`), yield a chat for each question. Several
@@ -123,6 +165,7 @@ def _convert(record: JsonObject) -> Iterable[Chat]:
         for question, answer in record.items():
             yield Chat([Said("user", question), Said("assistant", _answer(answer, "answer"))])
         return
+    record = _opened(record)
     names = _pair(record)
     if record[names.answered] in (None, "", []):
         filled = next((name for name in names.others if record[name] not in (None, "", [])), names.answered)
@@ -131,7 +174,7 @@ def _convert(record: JsonObject) -> Iterable[Chat]:
     if isinstance(steps := record.get("labels"), list) and isinstance(answer, list) and len(steps) == len(answer):
         raise BadRecord("an answer, found its steps with a verdict on each")  # of a process reward model
     if not isinstance(asked, list):
-        said = [*dialogue(_question(record, names), "user"), Said("assistant", _right(record, names))]
+        said = [*dialogue(_question(record, names), "user"), Said("assistant", _right(record, names, first_place))]
         session = text_of(record.get(names.session), "an id")
         said = [each for each in said if each.text or each is said[-1]]
         yield Chat(rated([*before(record), *said], record), session)
@@ -176,29 +219,37 @@ def _flat(value: JsonValue) -> str:
 
 def _choices(record: JsonObject, names: _Names) -> dict[str, str]:
     """Return the choices of a question by their labels, with the label before each; {} if it has none."""
-    if not names.choices and not names.letters:
+    if not names.choices and not names.fields:
         return {}
-    if names.letters:
-        return {name: _labelled(name, text_of(record[name], name)) for name in names.letters if record[name]}
+    if names.fields:
+        texts = {label: text_of(record.get(field), field) for label, field in names.fields}
+        return {label: _labelled(label, text) for label, text in texts.items() if text}
     found = record.get(names.choices)
     if isinstance(found, dict) and len(found) > 1 and all(isinstance(text, str) for text in found.values()):
         return {label: _labelled(label, str(each)) for label, each in found.items()}  # MedQA: {"A": "…", "B": "…"}
     rows = rows_in(found) if isinstance(found, dict) else found if isinstance(found, list) else []
-    texts = [text for row in rows if isinstance(text := row.get("text") if isinstance(row, dict) else row, str)]
-    if len(texts) < 2 or len(texts) != len(rows):
+    told = [text for row in rows if isinstance(text := row.get("text") if isinstance(row, dict) else row, str)]
+    if len(told) < 2 or len(told) != len(rows):
         return {}
     labels = [str(row.get("label") or "") if isinstance(row, dict) else "" for row in rows]
-    labels = labels if all(labels) else [chr(ord("A") + number) for number in range(len(texts))]
-    return {label: _labelled(label, text) for label, text in zip(labels, texts, strict=True)}
+    labels = labels if all(labels) else [chr(ord("A") + number) for number in range(len(told))]
+    return {label: _labelled(label, text) for label, text in zip(labels, told, strict=True)}
 
 
 def _labelled(label: str, text: str) -> str:
     return text if re.match(rf"\W?{re.escape(label)}[).:]", text) else f"{label}. {text}"
 
 
-def _right(record: JsonObject, names: _Names) -> str:
-    """Return the answer to a question; if the question has choices, the text of the right one."""
+def _right(record: JsonObject, names: _Names, first_place: int | None) -> str:
+    """Return the answer to a question; if the question has choices, the text of the right one.
+
+    `first_place`: see `_first_place`.
+    """
     value, choices = record[names.answered], _choices(record, names)
+    if names.fields and not names.are_letters and re.fullmatch(r"\s*-?\d+\s*", str(value)):
+        return _counted(int(str(value)), [*choices.values()], first_place)
+    if named := next((label for label, field in names.fields if field == value), ""):  # "option2"
+        return choices.get(named, "")
     if isinstance(value, str) and value not in choices and isinstance(record.get(names.choices), dict):
         return next((text for label, text in choices.items() if text == _labelled(label, value)), _answer(value, ""))
     if choices and isinstance(value, int | str) and not isinstance(value, bool):
@@ -209,6 +260,17 @@ def _right(record: JsonObject, names: _Names) -> str:
             return found
     answer = _answer(value, names.answered)
     return "" if answer in _NO_ANSWER else html.unescape(answer) if "incorrect_answers" in record else answer
+
+
+def _counted(place: int, choices: Sequence[str], first_place: int | None) -> str:
+    """Return the choice at a place; "" for the place -1, which data sets write where the answer is kept secret."""
+    if place == -1:
+        return ""
+    if first_place is None:
+        raise BadRecord("right choices that tell whether they are counted from 0 or from 1: write their letters")
+    if not 0 <= place - first_place < len(choices):
+        raise BadRecord(f"the number of one of {len(choices)} choices, found {place}")
+    return choices[place - first_place]
 
 
 def _answer(value: JsonValue, name: str) -> str:
@@ -263,9 +325,9 @@ def _names_of(keys: tuple[str, ...]) -> _Names:
 
     asked, answered, context = first_of(_ASKED), first_of(_FULL) or first_of(_ANSWERED), first_of(_CONTEXT)
     choices = first_of(_CHOICES)
-    letters = tuple(letter for letter in _LETTERS if letter in keys)
-    letters = letters if letters[:2] == _LETTERS[:2] else ()
-    answered = answered or (first_of(_RIGHT) if choices or letters else "")
+    fields, sentence = _fields_of_choices(keys, names)
+    answered = answered or (first_of(_RIGHT) if choices or fields else "")
+    asked = asked or sentence
     if any(name in names for name in _TESTED):
         answered = first_of(_EXPECTED) or answered
     if not asked or not answered:
@@ -278,9 +340,26 @@ def _names_of(keys: tuple[str, ...]) -> _Names:
     if answered and not asked:
         asked = _with_word(keys, frozenset(("description", "problem", "issue"))) or context
     body = first_of(_BODIES) if key_of(asked.casefold()) in ("title", "questiontitle") else ""
+    body = body or (names.get("startercode", "") if "solutions" in names else "")  # APPS: it is to be completed
     context = context if context != asked else ""
-    others = tuple(names[name] for name in _ANSWERED if name in names and names[name] not in (answered, *letters))
-    return _Names(asked, answered, others, context, body, first_of(_TASKS), choices, letters, first_of(_SESSIONS))
+    own = {answered, *(field for _, field in fields)}
+    others = tuple(names[name] for name in _ANSWERED if name in names and names[name] not in own)
+    tasks, session, are_letters = first_of(_TASKS), first_of(_SESSIONS), fields[:1] == (("A", "A"),)
+    return _Names(asked, answered, others, context, body, tasks, choices, fields, are_letters, session)
+
+
+def _fields_of_choices(keys: Sequence[str], names: Mapping[str, str]) -> tuple[tuple[tuple[str, str], ...], str]:
+    """Return the labels and the fields of choices that have a field each, and the field of what is asked with them.
+
+    `names` holds the keys by their names as `key_of` returns them. The second is "" if it has a usual name.
+    """
+    if letters := tuple((letter, letter) for letter in _LETTERS if letter in keys)[:5]:
+        return (letters, "") if [label for label, _ in letters[:2]] == [*_LETTERS[:2]] else ((), "")
+    for columns, asked in _COLUMNS_OF_CHOICES:
+        if all(name in names for name in columns[:2]):
+            found = [names[name] for name in columns if name in names]
+            return tuple(zip(_LETTERS, found, strict=False)), names.get(asked, "")
+    return (), ""
 
 
 def names_in(record: Mapping[object, object]) -> tuple[str, str]:
@@ -313,6 +392,7 @@ def _with_word(keys: Sequence[str], known: frozenset[str]) -> str:
 def _fits(record: object) -> bool:
     if _is_map(record):
         return True
+    record = _opened(record) if isinstance(record, dict) else record
     names = _pair(record)
     if not names.answered or not has(record, names.asked):
         return False

@@ -14,6 +14,9 @@ from fine_tuning.errors import DataError
 # names of the column that tells which conversation a message belongs to
 _CONVERSATION = re.compile(r"(?:chat|session|conversation|thread|topic|dialog(?:ue)?)_?(?:id|uuid)", re.IGNORECASE)
 
+_ZSTANDARD = b"\x28\xb5\x2f\xfd"  # how data begin that are compressed so
+_LARGEST = 64 << 20  # bytes of such a value that are read
+
 
 @contextmanager
 def connected(member: Member) -> Iterator[sqlite3.Connection]:
@@ -69,4 +72,18 @@ def _quoted(name: str) -> str:
 
 
 def _plain(value: object) -> object:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    if not isinstance(value, bytes):
+        return value
+    return (_unpacked(value) if value.startswith(_ZSTANDARD) else value).decode("utf-8", "replace")
+
+
+def _unpacked(value: bytes) -> bytes:
+    """Return what was compressed by Zstandard, as Zed does with its threads; the value itself if it is damaged."""
+    import pyarrow
+
+    try:
+        with pyarrow.CompressedInputStream(pyarrow.BufferReader(value), "zstd") as content:
+            read: bytes = content.read(_LARGEST)
+            return read
+    except (pyarrow.ArrowException, OSError):
+        return value

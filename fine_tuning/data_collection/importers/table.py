@@ -5,7 +5,9 @@ from difflib import get_close_matches
 from functools import partial
 from itertools import islice
 
+from fine_tuning.data_collection.importers.agnai import AGNAI
 from fine_tuning.data_collection.importers.aider import AIDER
+from fine_tuning.data_collection.importers.amazon_q import AMAZON_Q
 from fine_tuning.data_collection.importers.annotations import ANNOTATIONS
 from fine_tuning.data_collection.importers.batch import BATCH
 from fine_tuning.data_collection.importers.calls import CALLS
@@ -65,8 +67,10 @@ from fine_tuning.data_collection.importers.telegram import TELEGRAM
 from fine_tuning.data_collection.importers.templated import TEMPLATED
 from fine_tuning.data_collection.importers.text_generation_webui import TEXT_GENERATION_WEBUI
 from fine_tuning.data_collection.importers.tickets import TICKETS
+from fine_tuning.data_collection.importers.voiceflow import VOICEFLOW, VOICEFLOW_TURNS
 from fine_tuning.data_collection.importers.vscode import VSCODE
 from fine_tuning.data_collection.importers.whatsapp import WHATSAPP
+from fine_tuning.data_collection.importers.zed import ZED
 from fine_tuning.errors import ConfigError, DataError
 
 # More specific formats come first: of those that fit equally well, the first is chosen.
@@ -82,7 +86,12 @@ IMPORTERS: dict[str, Importer] = {
     "sillytavern": SILLYTAVERN,
     "text-generation-webui": TEXT_GENERATION_WEBUI,
     "kobold": KOBOLD,
+    "agnai": AGNAI,
     "vscode": VSCODE,
+    "zed": ZED,
+    "amazon-q": AMAZON_Q,
+    "voiceflow": VOICEFLOW,
+    "voiceflow-turns": VOICEFLOW_TURNS,
     "llm": LLM,
     "telegram": TELEGRAM,
     "messenger": MESSENGER,

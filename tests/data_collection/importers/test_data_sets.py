@@ -1,6 +1,7 @@
 """Records as public data sets, annotation tools and help desks write them give the turns that are meant."""
 
 import json
+import sqlite3
 
 import pytest
 
@@ -71,6 +72,76 @@ QUESTIONS = [
 def test_a_question_and_its_answer(log, tmp_path, record, question, answer):
     report = import_files(log, [lines(tmp_path / "set.jsonl", [record])])
     assert turns(log) == [(question, answer)] and report.set_aside == 0
+
+
+ASKED = "Deepest?"
+CHOICES = f"{ASKED}\n\nA. pond\nB. lake\nC. sea\nD. well"
+MEDMCQA = {"id": "1", "question": ASKED, "opa": "pond", "opb": "lake", "opc": "sea", "opd": "well",
+           "choice_type": "single", "exp": "Ans. is 'c'", "subject_name": "Water", "topic_name": None}  # fmt: skip
+SOCIAL = {"context": STORY, "question": ASKED, "answerA": "pond", "answerB": "lake", "answerC": "sea"}
+COSMOS = {"id": "1", "context": STORY, "question": ASKED, **{f"answer{n}": text for n, text in enumerate("abcd")}}
+WINOGRANDE = {"sentence": "The lake is deeper than the pond, so _ is colder.", "option1": "lake", "option2": "pond"}
+PIQA = {"goal": "To measure the depth of a lake,", "sol1": "drop a line.", "sol2": "drop a hat."}
+
+
+@pytest.mark.parametrize(
+    ("records", "expected"),
+    [
+        # the sample tells from which number choices are counted: from 0, and from 1 in the original files
+        ([{**MEDMCQA, "cop": 0}, {**MEDMCQA, "cop": 2}], [(CHOICES, "A. pond"), (CHOICES, "C. sea")]),
+        ([{**MEDMCQA, "cop": 1}, {**MEDMCQA, "cop": 4}], [(CHOICES, "A. pond"), (CHOICES, "D. well")]),
+        ([{**MEDMCQA, "cop": 0}, {**MEDMCQA, "cop": -1}], [(CHOICES, "A. pond")]),  # kept secret, as in tests
+        (
+            [{**SOCIAL, "label": "1\n"}, {**SOCIAL, "label": "3\n"}],
+            [(f"{ASKED}\n\n{STORY}\n\nA. pond\nB. lake\nC. sea", right) for right in ("A. pond", "C. sea")],
+        ),
+        (
+            [{**COSMOS, "label": 0}, {**COSMOS, "label": 1}],
+            [(f"{ASKED}\n\n{STORY}\n\nA. a\nB. b\nC. c\nD. d", right) for right in ("A. a", "B. b")],
+        ),
+        (
+            [{**WINOGRANDE, "answer": "2"}, {**WINOGRANDE, "answer": "1"}],
+            [(f"{WINOGRANDE['sentence']}\n\nA. lake\nB. pond", right) for right in ("B. pond", "A. lake")],
+        ),
+        (
+            [{**PIQA, "label": 0}, {**PIQA, "label": 1}],
+            [(f"{PIQA['goal']}\n\nA. drop a line.\nB. drop a hat.", right)
+             for right in ("A. drop a line.", "B. drop a hat.")],
+        ),
+        (
+            [{"Question": f"As {right}?", "Option A": "pond", "Option B": "lake", "Answer": right}
+             for right in ("B", "b)", "Option B", "lake")],
+            [(f"As {given}?\n\nA. pond\nB. lake", right)
+             for given, right in (("B", "B. lake"), ("b)", "B. lake"), ("Option B", "B. lake"), ("lake", "lake"))],
+        ),
+        (
+            [{"id": "1", "question": {"stem": ASKED, "choices": [{"text": "pond", "label": "A"},
+              {"text": "sea", "label": "B"}]}, "answerKey": "B"}],
+            [(f"{ASKED}\n\nA. pond\nB. sea", "B. sea")],
+        ),
+        # problems with code: the first solution, and the code that is to be completed
+        (
+            [{"problem_id": 1, "question": "Add two numbers.", "solutions": '["print(a + b)", "c = a + b"]',
+              "input_output": '{"inputs": ["1 2"], "outputs": ["3"]}', "difficulty": "introductory", "url": "u",
+              "starter_code": "def add(a, b):"}],
+            [("Add two numbers.\n\ndef add(a, b):", "print(a + b)")],
+        ),
+        (
+            [{"name": "1_A. Sum", "description": "Add two numbers.", "incorrect_solutions": {"solution": ["print(a)"]},
+              "solutions": {"language": [3, 2], "solution": ["print(a + b)", "int c;"]}}],
+            [("Add two numbers.", "print(a + b)")],
+        ),
+    ],
+)  # fmt: skip
+def test_choices_in_fields_of_their_own_and_solutions(log, tmp_path, records, expected):
+    report = import_files(log, [lines(tmp_path / "set.jsonl", records)])
+    assert turns(log) == expected and report.set_aside == 0
+
+
+def test_a_number_that_may_count_from_0_or_1_is_set_aside(log, tmp_path):
+    report = import_files(log, [lines(tmp_path / "set.jsonl", [{**MEDMCQA, "cop": 2}, {**MEDMCQA, "cop": 3}])])
+    assert turns(log) == [] and report.set_aside == 2
+    assert "counted from 0 or from 1" in report.faults[0].reason
 
 
 @pytest.mark.parametrize(
@@ -341,3 +412,29 @@ def test_both_files_of_a_batch_are_needed(log, tmp_path):
     lines(tmp_path / "results.jsonl", [answered])
     import_files(log, [tmp_path])
     assert turns(log) == [(Q, A)]
+
+
+def test_threads_in_the_databases_of_zed_and_amazon_q(log, tmp_path, sample):
+    import pyarrow
+
+    def stored(name, columns, rows):
+        with sqlite3.connect(file := tmp_path / name) as database:
+            database.execute(f"CREATE TABLE threads ({columns})")
+            database.executemany(f"INSERT INTO threads VALUES ({', '.join('?' * len(rows[0]))})", rows)
+        database.close()
+        return file
+
+    threads = json.loads(sample("zed.json").read_text())[:2]
+    packed = pyarrow.compress(json.dumps(threads[0]).encode(), "zstd", asbytes=True)
+    rows = [("t1", "Buoys", "zstd", packed), ("t2", "Knots", "json", json.dumps(threads[1]).encode())]
+    import_files(log, [stored("threads.db", "id, summary, data_type, data", rows)])
+    assert turns(log) == [
+        ("What colour is a port buoy?", "Red.\n\nAt least in Europe."),
+        ("Which knot makes a loop?", "A bowline."),
+    ]
+    chat = json.dumps(json.loads(sample("amazon_q.json").read_text()))
+    import_files(log, [stored("data.sqlite3", "key, conversation_id, value", [("/home", "c", chat)])])
+    assert turns(log)[2:] == [
+        ("Which file holds the port?", "I look into the folder.\n\nIt is server.toml."),
+        ("Which port is it?", "8080."),
+    ]

@@ -696,6 +696,100 @@ EXPECTED = {
         [0],
         [],
     ),
+    "agnai.json": (
+        "agnai",
+        {},
+        [
+            (
+                "How deep is the channel?",
+                "Nine fathoms at low tide.",
+                "2024-03-02T09:01:20",
+                {
+                    "system": "Wren is a keeper of charts in a harbour.",
+                    "opening": "Ahoy! What shall we chart today?",
+                },
+            ),
+            ("And the sand bar?", "Two fathoms, and it wanders.", "2024-03-02T09:30:30", {}),
+        ],
+        [0, 0],
+        [],
+    ),
+    "amazon_q.json": (
+        "amazon-q",
+        {},
+        [
+            (
+                "Which file holds the port?",
+                "I look into the folder.\n\nIt is server.toml.",
+                "2026-03-24T02:05:17",
+                {
+                    "parts": [
+                        {
+                            "role": "assistant",
+                            "part": {"tool_uses": [{"id": "t1", "name": "fs_read", "args": {"path": "."}}]},
+                        },
+                        {
+                            "role": "tool",
+                            "part": {
+                                "ToolUseResults": {
+                                    "tool_use_results": [
+                                        {"tool_use_id": "t1", "content": [{"Text": "server.toml"}], "status": "Success"}
+                                    ]
+                                }
+                            },
+                        },
+                    ]
+                },
+            ),
+            ("Which port is it?", "8080.", "", {}),
+        ],
+        [0, 0],
+        [],
+    ),
+    "voiceflow.json": (
+        "voiceflow",
+        {},
+        [
+            ("Hours", "We open at nine.", "2025-05-01T10:01:01", {"opening": "Welcome to the library."}),
+            ("And on Sundays?", "We are closed on Sundays.", "2025-05-01T10:02:01", {}),
+        ],
+        [0, 0],
+        [],
+    ),
+    "voiceflow_turns.json": (
+        "voiceflow-turns",
+        {},
+        [("What is a keel?", "The spine of a ship.", "2023-06-01T10:01:01", {"opening": "Ask me about boats."})],
+        [0],
+        [],
+    ),
+    "zed.json": (
+        "zed",
+        {},
+        [
+            (
+                "What colour is a port buoy?",
+                "Red.\n\nAt least in Europe.",
+                "2025-09-01T08:00:00",
+                {
+                    "model": "claude-sonnet-4",
+                    "thoughts": "In Europe.",
+                    "parts": [
+                        {
+                            "role": "user",
+                            "part": {"Mention": {"uri": {"File": {"abs_path": "/a.md"}}, "content": "Buoys"}},
+                        },
+                        {"role": "assistant", "part": {"ToolUse": {"id": "t", "name": "grep", "input": {}}}},
+                    ],
+                },
+            ),
+            ("Which knot makes a loop?", "A bowline.", "2025-05-01T08:00:00", {"thoughts": "Sailors."}),
+            ("Wie heißt das Tau?", "Es heißt Schot.", "", {}),
+            ("And in English?", "A sheet.", "", {}),
+        ],
+        [0, 1, 2, 2],
+        [],
+    ),
     "jan": (
         "jan",
         {},
