@@ -71,12 +71,13 @@ class Dataset:
         return _read_settings(_parts(self.name)[0])
 
     def _splits(self) -> Mapping[str, Iterable[object]]:
-        from datasets import DatasetDict, load_dataset, load_from_disk
+        from datasets import DatasetDict, config, load_dataset, load_from_disk
 
+        config.TORCH_AVAILABLE = False  # else each dataset imports PyTorch, which takes longer than to read it
         if self.name.startswith(PREFIX):
-            hub_name, config, split = _parts(self.name)
+            hub_name, configuration, split = _parts(self.name)
             revision, _ = self._stated
-            found = load_dataset(hub_name, config or None, revision=revision, streaming=True)
+            found = load_dataset(hub_name, configuration or None, revision=revision, streaming=True)
             if split and split not in found:
                 raise ValueError(f"there is no split {split!r}: its splits are {', '.join(map(str, found))}")
             # Decoding would open the files and addresses that a column of images or sounds names.
