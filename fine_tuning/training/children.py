@@ -4,6 +4,7 @@ This module does not import PyTorch; the children do.
 """
 
 import multiprocessing
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ def context() -> "ForkServerContext | SpawnContext":
     Where the system supports it, they are forked from a server process that has already imported
     PyTorch and the other libraries.
     """
+    # PEFT imports bitsandbytes, which would load PyTorch's compiler: a third of the time until a training begins.
+    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     found = multiprocessing.get_context("forkserver")

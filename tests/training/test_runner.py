@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 from fine_tuning.config import Training
 from fine_tuning.errors import Cancelled, NoConversations, TrainingError
 from fine_tuning.events import Event, Step, Watch
+from fine_tuning.training.children import context
 from fine_tuning.training.runner import TrainingJob, TrainingProcess, run_here, run_in_child
 from fine_tuning.training.trainer_utils import TrainingRows
 
@@ -46,6 +47,18 @@ def test_a_job_is_the_same_after_it_was_written(job: TrainingJob) -> None:
     )
     assert TrainingJob.load(whole.save()) == whole
     assert TrainingJob.load(job.save()) == job
+
+
+def _imported() -> None:
+    sys.exit(40 + ("torch._inductor.compile_fx" in sys.modules) if "peft" in sys.modules else 1)
+
+
+@pytest.mark.slow
+def test_a_child_begins_with_the_libraries_and_without_the_compiler() -> None:
+    child = context().Process(target=_imported)
+    child.start()
+    child.join()
+    assert child.exitcode == 40
 
 
 @pytest.mark.slow
