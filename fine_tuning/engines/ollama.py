@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -64,6 +65,10 @@ class Pulled:
     total: int  # bytes of the current file
 
 
+# Read once: it takes longer than most requests, and each client would read them for itself.
+_certificates = cache(lambda trust_env: httpx.create_ssl_context(trust_env=trust_env))
+
+
 class OllamaEngine:
     name = "ollama"
 
@@ -78,6 +83,7 @@ class OllamaEngine:
             "trust_env": not is_loopback(address),  # the environment's proxy must not be used for a local server
             "auth": auth_of(address),
             "follow_redirects": False,  # a server must not redirect requests to another host
+            "verify": _certificates(not is_loopback(address)),
         }
         try:
             self._quick = ollama.Client(address, timeout=_QUICK, **settings)

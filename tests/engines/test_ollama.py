@@ -3,6 +3,7 @@
 import contextlib
 import http.server
 import os
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -151,6 +152,12 @@ def test_text_that_cannot_be_sent_is_not_blamed_on_the_server(text: str) -> None
         with pytest.raises(EngineError, match=r"U\+D[8-F]|cannot name a model") as caught:
             act()
         assert not isinstance(caught.value, EngineUnavailable) and "127.0.0.1" not in str(caught.value)
+
+
+def test_certificates_are_read_once_for_all_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    OllamaEngine("127.0.0.1:9")
+    monkeypatch.delattr(ssl, "create_default_context")
+    OllamaEngine("127.0.0.1:10")
 
 
 def test_a_server_that_is_down_is_named_with_its_cure() -> None:
