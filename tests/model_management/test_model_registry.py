@@ -157,7 +157,7 @@ def test_a_failed_entry_leaves_nothing(registry: Registry) -> None:
 
 
 def _die_in_promote(steps: int) -> None:
-    """Ends the process after so many of SQLite's own steps (a callback every 5 instructions of its virtual machine)."""
+    """Ends the process after so many of SQLite's own steps (one every 15 instructions of its virtual machine)."""
     left = iter(range(steps))
 
     def step() -> int:
@@ -169,7 +169,7 @@ def _die_in_promote(steps: int) -> None:
 
     def counted(*arguments: object, **settings: object) -> sqlite3.Connection:
         connection = connect(*arguments, **settings)
-        connection.set_progress_handler(step, 5)
+        connection.set_progress_handler(step, 15)
         return connection
 
     sqlite3.connect = counted
