@@ -42,7 +42,9 @@ def log_some() -> None:
 
 
 @pytest.mark.parametrize("what", ["log", "sample", "a dataset"])
-def test_it_counts_as_a_plan_does(embedded: None, home: Path, tmp_path: Path, base_gguf: Path, what: str) -> None:
+def test_it_counts_as_a_plan_does(
+    embedded: None, known_machine: None, home: Path, tmp_path: Path, small_base: Path, what: str
+) -> None:
     log_some()
     config, sample = load_config(overrides={"training.preferences.least": 2}), what == "sample"
     if what == "a dataset":
@@ -50,7 +52,7 @@ def test_it_counts_as_a_plan_does(embedded: None, home: Path, tmp_path: Path, ba
         file.write_text("question,answer\nWho waters the plants here?,Marta does it on Mondays.\nEh?,No\n")
         config = config.changed({"dataset.path": str(file), "dataset.format": "csv"})
     engine = EmbeddedEngine(home / "engine")
-    engine.create("smollm2:135m", ModelSpec(base_gguf, template=CHATML))
+    engine.create("smollm2:135m", ModelSpec(small_base, template=CHATML))
     found, plan = survey(config, sample=sample), make_plan(Workshop(config, engine, request=Request(sample=sample)))
     assert [getattr(found, name) for name in SAME] == [getattr(plan, name) for name in SAME]
     assert (found.pairs, found.ratings) == (plan.preferences.pairs, plan.preferences.ratings)

@@ -68,7 +68,7 @@ def serving(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[Receiv
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         received.port = server.server_address[1]
         yield received
         server.shutdown()

@@ -3,9 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +13,7 @@ from training_run import train
 from fine_tuning.config import Training
 from fine_tuning.errors import Cancelled, CheckpointDamaged, NoConversations, TrainingError
 from fine_tuning.training import checkpoints, teacher
+from fine_tuning.training.children import context
 from fine_tuning.training.packed_trainer import PackedTrainer
 from fine_tuning.training.teacher import teach
 from fine_tuning.training.trainer_utils import read_rows
@@ -128,38 +126,20 @@ def test_what_the_base_thinks_of_the_replay_is_asked_once_for_each_base_and_file
     assert asked == [6, 5, 5]
 
 
-CHILD = """
-import sys
-from pathlib import Path
-from fine_tuning.config import Training
-from fine_tuning.training.qlora_trainer import trainer_for
-from fine_tuning.training.trainer_utils import TrainingRows, Watch
-base, rows, run = map(Path, sys.argv[1:4])
-trainer = trainer_for(base, Training.model_validate_json(sys.argv[4]))
-trainer.train(TrainingRows(rows), run, Watch(lambda step: print(step.step, flush=True)))
-"""
+def _killed_at_8(base, rows, run):
+    """Train as far as after the checkpoint at step 6, and before the one at 9."""
+    train(base, rows, run, SETTINGS, report=lambda step: step.step == 8 and os.kill(os.getpid(), signal.SIGKILL))
 
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on_from_its_newest_whole_checkpoint_to_the_same_result(tiny_base, row_folder, tmp_path):
     train(tiny_base, row_folder, tmp_path / "whole", SETTINGS)
-    arguments = [
-        sys.executable,
-        "-c",
-        CHILD,
-        str(tiny_base),
-        str(row_folder),
-        str(tmp_path / "cut"),
-        SETTINGS.model_dump_json(),
-    ]
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as child:
-        for line in child.stdout:
-            if int(line) == 8:  # after the checkpoint at 6, before the one at 9
-                os.kill(child.pid, signal.SIGKILL)
-                break
-    time.sleep(0.1)
+    child = context().Process(target=_killed_at_8, args=(tiny_base, row_folder, tmp_path / "cut"))
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
     result = train(tiny_base, row_folder, tmp_path / "cut", SETTINGS)
-    assert result.resumed_from >= 6
+    assert result.resumed_from == 6
     for key, value in weights(tmp_path / "whole").items():
         assert torch.equal(value, weights(tmp_path / "cut")[key])
 

@@ -374,7 +374,7 @@ def write(home: str, seed: int, count: int) -> None:
 
 def test_several_processes_log_rate_delete_and_look_at_once(home: Path) -> None:
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=write, args=(str(home), seed, 30)) for seed in range(4)]
+    processes = [context.Process(target=write, args=(str(home), seed, 15)) for seed in range(4)]
     for process in processes:
         process.start()
     for process in processes:

@@ -5,6 +5,7 @@ there were checksums stays readable.
 import json
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -151,24 +152,21 @@ def test_a_deletion_keeps_the_checksums_of_what_stays(log: ConversationLogger) -
     assert log.deleted_ids() == set() and log.health().damaged == 1
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.text(), st.text(), st.dictionaries(st.text(), values), st.randoms(use_true_random=False))
+@settings(max_examples=60, deadline=None)
+@given(st.text(), st.text(), st.dictionaries(st.text(), values), st.integers())
 def test_any_turn_is_read_back_and_any_altered_byte_of_its_content_is_noticed(
-    asked: str, said: str, metadata: dict[str, object], chance: random.Random
+    asked: str, said: str, metadata: dict[str, object], seed: int
 ) -> None:
     line = encode(OLD | {"user_message": asked, "bot_response": said, "metadata": metadata})
     turn = decode(line)
     assert isinstance(turn, Turn) and is_ours(line)
     assert (turn.user_message, turn.bot_response, turn.metadata) == (asked, said, metadata)
-    end = line.rindex(b', "crc32"')
-    place = chance.randrange(end)
-    altered = bytearray(line)
-    altered[place] ^= 1 << chance.randrange(8)
-    try:
-        found = decode(bytes(altered))
-    except ValueError:
-        return
-    assert found == turn  # white space between the parts
+    end, chance = line.rindex(b', "crc32"'), random.Random(seed)
+    for _ in range(20):
+        altered = bytearray(line)
+        altered[chance.randrange(end)] ^= 1 << chance.randrange(8)
+        with suppress(ValueError):
+            assert decode(bytes(altered)) == turn  # white space between the parts
 
 
 @pytest.mark.parametrize(
