@@ -85,12 +85,12 @@ def test_a_death_between_answers_is_not_even_noticed(engine: EmbeddedEngine, chi
 
 
 @pytest.mark.parametrize("name", ["SIGILL", "SIGSEGV", "SIGKILL"])
-def test_a_death_in_an_evaluation_is_an_error_and_the_next_question_is_answered(base_gguf: Path, name: str) -> None:
-    rows = [(list(range(100, 108)), list(range(1, 8)))] * 40
-    with ServedModel(base_gguf) as model:
+def test_a_death_in_an_evaluation_is_an_error_and_the_next_question_is_answered(small_base: Path, name: str) -> None:
+    rows = [(list(range(100, 108)), list(range(1, 8)))] * 4
+    with ServedModel(small_base) as model:
         whole = list(model.scores(rows))
         for stream in (
-            model.scores(rows * 20),
+            model.scores(rows * 200),
             model.answers([Ask(rows[0][0], 1 + 300 * bool(index), endless=True) for index in range(4)]),
         ):
             next(stream)
@@ -205,9 +205,9 @@ def test_memory_is_what_the_child_holds_of_the_model(base_gguf: Path) -> None:
         assert 100e6 < served.memory < 400e6
 
 
-def test_text_is_there_in_the_middle_of_the_answers(base_gguf: Path) -> None:
+def test_text_is_there_in_the_middle_of_the_answers(small_base: Path) -> None:
     """The evaluation asks so: each answer's text while the next ones are in the making."""
-    with ServedModel(base_gguf) as model:
+    with ServedModel(small_base) as model:
         asks = [Ask([100 + index, 200, 300], 4, endless=True) for index in range(24)]
         together = [(answer.tokens, model.text(answer.tokens)) for answer in model.answers(asks)]
         apart = [answer.tokens for answer in model.answers(asks)]
