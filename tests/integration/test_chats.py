@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from timing import seconds
 
 from fine_tuning import state
+from fine_tuning.conversation import Turn
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
+from fine_tuning.data_collection.importers.chats import Entry
 from fine_tuning.data_collection.log import chat_labels
 from fine_tuning.data_collection.log.chat_labels import Label
 from fine_tuning.data_collection.log.index import LOOSE
@@ -155,7 +157,7 @@ def test_a_search_finds_each_chat_once_also_by_a_persons_title_and_not_what_is_b
 @given(st.text(max_size=300), st.text(min_size=1, max_size=5))
 def test_marks_lie_within_the_excerpt_and_apart(said: str, wanted: str) -> None:
     words = chats.fold(wanted).split() or ["x"]
-    turn = chats.Turn(id="t", session_id="s", timestamp="", user_message=said, bot_response="Yes.", metadata={})
+    turn = Turn(id="t", session_id="s", timestamp="", user_message=said, bot_response="Yes.", metadata={})
     text, marks = chats._excerpt(turn, words)
     ends = [place for mark in marks for place in mark]
     assert ends == sorted(ends) and all(0 <= place <= len(text) for place in ends)
@@ -235,11 +237,11 @@ def test_no_byte_of_a_title_is_left_once_its_chat_is_deleted(
 ) -> None:
     """Many rows: SQLite moves what stands beside a row when it comes and goes."""
     chance = random.Random(others)
-    secrets = {chat(log, "Say hello."): uuid.uuid4().hex for _ in range(40)}
-    rest = [chat(log, "Say hello.") for _ in range(others)]
+    secrets = {uuid.uuid4().hex: uuid.uuid4().hex for _ in range(40)}
+    rest = [uuid.uuid4().hex for _ in range(others)]
+    log.log_imported([Entry(said_in(id, "Say hello.")) for id in [*secrets, *rest]])
     for id in chance.sample([*secrets, *rest], len(secrets) + len(rest)):
-        chats.change(
-            log.index,
+        chat_labels.set_label(
             id,
             title=f"{secrets.get(id, 'harmless')} {'x' * chance.randrange(150)}",
             folder=secrets.get(id, "")[::-1],
@@ -298,23 +300,20 @@ def test_a_hundred_thousand_turns_are_listed_and_searched_as_fast_as_ten(log: Co
     assert all(large[name] < 10 * max(small[name], 0.005) for name in small)  # with 10,000 times as many turns
 
 
-def fill(log: ConversationLogger, turns: int, chance: random.Random) -> list[str]:
-    from fine_tuning.data_collection.importers.chats import Entry
+def said_in(session: str, question: str, answer: str = "Yes.") -> Turn:
+    fields = {"id": uuid.uuid4().hex, "session_id": session, "timestamp": "2026-01-01T00:00:00+00:00"}
+    return Turn(user_message=question, bot_response=answer, metadata={}, **fields)
 
+
+def fill(log: ConversationLogger, turns: int, chance: random.Random) -> list[str]:
     words = ["".join(chance.choices(string.ascii_lowercase, k=6)) for _ in range(2000)]
     sessions = [uuid.uuid4().hex for _ in range(max(turns // 4, 1))]
     entries = []
     for number in range(turns):
-        said = [" ".join(chance.choices(words, k=20)) for _ in range(2)]
-        fields = {
-            "id": uuid.uuid4().hex,
-            "session_id": sessions[number % len(sessions)],
-            "timestamp": "2026-01-01T00:00:00+00:00",
-        }
-        turn = chats.Turn(user_message=said[0], bot_response=said[1], metadata={}, **fields)
-        entries.append(Entry(turn))
+        said = [" ".join(chance.choices(words, k=6)) for _ in range(2)]
+        entries.append(Entry(said_in(sessions[number % len(sessions)], *said)))
     log.log_imported(entries)
-    for id in sessions[:: max(len(sessions) // 500, 1)]:
+    for id in sessions[:: max(len(sessions) // 200, 1)]:
         chat_labels.set_label(
             id, title="A title", folder=f"Folder {chance.randrange(5)}", pinned=not chance.randrange(20)
         )

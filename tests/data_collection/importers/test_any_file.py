@@ -14,35 +14,57 @@ from hypothesis import strategies as st
 from test_formats import EXPECTED
 
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
-from fine_tuning.data_collection.importers.importing import Wanted, import_files
+from fine_tuning.data_collection.importers import importing
+from fine_tuning.data_collection.importers.importing import Report, Wanted, import_files
 from fine_tuning.data_collection.importers.table import IMPORTERS
 from fine_tuning.errors import DataError
+from fine_tuning.events import Watch
 
 
-def reads(log, file, **asked):
-    """Import a file, or say why not: any other exception fails the test."""
+def read(place, **asked):
+    """Return what an import would log, nothing for a DataError; any other exception fails the test.
+
+    An import itself asks the log's index three times, which takes longer than to read a small file.
+    """
+    report = Report()
     try:
-        return import_files(log, [file], Wanted(**asked))
-    except DataError as error:
-        return str(error)
+        entries = list(importing._read([place], Wanted(**asked), report, importing._Progress(Watch())))
+    except DataError:
+        return []
+    report.read.found()
+    return entries
 
 
 BEGINNINGS = [b"", b"[", b"{", b'[{"', b"SQLite format 3\0", b"PAR1", b"PK\3\4", b"\x1f\x8b", b"%PDF-1.7\n", b"<html>"]
 
 
-@pytest.mark.parametrize("format", ["", *IMPORTERS])
+SUFFIXES = ["", ".json", ".jsonl", ".csv", ".txt", ".zip", ".db", ".parquet", ".gz", ".pdf", ".docx"]
+FORMATS = [name for name, importer in IMPORTERS.items() if not importer.whole]  # others read in a process for each file
+
+
+@pytest.mark.parametrize("format", ["", *FORMATS])
 @given(
     start=st.sampled_from(BEGINNINGS),
     rest=st.one_of(
         st.binary(max_size=400), st.text(max_size=300).map(lambda text: text.encode("utf-8", "surrogatepass"))
     ),
-    suffix=st.sampled_from(["", ".json", ".jsonl", ".csv", ".txt", ".zip", ".db", ".parquet", ".gz", ".pdf", ".docx"]),
+    suffix=st.sampled_from(SUFFIXES),
 )
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_bytes_give_turns_or_a_data_error(log, tmp_path, format, start, rest, suffix):
     file = tmp_path / f"any{suffix}"
     file.write_bytes(start + rest)
-    reads(log, file, format=format, me="Kim")
+    if entries := read(file, format=format, me="Kim"):
+        log.log_imported(entries)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("format", sorted(IMPORTERS.keys() - FORMATS))
+def test_any_bytes_in_a_process_of_its_own_give_turns_or_a_data_error(tmp_path, format, suffix):
+    chance = random.Random(suffix)
+    file = tmp_path / f"any{suffix}"
+    file.write_bytes(chance.choice(BEGINNINGS) + chance.randbytes(200))
+    read(file, format=format)
 
 
 JSON = st.recursive(
@@ -53,10 +75,12 @@ JSON = st.recursive(
 
 
 @given(data=st.data())
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_known_keys_with_any_values_give_turns_or_a_data_error(log, tmp_path, data):
     keys = data.draw(st.sampled_from(KEYS))
-    records = data.draw(st.lists(st.fixed_dictionaries(dict.fromkeys(keys, JSON)), min_size=1, max_size=3))
+    values = data.draw(st.lists(JSON, min_size=1, max_size=6))  # drawn for each key, they would take ten times as long
+    chance = random.Random(data.draw(st.integers()))
+    records = [{key: chance.choice(values) for key in keys} for _ in range(chance.randrange(1, 4))]
     value = data.draw(
         st.sampled_from(
             [records, records[0], {"messages": records}, {"conversations": records}, [{"messages": records}]]
@@ -64,8 +88,9 @@ def test_known_keys_with_any_values_give_turns_or_a_data_error(log, tmp_path, da
     )
     file = tmp_path / "known.json"
     file.write_text(json.dumps(value))
-    for format in ("", data.draw(st.sampled_from(list(IMPORTERS)))):
-        reads(log, file, format=format, me="Kim")
+    for format in ("", *data.draw(st.lists(st.sampled_from(FORMATS), min_size=3, max_size=3))):
+        if entries := read(file, format=format, me="Kim"):
+            log.log_imported(entries)
 
 
 def test_a_record_that_a_format_fails_to_read_is_set_aside(log, tmp_path):
@@ -168,19 +193,21 @@ def files_in(place: Path) -> list[Path]:
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_200_mutations_of_each_sample_give_turns_or_a_data_error(home, sample, tmp_path, name):
-    """Of a folder, one file at a time is changed, and the folder is imported as a whole."""
+    """Of a folder, one file at a time is changed, and the folder is read as a whole. What was read can be logged."""
     chance = random.Random(name)
     place = tmp_path / "mutated" / name
     place.parent.mkdir()
     shutil.copytree(sample(name), place) if sample(name).is_dir() else shutil.copy(sample(name), place)
     format, asked = EXPECTED[name][:2]
     log, wholes = ConversationLogger(), {file: file.read_bytes() for file in files_in(place)}
+    entries = []
     for number in range(200):
         file, whole = list(wholes.items())[number % len(wholes)]
         file.write_bytes(mutated(whole, chance))
-        reads(log, place, format=format if number % 2 else "", me=asked.get("me", ""))
+        entries += read(place, format=format if number % 2 else "", me=asked.get("me", ""))
         if len(wholes) > 1:
             file.write_bytes(whole)
+    assert log.log_imported(entries) == len({entry.turn.id for entry in entries}) == len(log.turns()) > 0
     assert log.health().ok
 
 
