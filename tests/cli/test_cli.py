@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import functools
 import importlib.metadata
 import io
 import os
@@ -65,6 +66,7 @@ def bare_modules() -> set[str]:
     return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
 
 
+@functools.cache  # each fuzzed command line looks them up
 def commands() -> dict[str, argparse.ArgumentParser]:
     """Every command's parser, by name."""
     (subparsers,) = (action for action in parser()._actions if isinstance(action, argparse._SubParsersAction))
