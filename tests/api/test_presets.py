@@ -67,7 +67,9 @@ def test_what_cannot_be_is_refused(client: TestClient, query: dict[str, str], st
     assert client.get("/api/presets", params=query).status_code == status
 
 
-def test_a_plan_reckons_them_for_this_machine(home: Path, base_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_reckons_them_for_this_machine(
+    home: Path, base_gguf: Path, known_machine: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("BYOAI_ENGINE", "embedded")
     EmbeddedEngine(home / "engine").create(BASE, ModelSpec(from_=base_gguf))
     log_doors(12)

@@ -305,7 +305,7 @@ def test_the_side_bar_offers_to_learn_what_is_new(
     assert (button.label, not button.disabled) == (label, can)
 
 
-def test_learning_begins_in_the_side_bar_and_is_stopped_there(home: Path, base_gguf: Path) -> None:
+def test_learning_begins_in_the_side_bar_and_is_stopped_there(home: Path, base_gguf: Path, known_machine: None) -> None:
     with_doors(home, base_gguf, 8)
     app = run()
     next(button for button in app.button if button.label.startswith("Learn from")).click().run()
