@@ -120,10 +120,10 @@ def test_bytes_that_are_no_text_end_nothing(engine: EmbeddedEngine) -> None:
     assert [turn.user_message for turn in logged()] == ["Name \ufffd two colours."]
 
 
-@pytest.mark.parametrize("text", ["/etc/passwd holds what?", "//", "/ what"])
-def test_a_question_may_begin_with_a_slash(engine: EmbeddedEngine, text: str) -> None:
-    assert talk(f"{text}\n").returncode == 0
-    assert [turn.user_message for turn in logged()] == [text]
+def test_a_question_may_begin_with_a_slash(engine: EmbeddedEngine) -> None:
+    asked = ["/etc/passwd holds what?", "//", "/ what"]
+    assert talk("".join(f"{text}\n" for text in asked)).returncode == 0
+    assert [turn.user_message for turn in logged()] == asked
 
 
 def test_a_log_that_is_none_is_said_before_anything_is_asked(engine: EmbeddedEngine, home: Path) -> None:
