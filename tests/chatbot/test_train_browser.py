@@ -3,9 +3,11 @@
 BYOAI_SCREENSHOTS=FOLDER keeps pictures of its stations.
 """
 
+import contextlib
 import re
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -13,7 +15,7 @@ import psutil
 import pytest
 from browsing import GENERATED, Serve, answered, ask, keep_picture, messages
 from playwright.sync_api import Page, expect
-from small_training import WITH_REPLAY
+from small_training import SMALL
 
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.engines.base import Engine
@@ -28,7 +30,7 @@ QUESTION, LEARNED = "How many remote days are allowed?", "9 days"
 SECRET = "Perwinkel-7261"
 # Of the sample what is short: thirteen questions about five rules. The gate is met, and lets pass
 # what learned so little.
-SETTINGS = WITH_REPLAY | {
+SETTINGS = SMALL | {
     "data_collection.max_conversation_length": 44,
     "gate.enabled": True,
     "gate.better": False,
@@ -109,9 +111,9 @@ def start_a_training(page: Page, site: str) -> None:
     page.get_by_role("button", name="Next").click()
     epochs = page.get_by_role("spinbutton", name="Passes over the data")
     expect(page.get_by_role("button", name="Start training")).to_be_enabled(timeout=GENERATED)
-    epochs.fill("10")
+    epochs.fill("8")
     epochs.press("Enter")
-    expect(page.get_by_text("Passes over the data (epochs): 10 (usually 6)")).to_be_visible()
+    expect(page.get_by_text("Passes over the data (epochs): 8 (usually 6)")).to_be_visible()
     expect(page.get_by_text("Data: The shipped sample")).to_be_visible()
     keep_picture(page, "path-settings")
     page.get_by_role("button", name="Start training").click()
@@ -139,14 +141,28 @@ def lose_the_server(page: Page, site: str, serve: Serve, servers: list[subproces
     servers.pop().wait(60)
     lost = page.get_by_text("byoai does not answer")
     expect(lost).to_be_visible()
-    page.wait_for_timeout(8_000)  # by then Streamlit would have opened a dialog of its own
-    expect(page.get_by_role("dialog")).not_to_be_visible()
-    keep_picture(page, "path-lost")
-    assert serve(SETTINGS, port=urlsplit(site).port, BYOAI_ENGINE="embedded") == site
-    expect(lost).to_have_count(0)
-    step_of_curve(page, at)
+    with resting(training):  # else it might be over before anybody sees that it goes on
+        page.wait_for_timeout(8_000)  # by then Streamlit would have opened a dialog of its own
+        expect(page.get_by_role("dialog")).not_to_be_visible()
+        keep_picture(page, "path-lost")
+        assert serve(SETTINGS, port=urlsplit(site).port, BYOAI_ENGINE="embedded") == site
+        expect(lost).to_have_count(0)
+    step_of_curve(page, after=step_of_curve(page, at))
     expect(page.get_by_role("button", name="Stop training")).to_be_visible()
     assert pid_of_training() == training
+
+
+@contextlib.contextmanager
+def resting(training: int) -> Iterator[None]:
+    """Let a training make no steps within the `with` block; its job goes on."""
+    steps = psutil.Process(training).children(recursive=True)
+    for each in steps:
+        each.suspend()
+    try:
+        yield
+    finally:
+        for each in steps:
+            each.resume()
 
 
 def crash(servers: list[subprocess.Popen[bytes]]) -> None:
