@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
+from axe_playwright_python.base import AXE_SCRIPT
 from browsing import BASE, DESK, GENERATED, GREEDY, PHONE, SOON, Serve, answered, ask, keep_picture
 from playwright.sync_api import Browser, Locator, Page, expect
 
@@ -126,12 +126,12 @@ def views_of_dialogs(chat: str, job: str) -> list[View]:
 
     return [
         View("learned", chat, in_dialog(forget)),
-        View("models-dialog", chat, in_dialog(models)),
         View(
             "chat-settings",
             chat,
             in_dialog(lambda page: page.locator(".st-key-settings button").locator("visible=true").click()),
         ),
+        View("models-dialog", chat, in_dialog(models)),  # from here on, a phone shows the side bar above the page
         View("rename", chat, in_dialog(of_chat("Rename"))),
         View("delete", chat, in_dialog(of_chat("Delete"))),
         View("turn", "data", in_dialog(turn)),
@@ -173,7 +173,7 @@ def in_side_bar(page: Page, target: Locator) -> None:
 def look_at_all(chromium: Browser, site: str, name: str, views: Sequence[View]) -> None:
     """Look at every view in every look, and tell all faults at once. No request may leave the machine.
 
-    The sections of a page are gone through as they are by a person: the page is loaded once.
+    The sections and dialogs of a page are gone through as they are by a person: the page is loaded once.
     """
     requests: list[str] = []
     faults: list[str] = []
@@ -182,14 +182,18 @@ def look_at_all(chromium: Browser, site: str, name: str, views: Sequence[View]) 
         page.on("request", lambda request: requests.append(request.url))
         page.on("websocket", lambda websocket: requests.append(websocket.url))
         loaded = None
-        for view in views:
+        for view in sorted(views, key=lambda view: view.address):
             if view.address != loaded:
                 page.goto(f"{site}/{view.address}")
                 settled(page)
+                loaded = view.address
             view.click(page)
             settled(page)
             faults += faults_in_looks(page, f"{view.name}-{name}")
-            loaded = None if page.get_by_role("dialog").count() else view.address
+            if page.get_by_role("dialog").count():
+                page.keyboard.press("Escape")
+                expect(page.get_by_role("dialog")).to_have_count(0)
+                settled(page)
         page.context.close()
     assert not faults, "\n".join(faults)
     assert {urlsplit(url).netloc for url in requests if not url.startswith(("data:", "blob:"))} == {
@@ -246,7 +250,10 @@ def lasting_faults(page: Page, look: str) -> list[str]:
 def faults_of(page: Page, look: str) -> list[str]:
     """Return what axe-core finds serious or critical, one line an element. In the dark, only colours differ."""
     rules = {"runOnly": ["color-contrast"]} if look == "dark" else {}
-    found = Axe().run(page, options={"resultTypes": ["violations"], **rules}).response["violations"]
+    if not page.evaluate("'axe' in window"):  # half a megabyte: once for each time that a page is loaded
+        page.evaluate(AXE_SCRIPT)
+    options = {"resultTypes": ["violations"], **rules}
+    found = page.evaluate("options => axe.run(options).then(found => found.violations)", options)
     return [
         f"{fault['id']} ({fault['impact']}): {node['html'][:300]} {node['target']} "
         f"{node.get('failureSummary', '')[:300]}"
