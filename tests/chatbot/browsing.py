@@ -7,7 +7,7 @@ from pathlib import Path
 from playwright.sync_api import Page, expect
 
 BASE = "smollm2:135m"
-GREEDY = {"stop": ["<|im_start|>", "<|im_end|>"], "temperature": 0, "num_predict": 300}
+GREEDY = {"stop": ["<|im_start|>", "<|im_end|>"], "temperature": 0, "num_predict": 80}
 SOON, GENERATED = 60_000, 300_000  # milliseconds: what the page does at once; what a model does on two busy cores
 # moving parts are drawn by the processor, sixty times a second
 DESK = {"viewport": {"width": 1280, "height": 800}, "color_scheme": "light", "reduced_motion": "reduce"}

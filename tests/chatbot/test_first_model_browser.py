@@ -18,7 +18,8 @@ def test_a_first_model_is_fetched_on_the_chat_page_and_answers(
     kept = tmp_path / "cache" / "byoai" / "models"
     kept.mkdir(parents=True)
     (kept / "SmolLM2-135M-Instruct.Q4_1.gguf").write_bytes(base_gguf.read_bytes())
-    page.goto(serve(BYOAI_ENGINE="embedded", XDG_CACHE_HOME=str(tmp_path / "cache"), PIP_NO_INDEX="1"))
+    offline = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "PIP_NO_INDEX": "1"}
+    page.goto(serve({"chat.max_tokens": 20}, BYOAI_ENGINE="embedded", **offline))
     page.get_by_role("button", name=BUTTON).click()
     expect(page.get_by_test_id("stChatInputTextArea")).to_be_enabled()
     expect(page.get_by_role("button", name=BUTTON)).to_have_count(0)
