@@ -5,6 +5,7 @@ that they describe (replaced, shortened, or changed in the middle). Any number o
 this at once. The queries on the tables are in log/index.py.
 """
 
+import time
 import unicodedata
 import uuid
 import zlib
@@ -17,11 +18,13 @@ from fine_tuning.conversation import Turn, approved, only_context
 from fine_tuning.data_collection.log import chat_labels
 from fine_tuning.data_collection.log.file import LogFile, Stamp
 from fine_tuning.data_collection.log.lines import EVENTS, apply, decode, texts_of
+from fine_tuning.errors import Busy
 
 Range = tuple[int, int]  # start and length, in bytes
 
 _PIECE = 8 << 20  # bytes of the log that are read at once
 _TAIL = 4096  # bytes before the end whose checksum shows whether the file is still the one that was read
+_PATIENCE = 30.0  # seconds for which a question is asked again if the log is replaced each time
 MOST = 500  # values in one statement
 
 LEFT = "(turn)"  # kind, in the table of events, of a deleted turn's line that is still in the log
@@ -30,7 +33,7 @@ _Found = TypeVar("_Found")
 
 
 class _Stale(Exception):
-    """Raised if the log is not the file that the index describes."""
+    """Raised if the log is not the file that the tables describe: they are wrong, or it was replaced just now."""
 
 
 class LogFollower:
@@ -50,10 +53,15 @@ class LogFollower:
         with state.connect() as database:
             # rows lost in a power cut are read from the log again
             database.execute("PRAGMA synchronous = NORMAL")
-            try:
-                return question(database, self._follow(database))
-            except _Stale:  # the log was changed in the middle
-                return question(database, self._follow(database, anew=True))
+            anew, deadline = False, time.monotonic() + _PATIENCE
+            while True:
+                log = self._follow(database, anew)
+                try:
+                    return question(database, log)
+                except _Stale:  # the log was replaced since the tables were read, or else they are wrong
+                    anew = self._is_current(log)
+                if time.monotonic() > deadline:
+                    raise Busy(f"{self._file.path} is being changed without a pause: try again")
 
     def _row(self, database: Connection) -> Any:
         return database.execute("SELECT * FROM logs WHERE path = ?", (str(self._file.path),)).fetchone()
@@ -306,23 +314,27 @@ def _said(record: Turn | dict[str, object]) -> str:
 
 def _read_turn(content: BinaryIO, row: Row, events: Sequence[Row]) -> Turn:
     turn = _record_at(content, row)
-    if not isinstance(turn, Turn) or turn.id != row["id"]:
+    if not isinstance(turn, Turn):
         raise _Stale
     for event in events:
         record = _record_at(content, event)
-        if isinstance(record, Turn) or record["turn_id"] != turn.id:
+        if isinstance(record, Turn):
             raise _Stale
         if record["event"] in EVENTS:
             turn = apply(turn, record)
     return turn
 
 
-def _record_at(content: BinaryIO, row: Row) -> Turn | dict[str, object]:
+def _record_at(content: BinaryIO, row: Row) -> Turn | dict[str, Any]:
+    """Return the record on the line of a row of `log_turns` or `log_events`. Raises _Stale if it is another one."""
     content.seek(row["start"])
     try:
-        return decode(content.read(row["length"]))
+        record = decode(content.read(row["length"]))
     except ValueError as error:
         raise _Stale from error
+    if (record.id if isinstance(record, Turn) else record["turn_id"]) != row["id" if "id" in row.keys() else "turn"]:  # noqa: SIM118
+        raise _Stale
+    return record
 
 
 # The tables

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from fine_tuning import paths, state
 from fine_tuning.conversation import Turn
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
+from fine_tuning.data_collection.log.file import LogFile
+from fine_tuning.data_collection.log.follower import LogFollower, rows_of
 from fine_tuning.data_collection.log.index import LogIndex, Session, matching
 from fine_tuning.data_collection.log.lines import decode, encode, texts_of
 from fine_tuning.data_collection.log.whole import WholeLog
@@ -384,3 +386,19 @@ def test_several_processes_log_rate_delete_and_look_at_once(home: Path) -> None:
     check(logger)
     with sqlite3.connect(paths.state_db()) as database:
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_a_question_is_asked_again_until_the_log_stays_as_it_is(logger: ConversationLogger) -> None:
+    """Turns are deleted elsewhere between the look at the tables and the look at the log, several times."""
+    ids, follower = said(logger, 5), LogFollower(LogFile(logger.path))
+
+    def question(database: sqlite3.Connection, log: sqlite3.Row) -> list[list[str]]:
+        rows = rows_of(database, "log_turns", log, "1")
+        if len(rows) > 2:
+            logger.delete(rows[0]["id"])
+        # all lines are equally long: at the place of a turn there is now the next one
+        records = [record.id for record in follower.records(rows) if isinstance(record, Turn)]
+        return [records, [turn.id for turn in follower.read(database, log, rows)]]
+
+    assert follower.ask(question) == [ids[3:], ids[3:]]
+    check(logger)
