@@ -16,7 +16,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from fine_tuning import paths
-from fine_tuning.errors import ByoaiError, NoRoom
+from fine_tuning.errors import Busy, ByoaiError, NoRoom
 
 BUSY_TIMEOUT = 30.0  # seconds that a writer waits for another writer; a write takes milliseconds
 _LITTLE = 1 << 20  # a disk with fewer free bytes counts as full
@@ -364,13 +364,29 @@ def rewrite_texts(
                     f"UPDATE \"{table}\" SET {old} = {new} WHERE typeof({old}) = 'text' AND {new} <> {old}"
                 )
         connection.execute("VACUUM")
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        _empty_wal(connection)
 
 
 def leave_no_trace(connection: sqlite3.Connection) -> None:
     """Overwrite texts that were deleted from the full-text table, so that neither it nor the WAL contains them."""
     connection.execute("INSERT INTO log_texts (log_texts) VALUES ('optimize')")
-    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    _empty_wal(connection)
+
+
+def _empty_wal(connection: sqlite3.Connection) -> None:
+    """Move the content of the WAL into the database, so that no deleted text is left in the WAL.
+
+    If another connection does so at the same time, SQLite gives up without waiting for BUSY_TIMEOUT
+    and without an error (https://sqlite.org/c3ref/wal_checkpoint_v2.html), so it is tried again here.
+    """
+    deadline = time.monotonic() + BUSY_TIMEOUT
+    while connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+        if time.monotonic() > deadline:
+            raise Busy(
+                f"deleted text may still be in the file {paths.state_db().name}-wal, because other programs read or "
+                "write it without a pause: end them, and try again"
+            )
+        time.sleep(0.01)
 
 
 def _make_folder(file: Path) -> None:

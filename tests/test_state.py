@@ -1,7 +1,9 @@
 """The database file: migrations, transactions, many processes, and what is said when it cannot be used."""
 
+import fcntl
 import multiprocessing
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing
@@ -213,3 +215,24 @@ def _label(home: Path, title: str) -> None:
         connection.execute(
             "INSERT INTO chat_labels (session, title, pinned, folder) VALUES (?, ?, 0, '')", (title, title)
         )
+
+
+def test_what_was_deleted_is_gone_though_another_process_empties_the_wal_just_then(home: Path, another: Pool) -> None:
+    with state.connect() as connection:
+        connection.execute("INSERT INTO log_texts (rowid, text) VALUES (1, 'the secret word')")
+        connection.execute("DELETE FROM log_texts")
+        other = another.apply_async(_as_if_emptying_the_wal, (home,))
+        while not (home / "emptying").exists() and not other.ready():
+            time.sleep(0.01)
+        state.leave_no_trace(connection)
+        files = b"".join(file.read_bytes() for file in home.glob("state.db*"))
+        assert b"secret word" not in files
+    other.get()
+
+
+def _as_if_emptying_the_wal(home: Path) -> None:
+    """Hold the lock of a checkpoint for a moment: the second of eight bytes (https://sqlite.org/walformat.html)."""
+    with (home / "state.db-shm").open("r+b") as shared:
+        fcntl.lockf(shared, fcntl.LOCK_EX, 1, 121)
+        (home / "emptying").touch()
+        time.sleep(0.3)
