@@ -9,16 +9,18 @@ import hashlib
 import json
 import os
 import re
+import stat
 import tempfile
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 import platformdirs
 
-from fine_tuning.errors import ByoaiError, ConfigError
+from fine_tuning.errors import Busy, ByoaiError, ConfigError
 from fine_tuning.json_values import parse_json
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -200,6 +202,45 @@ def atomic_write(path: Path, content: str | bytes | Iterable[bytes]) -> None:
     fsync_dir(path.parent)
 
 
+_PATIENCE = 10.0  # seconds to wait for a file that another program changes
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Hold a lock within the `with` block, so that no other thread or process changes `file` meanwhile.
+
+    Use it around reading a file and writing it anew, and around creating one that is missing. The
+    lock is a file beside `file`, which stays there. Raises Busy if another program holds the lock for
+    more than ten seconds.
+    """
+    import filelock  # imported here, since it would slow down every start
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with filelock.FileLock(file.with_name(f"{file.name}.lock"), timeout=_PATIENCE):
+            yield
+    except filelock.Timeout as error:
+        raise Busy(f"{file} is being changed by another program: try again") from error
+
+
+def files_in(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Yield the files in `folder` and its subfolders with their facts; links are left out.
+
+    Others may remove files and folders meanwhile. Raises OSError if a folder cannot be read.
+    """
+
+    def refused(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise error
+
+    for place, _, names in os.walk(folder, onerror=refused):
+        for file in (Path(place, name) for name in names):
+            with suppress(FileNotFoundError):
+                facts = file.lstat()
+                if stat.S_ISREG(facts.st_mode):
+                    yield file, facts
+
+
 def stamp(file: Path) -> tuple[int, int, int]:
     """Return (inode, size, time of change in ns) of a file, which differs after it was written or replaced.
 
@@ -228,7 +269,26 @@ def write_json(path: Path, value: object) -> None:
     atomic_write(path, json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True) + "\n")
 
 
-_MOST_FAULTS = 1_000_000  # size in bytes at which faults.log is renamed to faults.1.log, and a new one started
+def append_limited(file: Path, content: bytes, limit: int, older: Path) -> None:
+    """Append to a file of messages that only its owner may read.
+
+    If it would exceed `limit` bytes, it is first renamed to `older`, which replaces an earlier one.
+    Raises OSError if it cannot be written, and Busy if another program keeps the file locked.
+    """
+
+    def is_full() -> bool:
+        return stamp(file)[1] + len(content) > limit and stamp(file)[1] > 0
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if is_full():
+        with locked(file):
+            if is_full():  # else another thread or process has just renamed it
+                file.replace(older)
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab") as target:
+        target.write(content)
+
+
+_MOST_FAULTS = 1_000_000  # bytes of faults.log, and of faults.1.log, which holds older ones
 
 
 def write_fault(error: BaseException) -> Path:
@@ -236,18 +296,16 @@ def write_fault(error: BaseException) -> Path:
 
     If that fails, write the traceback to a temporary file instead.
     """
-    content = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC\n{''.join(traceback.format_exception(error))}\n"
+    told = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC\n{''.join(traceback.format_exception(error))}\n"
+    content = told.encode("utf-8", "backslashreplace")
     file = home() / "faults.log"
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if file.exists() and file.stat().st_size > _MOST_FAULTS:
-            file.replace(file.with_suffix(".1.log"))
-        handle = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    except OSError:
+        append_limited(file, content, _MOST_FAULTS, file.with_suffix(".1.log"))
+    except (OSError, Busy):
         handle, name = tempfile.mkstemp(prefix="byoai-fault-", suffix=".log")
         file = Path(name)
-    with os.fdopen(handle, "wb") as target:
-        target.write(content.encode("utf-8", "backslashreplace"))
+        with os.fdopen(handle, "wb") as target:
+            target.write(content)
     return file
 
 

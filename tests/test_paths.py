@@ -1,4 +1,7 @@
 import os
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
@@ -43,3 +46,31 @@ def test_an_interrupted_write_leaves_the_old_file_and_no_other(tmp_path, monkeyp
 
 def test_the_home_is_where_the_environment_says(home):
     assert paths.home() == home
+
+
+def test_files_and_folders_that_are_removed_meanwhile_are_left_out(tmp_path):
+    for name in ("first", "second", "folder/third"):
+        paths.atomic_write(tmp_path / name, name)
+    (tmp_path / "link").symlink_to("first")
+    assert sorted(file.name for file, _ in paths.files_in(tmp_path)) == ["first", "second", "third"]
+    found = paths.files_in(tmp_path)
+    seen, facts = next(found)
+    assert facts.st_size == len(seen.name)
+    shutil.rmtree(tmp_path / "folder")
+    (tmp_path / ("second" if seen.name == "first" else "first")).unlink()
+    assert list(found) == []
+    assert list(paths.files_in(tmp_path / "folder")) == []
+
+
+def test_of_two_that_find_a_file_of_messages_full_one_renames_it(tmp_path):
+    file, older = tmp_path / "log.txt", tmp_path / "log.1.txt"
+    paths.append_limited(file, b"x" * 90, 100, older)
+    with ThreadPoolExecutor() as pool:
+        with paths.locked(file):
+            other = pool.submit(paths.append_limited, file, b"other's " * 2, 100, older)
+            time.sleep(0.2)  # it has found the file full, and waits
+            file.rename(older)
+            file.write_bytes(b"ours ")
+        other.result()
+    assert older.read_bytes() == b"x" * 90
+    assert file.read_bytes() == b"ours other's other's "

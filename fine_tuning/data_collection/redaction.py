@@ -6,9 +6,11 @@ import html
 import json
 import lzma
 import re
+import time
 import unicodedata
 import zlib
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from fine_tuning import paths
@@ -18,6 +20,7 @@ from fine_tuning.json_values import parse_json
 Pattern = re.Pattern[bytes]
 
 _NUMBERS = {".gguf", ".safetensors", ".sketches"}  # they contain numbers and perhaps a vocabulary, but no messages
+_MOMENT = 0.005  # seconds in which a job that has opened a file to append a line has done so
 _GGUF = b"GGUF"  # first bytes of a GGUF file, whatever its name: engines name their blobs by digests
 _PACKED: dict[str, tuple[Callable[[bytes], bytes], Callable[[bytes], bytes]]] = {
     ".gz": (gzip.decompress, gzip.compress),
@@ -65,9 +68,9 @@ def search(folder: Path, wanted: Pattern, skip: Collection[Path] = ()) -> Iterat
     Compressed files are searched too; in JSON only strings are. Files of weights and of sketches are not
     searched, and neither is anything in `skip` (files and folders).
     """
-    for path in sorted(folder.rglob("*")):
+    for path in sorted(path for path, _ in paths.files_in(folder)):
         left_out = any(path == each or each in path.parents for each in skip)
-        if not left_out and path.is_file() and not _is_numbers(path) and _says(path, wanted):
+        if not left_out and not _is_numbers(path) and _says(path, wanted):
             yield path
 
 
@@ -83,12 +86,21 @@ def redact(path: Path, wanted: Pattern) -> None:
     """Overwrite every match in a file with asterisks.
 
     In JSON only strings are changed, not the keys. In other files a match keeps its length. A
-    compressed file is compressed again.
+    compressed file is compressed again. What a running job appends meanwhile is redacted, too.
     """
-    content = _read(path)
+    with suppress(FileNotFoundError), path.open("rb") as file:
+        pack = _PACKED[path.suffix][1] if path.suffix in _PACKED else bytes
+        content = _unpacked(path, file.read())
+        paths.atomic_write(path, pack(_redacted(path, content, wanted)))
+        time.sleep(_MOMENT)
+        if late := file.read():  # appended to the file that was just replaced
+            with path.open("ab") as new:
+                new.write(_redacted(path, late, wanted))
+
+
+def _redacted(path: Path, content: bytes, wanted: Pattern) -> bytes:
     changed = _redact_json(path, content, wanted)
-    pack = _PACKED[path.suffix][1] if path.suffix in _PACKED else bytes
-    paths.atomic_write(path, pack(_redact_bytes(content, wanted) if changed is None else changed))
+    return _redact_bytes(content, wanted) if changed is None else changed
 
 
 def redact_text(text: str, wanted: Pattern) -> str:
@@ -166,12 +178,15 @@ def _read(path: Path) -> bytes:
     Raises ByoaiError if it cannot be read.
     """
     try:
-        content = path.read_bytes()
-        return _PACKED[path.suffix][0](content) if path.suffix in _PACKED else content
+        return _unpacked(path, path.read_bytes())
     except FileNotFoundError:
         return b""
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise ByoaiError(f"cannot search {path}: {error}. Repair or remove the file, and try again") from error
+
+
+def _unpacked(path: Path, content: bytes) -> bytes:
+    return _PACKED[path.suffix][0](content) if path.suffix in _PACKED else content
 
 
 def _ways(character: str) -> bytes:

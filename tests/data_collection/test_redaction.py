@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fine_tuning import paths
 from fine_tuning.data_collection.redaction import pattern, redact, redact_text, search
 from fine_tuning.errors import ByoaiError
 
@@ -135,3 +136,29 @@ def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
     assert wanted
     with pytest.raises(ByoaiError, match=r"damaged\.gz"):
         list(search(tmp_path, wanted))
+
+
+def test_what_a_job_appends_meanwhile_is_kept_and_redacted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A running job appends to its events and its log while `forget` redacts them."""
+    wanted, write = pattern(["Zorbex"]), paths.atomic_write
+    assert wanted
+    for name, line in (("events.jsonl", '{"n": %d, "text": "Zorbex"}\n'), ("log.txt", "line %d: Zorbex\n")):
+        file = tmp_path / name
+        file.write_text(line % 1)
+
+        def write_later(path: Path, content: bytes, line: str = line) -> None:
+            with path.open("a") as job:
+                job.write(line % 2)
+            write(path, content)
+
+        monkeypatch.setattr(paths, "atomic_write", write_later)
+        redact(file, wanted)
+        assert file.read_text() == "".join(line % number for number in (1, 2)).replace("Zorbex", "******")
+        assert list(search(tmp_path, wanted)) == []
+
+
+def test_a_file_that_was_removed_meanwhile_is_not_made_again(tmp_path: Path) -> None:
+    wanted = pattern(["Zorbex"])
+    assert wanted
+    redact(tmp_path / "jobs" / "log.txt", wanted)
+    assert list(tmp_path.iterdir()) == []
