@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fine_tuning import paths
+from fine_tuning.errors import Busy
 from fine_tuning.json_values import parse_json
 
 _KEPT = 24 * 3600.0  # seconds for which a measurement counts
@@ -26,8 +27,8 @@ def recall(key: str) -> dict[str, Any] | None:
 
 def keep(key: str, values: Mapping[str, object]) -> None:
     """Store values that JSON can represent under `key`. If the file cannot be written, nothing is stored."""
-    newest = sorted(_read().items(), key=lambda each: each[1]["time"])[1 - _MOST :]
-    with suppress(OSError):
+    with suppress(OSError, Busy), paths.locked(_file()):
+        newest = sorted(_read().items(), key=lambda each: each[1]["time"])[1 - _MOST :]
         paths.write_json(_file(), {**dict(newest), key: {"time": time.time(), "values": dict(values)}})
 
 

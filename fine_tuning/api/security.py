@@ -59,16 +59,21 @@ class Token:
 
     def read(self) -> str:
         """Return the token; create it if there is none yet. Raises ByoaiError if the file cannot be read."""
+        if found := self._read():
+            return found
+        with paths.locked(self._file):  # of several programs that start at once, one creates it
+            return self._read() or self.renew()
+
+    def _read(self) -> str:
         try:
-            found = self._file.read_text(encoding="ascii").strip()
+            return self._file.read_text(encoding="ascii").strip()
         except FileNotFoundError:
-            found = ""
+            return ""
         except (OSError, ValueError) as error:
             raise ByoaiError(
                 f"cannot read the token in {self._file}: {getattr(error, 'strerror', None) or 'it is damaged'}. Delete "
                 "the file, and byoai makes a new one"
             ) from error
-        return found or self.renew()
 
     def exists(self) -> bool:
         return self._file.exists()

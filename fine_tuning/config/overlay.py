@@ -6,18 +6,15 @@ contains one line per changed key (`training.num_epochs: 5`), and users may edit
 not used with another configuration file (`--config`).
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
-import filelock
 import yaml
 
 from fine_tuning import paths
 from fine_tuning.config import file as config_file
-from fine_tuning.errors import Busy, ConfigError
+from fine_tuning.errors import ConfigError
 
-_PATIENCE = 10.0  # seconds to wait for the lock
 _HEAD = (
     "# Changed through the API or the pages; byoai writes this file anew. A key that is left out stands "
     "as in config/.\n"
@@ -50,22 +47,6 @@ def as_read(values: Mapping[str, object]) -> dict[str, object]:
 def write(values: Mapping[str, object]) -> None:
     """Replace all changed settings by these values. Raises OSError if the file cannot be written."""
     paths.atomic_write(place(), _text(values))
-
-
-@contextmanager
-def locked() -> Iterator[None]:
-    """Hold a lock within the `with` block, so that no other thread or process changes the file meanwhile.
-
-    Use it around reading and writing. Raises Busy if another program holds the lock for more than
-    10 seconds.
-    """
-    file = place()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with filelock.FileLock(file.with_name(f"{file.name}.lock"), timeout=_PATIENCE):
-            yield
-    except filelock.Timeout as error:
-        raise Busy(f"{file} is being changed by another program: try again") from error
 
 
 def _mapping(value: object) -> dict[str, object]:

@@ -242,10 +242,11 @@ def remove_stale(now: float | None = None) -> list[str]:
         with contextlib.suppress(DataError):
             if get(each.name).finished is not None:
                 continue
-        last = max((path.lstat().st_mtime for path in (each, *each.glob("content/*"))), default=0.0)
-        if (time.time() if now is None else now) - last > STALE:
-            shutil.rmtree(each, ignore_errors=True)
-            gone.append(each.name)
+        with contextlib.suppress(FileNotFoundError):  # another process has just removed it
+            last = max(path.lstat().st_mtime for path in (each, *each.glob("content/*")))
+            if (time.time() if now is None else now) - last > STALE:
+                shutil.rmtree(each, ignore_errors=True)
+                gone.append(each.name)
     return gone
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import filelock
@@ -18,7 +19,7 @@ import filelock
 from fine_tuning import paths
 from fine_tuning.engines.base import Engine, ModelSpec
 from fine_tuning.engines.gguf_header import check_whole, read_header
-from fine_tuning.errors import EngineError, ModelDamaged
+from fine_tuning.errors import EngineError, ModelDamaged, ModelNotFound
 from fine_tuning.events import Watch
 
 DEFAULT_TAG = "smollm2:135m"
@@ -51,7 +52,8 @@ def ensure_default_base(engine: Engine, watch: Watch | None = None) -> str:
         return DEFAULT_TAG
     file = fetch_default_base(watch)
     if there:
-        engine.delete(DEFAULT_TAG)  # Ollama keeps a file as long as a tag names it
+        with suppress(ModelNotFound):  # another process has just deleted it, too
+            engine.delete(DEFAULT_TAG)  # Ollama keeps a file as long as a tag names it
     template = CHATML if engine.name == "embedded" else None
     engine.create(DEFAULT_TAG, ModelSpec(file, template=template, parameters=dict(_PARAMETERS), license=_LICENSE))
     return DEFAULT_TAG
@@ -167,10 +169,4 @@ def _until_over(pip: "subprocess.Popen[bytes]", folder: Path, watch: Watch) -> N
 
 def _bytes_in(folder: Path) -> int:
     """Return the total size in bytes of the files in a folder; files may disappear meanwhile."""
-    total = 0
-    for file in folder.rglob("*"):
-        try:
-            total += file.stat().st_size if file.is_file() else 0
-        except FileNotFoundError:
-            continue
-    return total
+    return sum(facts.st_size for _, facts in paths.files_in(folder))

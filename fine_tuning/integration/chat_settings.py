@@ -9,19 +9,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fine_tuning import paths
 from fine_tuning.branches import system_of
 from fine_tuning.conversation import Text, Turn
 from fine_tuning.engines.base import ChatOptions
-from fine_tuning.errors import Busy, ByoaiError, DataError
+from fine_tuning.errors import ByoaiError, DataError
 
 SYSTEM_LIMIT = 20_000  # characters of a system prompt
 _NAME_LIMIT = 60
 _MOST = 100  # presets
-_PATIENCE = 5.0  # seconds to wait for another process that writes presets
 
 
 class ChatSettings(BaseModel):
@@ -120,13 +118,9 @@ def _read() -> dict[str, ChatSettings]:
 
 
 def _change(change: Callable[[dict[str, ChatSettings]], object]) -> None:
-    paths.home().mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(_file().with_name("presets.lock"), timeout=_PATIENCE):
-            known = _read()
-            change(known)
-            paths.write_json(
-                _file(), {"presets": {name: settings.model_dump(exclude_none=True) for name, settings in known.items()}}
-            )
-    except Timeout as error:
-        raise Busy("the presets are being written by another process: try again") from error
+    with paths.locked(_file()):
+        known = _read()
+        change(known)
+        paths.write_json(
+            _file(), {"presets": {name: settings.model_dump(exclude_none=True) for name, settings in known.items()}}
+        )

@@ -1,7 +1,7 @@
 """Describe jobs for users: list them in pages, compare several, and remove one with its output."""
 
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -213,8 +213,4 @@ def _run_of(job: Job) -> Path | None:
 
 
 def _size(folder: Path) -> int:
-    return sum(file.lstat().st_size for file in _files(folder))
-
-
-def _files(folder: Path) -> Iterable[Path]:
-    return (file for file in folder.rglob("*") if file.is_file() and not file.is_symlink())
+    return sum(facts.st_size for _, facts in paths.files_in(folder))

@@ -151,7 +151,7 @@ def change_engine(service: Service, url: str) -> None:
 
 def _write(changes: Mapping[str, object]) -> None:
     """Store changes in the file of changed settings, if the configuration is valid with them."""
-    with config_overlay.locked():
+    with paths.locked(config_overlay.place()):
         values = {key: value for key, value in {**config_overlay.read(), **changes}.items() if value is not None}
         clean_settings(load_config(paths.DEFAULT_CONFIG, overrides=config_overlay.as_read(values)))
         config_overlay.write(values)

@@ -7,7 +7,9 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from fine_tuning import paths
 from fine_tuning.data_collection.privacy import PII, finds
+from fine_tuning.errors import Busy
 
 LIMIT = 1 << 20  # maximum bytes of log.txt, and of log.1.txt, which holds older output
 _LONGEST = 1 << 16  # maximum bytes of a line or of the block of a private key that is masked as a whole
@@ -81,11 +83,8 @@ def append(file: Path, content: bytes) -> None:
     if not content:
         return
     masked = mask(content.decode("utf-8", "replace")).encode("utf-8", "replace")
-    with contextlib.suppress(OSError):
-        if file.exists() and file.stat().st_size + len(masked) > LIMIT:
-            file.replace(file.with_suffix(".1.txt"))
-        with os.fdopen(os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab") as log:
-            log.write(masked)
+    with contextlib.suppress(OSError, Busy):
+        paths.append_limited(file, masked, LIMIT, file.with_suffix(".1.txt"))
 
 
 def last_line(file: Path) -> str:

@@ -158,5 +158,6 @@ def _remove(engine: Engine, registry: Registry, each: Pruned, tags: Collection[s
 
 
 def _size(path: Path) -> int:
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file())
+    if not path.is_dir():
+        return paths.stamp(path)[1]
+    return sum(facts.st_size for _, facts in paths.files_in(path))

@@ -4,6 +4,7 @@ import gzip
 import html
 import io
 import json
+import os
 import pickle
 import zipfile
 import zlib
@@ -11,9 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from at_once import at_once
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from fine_tuning import paths
 from fine_tuning.config import FineTuningConfig, Uploads
 from fine_tuning.data_collection import uploads
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
@@ -154,3 +157,14 @@ def test_forgetting_a_turn_deletes_the_upload_that_it_was_imported_from(home: Pa
     engine, config = EmbeddedEngine(tmp_path / "engine"), FineTuningConfig()
     forget(config, engine, Watch(), examine(config, engine, turn.id), teach_again=False)
     assert [each.id for each in uploads.find()] == [other.id]
+
+
+def test_several_uploads_begin_at_once_while_old_ones_are_cleared_away(home: Path) -> None:
+    for number in range(60):
+        old = uploads.folder_of(f"20200101-000000-{number:08x}") / "content"
+        old.mkdir(parents=True)
+        for folder in (old, old.parent):
+            os.utime(folder, (1, 1))
+    begun = at_once([lambda: uploads.create("chat.txt", 3, "", LIMITS)] * 5)
+    assert {upload.id for upload in uploads.find()} == {upload.id for upload in begun}
+    assert len(list(paths.uploads_dir().glob("2*"))) == len(begun)

@@ -94,7 +94,7 @@ def test_a_name_that_cannot_be_seen_or_typed_is_refused(name: str, home: Path) -
 def test_any_visible_name_is_only_a_name(name: str, home: Path) -> None:
     save_preset(name, ChatSettings(seed=1))
     assert presets() == {name: ChatSettings(seed=1)}
-    assert {path.name for path in home.iterdir()} <= {"presets.json", "presets.lock"}
+    assert {path.name for path in home.iterdir()} <= {"presets.json", "presets.json.lock"}
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import sqlite3
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -71,10 +72,10 @@ def keep(
     keys = index.keys()
     rows = ((keys[id], reason) for id, reason in reasons.items() if id in keys)
     differing = ((number, id, id == each.stands) for number, each in enumerate(conflicts) for id in each.turns)
-    new = place().with_name(f"{place().name}.{os.getpid()}")
-    new.unlink(missing_ok=True)
+    handle, name = tempfile.mkstemp(dir=place().parent, prefix=f".{place().name}.")
+    os.close(handle)
+    new = Path(name)
     try:
-        os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         with closing(sqlite3.connect(new)) as database, database:
             database.executescript(_SCHEMA)
             told = (look.log, look.mark.epoch, look.mark.changes, look.made, json.dumps(look.facts))

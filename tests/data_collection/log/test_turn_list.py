@@ -1,6 +1,8 @@
 """Lists of turns by the index: the same turns as by reading the whole log, in pages."""
 
 import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -151,3 +153,18 @@ def test_a_look_at_a_log_that_was_replaced_counts_no_more(log: ConversationLogge
 )
 def test_lengths_fall_into_bars(values: list[int], bars: list[int]) -> None:
     assert binned(values) == bars
+
+
+def test_two_looks_may_end_at_once(log: ConversationLogger) -> None:
+    said("Where is the xylophone of the office?", "Under the mat.")
+    before = look_through(load_config(), None, Watch())
+
+    class Meanwhile(list[list[str]]):
+        def __iter__(self) -> Iterator[list[str]]:
+            with ThreadPoolExecutor() as pool:  # another thread of this process stores its look
+                pool.submit(outcomes.keep, log.index, before, {}, []).result()
+            return super().__iter__()
+
+    outcomes.keep(log.index, before, {}, [], Meanwhile([["one", "other"]]))
+    assert outcomes.alike(9) == [("one", "other")]
+    assert [file.name for file in paths.home().glob("*survey.db*")] == [outcomes.place().name]
