@@ -20,6 +20,7 @@ from fine_tuning.jobs.store import Process
 
 PORT = 8501
 _TRIED = 20  # number of ports to try
+_WAITING = 2048  # connections that the system accepts before the server does
 
 
 def free_port(first: int = PORT, address: str = LOOPBACK[0]) -> int:
@@ -48,14 +49,17 @@ def check_start(access: Access) -> None:
 
 def check_port(access: Access) -> None:
     """Raise ByoaiError if the port of `access` is taken, or this user may not use it."""
-    error = _refusal(access.port, access.address)
-    if error is not None and error.errno == errno.EACCES:
-        raise ByoaiError(f"this user may not use port {access.port}: choose one from 1024 on with --port")
-    if error is not None:
-        raise ByoaiError(
-            f"port {access.port} of {access.address} is already in use: choose another with --port, or leave out "
-            "--port to get the next free one"
-        )
+    if (error := _refusal(access.port, access.address)) is not None:
+        raise _explained(access, error)
+
+
+def _explained(access: Access, error: OSError) -> ByoaiError:
+    if error.errno == errno.EACCES:
+        return ByoaiError(f"this user may not use port {access.port}: choose one from 1024 on with --port")
+    return ByoaiError(
+        f"port {access.port} of {access.address} is already in use: choose another with --port, or leave out --port "
+        "to get the next free one"
+    )
 
 
 def is_free(port: int, address: str) -> bool:
@@ -65,13 +69,33 @@ def is_free(port: int, address: str) -> bool:
 def _refusal(port: int, address: str) -> OSError | None:
     """Return the error with which the system refuses a port; None if it can be used."""
     with closing(socket.socket()) as probe:
-        if os.name != "nt":  # on Windows the option would allow binding a port that is in use
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((address, port))
+            _take(probe, port, address)
         except OSError as error:
             return error
     return None
+
+
+def _take(found: socket.socket, port: int, address: str) -> None:
+    if os.name != "nt":  # on Windows the option would allow binding a port that is in use
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    found.bind((address, port))
+
+
+@contextmanager
+def listening(access: Access) -> Iterator[socket.socket]:
+    """Yield a socket that listens on the port of `access`, and close it after the `with` block.
+
+    A server takes its port by this before it starts anything else: of two that found the same port
+    free, only one gets it. Raises ByoaiError as `check_port` does.
+    """
+    with closing(socket.socket()) as found:
+        try:
+            _take(found, access.port, access.address)
+            found.listen(_WAITING)
+        except OSError as error:
+            raise _explained(access, error) from error
+        yield found
 
 
 def running() -> str | None:

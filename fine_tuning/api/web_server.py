@@ -10,6 +10,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from fine_tuning.api.background import listening
 from fine_tuning.api.repeated import IS_CURRENT, Kept
 from fine_tuning.api.security import Access
 
@@ -24,6 +25,8 @@ MOST_HEADERS = 64 * 1024  # bytes of a request before its body, or after it (tra
 IDLE = 5  # seconds that an idle connection is kept open between requests
 FILES = 8192  # open files that the server asks the system for; each connection is one
 SPARED = 200  # files that are kept for the log, the database and jobs, however many connections there are
+
+_NOT_STARTED = 3  # exit code, as that of uvicorn
 
 _REQUEST = "byoai_request"  # key in a request's `state`: its bytes, if they came in one piece
 
@@ -203,14 +206,13 @@ def _files() -> int:
 def run(app: "ASGIApp", access: Access) -> None:
     """Serve `app` at the address and port of `access` until SIGINT or SIGTERM.
 
-    The server then ends within seconds, even if streams are open.
+    The server then ends within seconds, even if streams are open. Raises ByoaiError, before the app
+    starts, if another program has taken the port.
     """
     logging.getLogger("uvicorn.error").addFilter(_is_news)
     ImpatientProtocol.most = max(_files() - SPARED, SPARED)
-    uvicorn.run(
+    config = uvicorn.Config(
         app,
-        host=access.address,
-        port=access.port,
         http=protocol_for(access),
         ws=ImpatientSocket,
         ws_per_message_deflate=False,
@@ -221,3 +223,8 @@ def run(app: "ASGIApp", access: Access) -> None:
         ssl_certfile=access.certificate,
         ssl_keyfile=access.key,
     )
+    server = uvicorn.Server(config)
+    with listening(access) as own, suppress(KeyboardInterrupt):
+        server.run(sockets=[own])
+    if not server.started:
+        sys.exit(_NOT_STARTED)

@@ -4,10 +4,13 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from at_once import at_once
 from ports import unused_port
 from small_disk import Disk
 from starlette.applications import Starlette
@@ -17,8 +20,9 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from chatbot.server import serve
-from fine_tuning.api.background import check_port, free_port
+from fine_tuning.api.background import check_port, free_port, listening
 from fine_tuning.api.security import LOOPBACK, MOST, Access, Door, Token
+from fine_tuning.api.web_server import run
 from fine_tuning.errors import ByoaiError
 
 HOST = LOOPBACK[0]
@@ -315,3 +319,23 @@ def test_a_taken_port_is_refused_before_anything_is_served() -> None:
         taken.listen()
         with pytest.raises(ByoaiError, match="is already in use"):
             serve(Access(taken.getsockname()[1]))
+
+
+def test_programs_that_start_at_once_on_an_empty_folder_share_one_token(home: Path) -> None:
+    found = at_once([lambda: Token().read()] * 5)
+    assert set(found) == {Token().read()}
+
+
+def test_a_server_whose_port_another_has_taken_just_before_starts_nothing() -> None:
+    """Both found it free. If its app were started, it would note itself as this folder's server, and end."""
+    begun = []
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncGenerator[None]:
+        begun.append("jobs")
+        yield
+
+    access = Access(unused_port())
+    with listening(access), pytest.raises(ByoaiError, match="already in use"):
+        run(Starlette(lifespan=lifespan), access)
+    assert begun == []
