@@ -64,15 +64,14 @@ class Store:
         """Return (full name, content) of a tag. Raises ModelNotFound; EngineError for a damaged file."""
         full = full_tag(tag)
         file = self._file(full)
-        if not file.exists():
+        if (entry := self._find(file)) is None:
             known = ", ".join(self._name(each) for each in self._tags.rglob("*.json")) or "none"
             raise ModelNotFound(f"The embedded engine has no model {full}. Its models: {known}.")
-        return self._name(file), self._parse(file)
+        return self._name(file), entry
 
     def find(self, full: str) -> Tag | None:
         """Return the content of the tag `full`; None if there is no such tag."""
-        file = self._file(full)
-        return self._parse(file) if file.exists() else None
+        return self._find(self._file(full))
 
     def header(self, full: str, entry: Tag) -> GgufHeader:
         """Return the header of the weights of the tag `full`. Raises ModelDamaged if they are missing."""
@@ -169,6 +168,15 @@ class Store:
     def _name(self, file: Path) -> str:
         *name, version = file.relative_to(self._tags).with_suffix("").parts
         return f"{'/'.join(name).replace('%', ':')}:{version}"
+
+    def _find(self, file: Path) -> Tag | None:
+        """Return the content of a tag's file; None if it is missing, also if another process has just deleted it."""
+        try:
+            return self._parse(file)
+        except EngineError:
+            if file.exists():
+                raise
+            return None
 
     def _parse(self, file: Path) -> Tag:
         try:

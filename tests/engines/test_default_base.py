@@ -121,6 +121,21 @@ def test_an_engine_with_models_of_its_own_keeps_to_them_until_asked(cache: Path,
     assert ensure_some_model(engine) == DEFAULT_TAG
 
 
+def test_a_damaged_base_that_another_process_mends_too_is_mended(cache: Path, base_gguf: Path) -> None:
+    class Hurried(EmbeddedEngine):
+        def delete(self, tag: str) -> None:
+            super().delete(tag)  # by the other process
+            super().delete(tag)
+
+    _keep(cache, base_gguf)
+    engine = Hurried()
+    blob = engine.show(ensure_default_base(engine)).gguf
+    blob.unlink()
+    blob.write_bytes(base_gguf.read_bytes()[:1000])
+    assert ensure_default_base(engine) == DEFAULT_TAG
+    assert engine.show(DEFAULT_TAG).gguf.stat().st_size == base_gguf.stat().st_size
+
+
 @pytest.mark.engine
 def test_the_default_base_answers_in_the_real_ollama(cache: Path, base_gguf: Path, ollama_url: str) -> None:
     _keep(cache, base_gguf)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from fine_tuning import paths
 from fine_tuning.conversation import Message
 from fine_tuning.engines.base import ChatOptions, ModelSpec
 from fine_tuning.engines.default_base import CHATML
@@ -98,6 +99,20 @@ def test_names_with_a_host_keep_their_shape(engine: EmbeddedEngine) -> None:
     for name in names:
         engine.delete(name)
     assert [model.tag for model in engine.list_models()] == ["base:v1"]
+
+
+def test_a_tag_that_is_deleted_while_it_is_read_is_not_there(
+    engine: EmbeddedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = paths.read_json
+
+    def read_too_late(file: Path) -> object:
+        file.unlink()  # as another process does
+        return read(file)
+
+    monkeypatch.setattr(paths, "read_json", read_too_late)
+    with pytest.raises(ModelNotFound, match="has no model base:v1"):
+        engine.show("base:v1")
 
 
 def test_a_damaged_tag_is_named_with_its_cure(engine: EmbeddedEngine, home: Path) -> None:
