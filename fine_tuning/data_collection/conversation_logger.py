@@ -44,7 +44,7 @@ from fine_tuning.data_collection.log.lines import OWNER, decode, encode, named_i
 from fine_tuning.data_collection.log.whole import LogHealth, WholeLog, health_of
 from fine_tuning.data_collection.redaction import Pattern, holds, pattern
 from fine_tuning.data_collection.without_collections import without_collections
-from fine_tuning.errors import DataError, LogDamaged, TurnDeleted, TurnNotFound
+from fine_tuning.errors import ByoaiError, DataError, LogDamaged, TurnDeleted, TurnNotFound
 from fine_tuning.units import counted
 
 Rating = Literal["up", "down"]
@@ -352,7 +352,7 @@ class ConversationLogger:
             return
         try:
             DataExporter().export_when_due(self.conversations(), self._export_every)
-        except DataError as error:
+        except (ByoaiError, OSError) as error:  # for example because `forget` removes the exports at this moment
             _logger.warning("the turn was logged, but the export that was due failed: %s", error)
 
     def _append_event(self, event: str, turn_id: str, **facts: object) -> None:

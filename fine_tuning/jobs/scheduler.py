@@ -1,5 +1,6 @@
 """Start retrains when the conditions in the configuration (`schedule:`) hold. Servers do this in a thread."""
 
+import logging
 import threading
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -15,6 +16,8 @@ from fine_tuning.model_management.model_registry import Registry
 from fine_tuning.planning import new_turns
 from fine_tuning.profiles import for_documents
 from fine_tuning.units import counted
+
+_logger = logging.getLogger(__name__)
 
 ORIGIN = "schedule"
 _LOOK = 60.0  # seconds between checks
@@ -86,11 +89,15 @@ def look(config: FineTuningConfig, queue: Queue, now: datetime | None = None) ->
 def run(ended: threading.Event, queue: Queue, settings: Callable[[], FineTuningConfig] = load_config) -> None:
     """Check once a minute whether a retrain should start, and submit it, until `ended` is set.
 
-    `settings` returns the current configuration.
+    `settings` returns the current configuration. A check that fails is written to Python's log, once
+    for each reason, since nobody else reports why a retrain was not started.
     """
+    said = ""
     while not ended.wait(_LOOK):
         try:
             look(settings(), queue)
         # for example a configuration that is being edited; the next check tries again
-        except (ByoaiError, OSError, psutil.Error):
-            continue
+        except (ByoaiError, OSError, psutil.Error) as error:
+            if str(error) != said:
+                said = str(error)
+                _logger.warning("no scheduled retrain can start: %s", said)

@@ -837,3 +837,13 @@ def test_a_reason_that_is_no_short_text_is_refused(log: ConversationLogger, reas
     with pytest.raises(DataError, match="reason of a rating"):
         log.rate(turn.id, "down", reason=reason)  # type: ignore[arg-type]
     assert log.path.read_bytes() == before
+
+
+def test_a_turn_counts_as_logged_whatever_is_wrong_with_the_export(
+    home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (home / "exports" / "exported.json").mkdir(parents=True)
+    log = ConversationLogger(export_every=1)
+    turn = log.log_conversation("Is there tea?", "In the kitchen.")
+    assert [each.id for each in log.turns()] == [turn.id]
+    assert "the turn was logged, but the export that was due failed" in caplog.text

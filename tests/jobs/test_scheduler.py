@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
+from threading import Event
 from types import SimpleNamespace
 from typing import Any
 
@@ -157,3 +158,20 @@ def test_a_server_starts_it_when_the_rule_holds_and_ends_it_with_itself(
         process = store.get(job.id).process
         assert process and is_alive(process, job.mark)
     wait_for(lambda: not is_alive(process, job.mark), what="the end of the retrain")
+
+
+def test_why_no_retrain_can_start_is_said_once_for_each_reason(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(scheduler, "_LOOK", 0.001)
+    ended, reasons = Event(), ["the file is being edited", "the file is being edited", "a value is missing"]
+
+    def settings() -> FineTuningConfig:
+        reason = reasons.pop(0)
+        if not reasons:
+            ended.set()
+        raise ConfigError(reason)
+
+    scheduler.run(ended, queue, settings)
+    start = "no scheduled retrain can start: "
+    assert caplog.messages == [f"{start}the file is being edited", f"{start}a value is missing"]
