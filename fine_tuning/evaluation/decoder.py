@@ -1,7 +1,8 @@
 """Compute many sequences together with llama.cpp, in the child process of `served_model.ServedModel`.
 
 Continuous batching (Yu et al., OSDI 2022) is used: a new sequence starts as soon as another one
-has finished. The common prefix of all sequences is computed once.
+has finished. The common prefix of all sequences is computed once, and so is each common prefix of
+sequences that start together. Rows in lexical order therefore take the least time.
 """
 
 import base64
@@ -9,6 +10,7 @@ import ctypes
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -72,7 +74,7 @@ class Decoder(Words):
 
         A row is (tokens, indices of its targets). Yield for each row (total log-probability of its
         targets in nats, their number, how many of them the model ranks first); between these, yield
-        None after each decode.
+        None after each decode. Rows in lexical order take the least time.
         """
         for scored in self._run([_Scoring(tokens, targets, self._limit) for tokens, targets in rows]):
             yield scored and (float(np.sum(scored.logprobs)), len(scored.hits), sum(scored.hits))
@@ -116,7 +118,7 @@ class Decoder(Words):
                 llama_cpp.llama_memory_seq_cp(self._memory, 0, slot, -1, -1)
                 sequence.fed = head
                 running[slot] = sequence
-            self._step(running)
+            self._step(running, head)
             yield None
             for slot in [slot for slot, sequence in running.items() if sequence.done]:
                 del running[slot]
@@ -135,43 +137,51 @@ class Decoder(Words):
             return 0
         size = min(_common([sequence.tokens for sequence in sequences]), *(sequence.first for sequence in sequences))
         for start in range(0, size, _BATCH):
-            self._decode(
-                [
-                    (0, start + index, token, False)
-                    for index, token in enumerate(sequences[0].tokens[start : start + _BATCH][: size - start])
-                ]
-            )
+            tokens = sequences[0].tokens[start : start + _BATCH][: size - start]
+            self._decode([_Cell(start + index, token, [0]) for index, token in enumerate(tokens)])
         return size
 
-    def _step(self, running: "dict[int, _Sequence]") -> None:
-        """Decode the next tokens of all running sequences in one batch."""
-        cells: list[tuple[int, int, int, bool]] = []
-        owners: list[_Sequence] = []
-        for slot, sequence in running.items():
-            fresh = sequence.tokens[sequence.fed : sequence.fed + _BATCH - len(cells)]
-            cells += [
-                (slot, sequence.fed + index, token, sequence.wants(sequence.fed + index))
-                for index, token in enumerate(fresh)
-            ]
-            owners += [sequence] * len(fresh)
-            sequence.fed += len(fresh)
-        self._decode(cells)
-        for index, (sequence, (_, position, _, wanted)) in enumerate(zip(owners, cells, strict=True)):
-            if wanted:
-                sequence.take(position, self._logits(index))
+    def _step(self, running: "dict[int, _Sequence]", head: int) -> None:
+        """Decode the next tokens of all running sequences in one batch.
 
-    def _decode(self, cells: list[tuple[int, int, int, bool]]) -> None:
-        """Decode tokens, given as (sequence, position, token, whether its logits are needed)."""
+        Sequences that start now share the cells of their common prefixes. `head`: the length of the
+        prefix that all sequences share already.
+        """
+        cells: list[_Cell] = []
+        known: dict[tuple[int, int], int] = {}  # index of each cell, by its token and what is before it
+        for slot, sequence in running.items():
+            before = -1 if sequence.fed == head else -1 - slot  # no cell: the head, or the sequence's earlier cells
+            for position in range(sequence.fed, len(sequence.tokens)):
+                place = before, sequence.tokens[position]
+                if place not in known:
+                    if len(cells) == _BATCH:
+                        break
+                    known[place] = len(cells)
+                    cells.append(_Cell(position, sequence.tokens[position]))
+                before = known[place]
+                cells[before].slots.append(slot)
+                if sequence.wants(position):
+                    cells[before].takers.append(sequence)
+                sequence.fed += 1
+        self._decode(cells)
+        for index, cell in enumerate(cells):
+            for sequence in cell.takers:
+                sequence.take(cell.position, self._logits(index))
+
+    def _decode(self, cells: "Sequence[_Cell]") -> None:
+        """Decode the tokens of `cells`. Each sequence in a cell must have all tokens before the cell's position."""
         from llama_cpp import llama_cpp
 
         if not cells:
             return
-        batch = llama_cpp.llama_batch_init(len(cells), 0, 1)
+        batch = llama_cpp.llama_batch_init(len(cells), 0, _SEQUENCES)
         try:
             batch.n_tokens = len(cells)
-            for index, (sequence, position, token, wanted) in enumerate(cells):
-                batch.token[index], batch.pos[index], batch.logits[index] = token, position, wanted
-                batch.n_seq_id[index], batch.seq_id[index][0] = 1, sequence
+            for index, cell in enumerate(cells):
+                batch.token[index], batch.pos[index], batch.logits[index] = cell.token, cell.position, bool(cell.takers)
+                batch.n_seq_id[index] = len(cell.slots)
+                for number, slot in enumerate(cell.slots):
+                    batch.seq_id[index][number] = slot
             if status := llama_cpp.llama_decode(self._context, batch):
                 raise EngineError(
                     f"llama.cpp could not compute {len(cells)} tokens (status {status}): try again, and if it fails "
@@ -185,6 +195,16 @@ class Decoder(Words):
 
         row = llama_cpp.llama_get_logits_ith(self._context, index)
         return np.ctypeslib.as_array(ctypes.cast(row, ctypes.POINTER(ctypes.c_float)), (self._size,))
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """A token to decode, as part of one or several sequences."""
+
+    position: int
+    token: int
+    slots: list[int] = field(default_factory=list)  # llama.cpp's numbers of the sequences
+    takers: "list[_Sequence]" = field(default_factory=list)  # sequences that need the logits after the token
 
 
 class _Sequence:

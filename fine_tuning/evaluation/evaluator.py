@@ -11,6 +11,7 @@ from fine_tuning.errors import DataError
 from fine_tuning.evaluation import metrics
 from fine_tuning.evaluation.served_model import Ask, RowScore, ServedModel
 from fine_tuning.evaluation.test_set import EvaluationSet, Pair, Question
+from fine_tuning.token_rows import ScoredRow
 
 _QUESTION_LIMIT = 48  # maximum tokens of an answer to a general question
 FACT_LIMIT = 80  # the same for questions about documents, whose answers are whole sentences
@@ -100,7 +101,7 @@ def evaluate(
     )
     count = _Counter(total, report)
 
-    scores = list(count(model.scores([*test_set.own, *test_set.general, *pairs])))
+    scores = _scores(model, [*test_set.own, *test_set.general, *pairs], count)
     own, general = scores[: len(test_set.own)], scores[len(test_set.own) : len(test_set.own) + len(test_set.general)]
     asks = [Ask(prompt.tokens, settings.max_new_tokens) for prompt in test_set.prompts]
     asks += [Ask(question.tokens, _QUESTION_LIMIT) for question in test_set.questions]
@@ -137,6 +138,16 @@ def evaluate(
         notes=notes,
         facts=facts,
     )
+
+
+def _scores(model: ServedModel, rows: Sequence[ScoredRow], count: "_Counter") -> list[RowScore]:
+    """Return the score of each row.
+
+    They are computed in lexical order, so that what several rows begin with is computed once.
+    """
+    order = sorted(range(len(rows)), key=lambda index: rows[index])
+    found = dict(zip(order, count(model.scores([rows[index] for index in order])), strict=True))
+    return [found[index] for index in range(len(rows))]
 
 
 def _recalled(model: ServedModel, facts: Sequence[Question], count: "_Counter") -> list[Recalled]:

@@ -233,7 +233,8 @@ def _gains(base: ServedModel, pairs: Sequence[tuple[str, str]], reader: Reader, 
         same = _common_end(one, other)
         rows += [(tokens, list(range(len(tokens) - same, len(tokens)))) for tokens in (one, other)]
     keys = [(tuple(tokens), len(targets)) for tokens, targets in rows]
-    distinct = dict(zip(keys, rows, strict=True))  # most phrases are inserted into the same questions
+    # most phrases are inserted into the same questions; sorted, so that what several begin with is computed once
+    distinct = dict(sorted(zip(keys, rows, strict=True)))
     scores = {}
     for key, score in zip(distinct, base.scores(list(distinct.values())), strict=True):
         scores[key] = score

@@ -86,7 +86,7 @@ def test_a_death_between_answers_is_not_even_noticed(engine: EmbeddedEngine, chi
 
 @pytest.mark.parametrize("name", ["SIGILL", "SIGSEGV", "SIGKILL"])
 def test_a_death_in_an_evaluation_is_an_error_and_the_next_question_is_answered(small_base: Path, name: str) -> None:
-    rows = [(list(range(100, 108)), list(range(1, 8)))] * 4
+    rows = [(list(range(start, start + 8)), list(range(1, 8))) for start in range(100, 140)]
     with ServedModel(small_base) as model:
         whole = list(model.scores(rows))
         for stream in (

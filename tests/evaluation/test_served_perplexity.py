@@ -1,4 +1,4 @@
-"""Perplexity as others compute it, and in flat memory."""
+"""Perplexity as others compute it, in flat memory, and of what rows share computed once."""
 
 import json
 import math
@@ -12,6 +12,7 @@ from fine_tuning.engines.ggml import dequantize
 from fine_tuning.engines.gguf_file import TensorInfo, read_gguf, write_gguf
 from fine_tuning.engines.vocabulary import Vocabulary
 from fine_tuning.evaluation import metrics
+from fine_tuning.evaluation.decoder import Decoder
 from fine_tuning.evaluation.served_model import ServedModel
 
 
@@ -63,6 +64,33 @@ def half_precision(source, target):
 
     write_gguf(target, found.metadata, [converted(tensor) for tensor in found.tensors.values()])
     return target
+
+
+BRANCHES = [
+    [100, 101, 102, 103, 104],
+    [100, 101, 102, 103],  # the beginning of the one before it
+    [100, 101, 102, 103, 104],  # the same again
+    [100, 101, 200, 103, 104],  # goes on alike after a difference
+    [300, 301],
+]
+LONG = [[100, *range(1000, 1000 + size), 7, 8] for size in (580, 600)]  # more tokens than one batch takes
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_what_rows_begin_with_is_computed_once_and_each_scores_as_by_itself(small_base, monkeypatch, order):
+    decoder, counts = Decoder(str(small_base), None, 2048, 1), list[int]()
+    decode = decoder._decode
+    monkeypatch.setattr(decoder, "_decode", lambda cells: (counts.append(len(cells)), decode(cells)))
+
+    def scores(rows: list[list[int]]) -> list[tuple[float, int, int]]:
+        return [each for each in decoder.scores([(ids, list(range(1, len(ids)))) for ids in rows]) if each]
+
+    scores(BRANCHES[::order])
+    assert sum(counts) == 7  # 100 to 103, then 200 and 103, and 300: nothing depends on a row's last token
+    rows = [*BRANCHES, *LONG][::order]
+    together, alone = scores(rows), [scores([row])[0] for row in rows]
+    for (logprob, *found), (expected, *wanted) in zip(together, alone, strict=True):
+        assert logprob == pytest.approx(expected, rel=1e-3) and found == wanted
 
 
 @pytest.mark.slow
