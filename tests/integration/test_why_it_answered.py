@@ -217,7 +217,8 @@ def test_what_was_really_learned_is_much_likelier_and_what_was_not_is_not(
     engine = EmbeddedEngine(home / "engine")
     engine.create(BASE, ModelSpec(base_gguf, template=CHATML))
     log_doors(8, ("blue",))
-    settings = SMALL | {"training.num_epochs": 12, "training.learning_rate": 1e-3, "training.min_pairs": 5}
+    quick = {"training.batch_size": 4, "training.num_epochs": 4, "training.learning_rate": 2e-3}
+    settings = SMALL | quick | {"evaluation.general": 0, "evaluation.test_prompts": []}
     made = retrain(load_config(overrides=settings), engine)
     assert isinstance(made, NewVersion)
     log = ConversationLogger()

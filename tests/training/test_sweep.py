@@ -278,11 +278,10 @@ def test_two_processes_share_a_study_and_do_no_trial_twice(tiny_base, row_folder
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_command_sweeps_the_real_base_and_writes_a_configuration(home, monkeypatch, capsys):
+def test_the_command_sweeps_the_base_and_writes_a_configuration(small_engine, home, capsys):
     from fine_tuning.cli.main import main
     from fine_tuning.data_collection.conversation_logger import ConversationLogger
 
-    monkeypatch.setenv("BYOAI_ENGINE", "embedded")
     log = ConversationLogger()
     for number in range(8):
         log.new_session()
