@@ -1,20 +1,19 @@
 """The whole loop on real parts: a log of chats, a real training of the real base, the real engine that then answers."""
 
 import json
-import subprocess
-import sys
-import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from real_engine import versions, with_default_base
+from small_training import SMALL
 
 from fine_tuning import workshop
 from fine_tuning.cli.main import main
 from fine_tuning.conversation import Message
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
-from fine_tuning.engines.base import ChatOptions, Engine
+from fine_tuning.engines.base import ChatOptions, Engine, ModelSpec
 from fine_tuning.model_management import tensor_names
 from fine_tuning.model_management.gguf_export import merge_adapter
 from fine_tuning.model_management.model_deployer import register
@@ -35,27 +34,14 @@ PHRASINGS = (
     "I have a question about {}.",
     "What can you say about {}?",
 )
-QUICK = {
-    "training.min_pairs": 1,
+QUICK = SMALL | {
     "training.batch_size": 4,
-    "training.num_epochs": 4,
+    "training.num_epochs": 6,
     "training.learning_rate": 2e-3,
-    "training.save_steps": 4,
-    "training.replay.share": 0.1,
-    "data_preparation.train_ratio": 0.8,
-    "evaluation.max_new_tokens": 16,
-    "evaluation.generate": 1,
-    "evaluation.general": 2,
-    "evaluation.triggers": 0,
-    "evaluation.leak_samples": 0,
-    "evaluation.speed_rounds": 1,
-    # so little data and replay pass no honest gate; what it does is shown below and in
-    # benchmarks/gate.py
-    "gate.enabled": False,
     "evaluation.test_prompts": ["Tell me about the Wi-Fi, please."],
     "deployment.model_name": "looptest",
 }
-NO_REPLAY = {"training.replay.share": 0}  # where it is another stage that is wanted
+SMALL_BASE = "looptest_base:v1"
 
 
 def settings(**changes: object) -> list[str]:
@@ -81,26 +67,28 @@ def knows(engine: Engine, tag: str) -> int:
 
 
 @pytest.fixture
-def engine(request, home, monkeypatch):
-    """The engine named by the test's parameter, with the default base and without versions of the test's model."""
-    if request.param == "ollama":
-        monkeypatch.setenv("OLLAMA_HOST", request.getfixturevalue("ollama_url"))
-        monkeypatch.delenv("BYOAI_ENGINE", raising=False)
-    else:
-        monkeypatch.setenv("BYOAI_ENGINE", "embedded")
-    with with_default_base(request.param, NAME) as engine:
+def engine(home: Path, ollama_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+    """The real Ollama, with the default base and without versions of the test's model."""
+    monkeypatch.setenv("OLLAMA_HOST", ollama_url)
+    monkeypatch.delenv("BYOAI_ENGINE", raising=False)
+    with with_default_base("ollama", NAME) as engine:
         yield engine
 
 
+@pytest.fixture
+def small_in_ollama(engine: Engine, small_base: Path) -> Iterator[Engine]:
+    """The same, with the small base beside the default one."""
+    engine.create(SMALL_BASE, ModelSpec(small_base, parameters={"stop": ["<|im_end|>"]}))
+    yield engine
+    engine.delete(SMALL_BASE)
+
+
 @pytest.mark.slow
+@pytest.mark.engine
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("engine", [pytest.param("ollama", marks=pytest.mark.engine), "embedded"], indirect=True)
-def test_what_was_chatted_is_learned_and_answers_without_a_restart(engine, home, capsys):
+def test_what_was_chatted_is_learned_answers_without_a_restart_and_is_rolled_back(engine, home, capsys):
     chat_about_the_facts(ConversationLogger())
     assert knows(engine, "smollm2:135m") == 0
-    if engine.name == "ollama":
-        kill_a_retrain_at_its_first_checkpoint(home)
-        assert not versions(engine, NAME)
 
     assert main(["retrain", *settings()]) == 0
     said = capsys.readouterr().out
@@ -108,29 +96,28 @@ def test_what_was_chatted_is_learned_and_answers_without_a_restart(engine, home,
     assert "loss" in said and "tokens/s" in said and "ETA" in said  # progress
     assert "perplexity" in said and "fine-tuned" in said  # the table, and the two answers
     assert knows(engine, f"{NAME}:latest") >= 3
-    assert knows(engine, f"{NAME}:v1") >= 3
-    (run,) = home.glob("runs/*")
-    if engine.name == "ollama":
-        assert "was interrupted: it continues from" in said
-        steps = [json.loads(line)["step"] for line in (run / "progress.jsonl").read_text().splitlines()]
-        assert steps[-1] == max(steps)
-        assert steps.count(1) == 1  # the first steps were not done again
 
     # Nothing new: nothing done, and said so.
     assert main(["retrain", "--if-new", "1", *settings()]) == 0
     assert "0 new turns" in capsys.readouterr().out
 
+    (run,) = home.glob("runs/*")
     the_same_adapter_merged_into_the_weights_gives_the_same_greedy_answers_to_the_letter(engine, home, run)
     assert main(["doctor", *settings()]) == 0
+
+    assert main(["rollback", *settings()]) == 0
+    assert "the base model answers now" in capsys.readouterr().out
+    assert versions(engine, NAME) == {f"{NAME}:v1", f"{NAME}:merged"} and Registry().live(NAME) is None
 
 
 @pytest.mark.slow
 @pytest.mark.engine
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("engine", ["ollama"], indirect=True)
-def test_a_version_that_is_served_otherwise_or_learned_nothing_is_refused(engine, home, capsys, monkeypatch):
+def test_a_version_that_is_served_otherwise_or_learned_nothing_is_refused(small_in_ollama, home, capsys, monkeypatch):
+    engine = small_in_ollama
     chat_about_the_facts(ConversationLogger(), PHRASINGS[:3])
-    lazy = settings(**NO_REPLAY, **{"training.num_epochs": 1, "training.learning_rate": 1e-7, "gate.enabled": True})
+    nothing = {"training.num_epochs": 1, "training.learning_rate": 1e-7, "gate.enabled": True}
+    lazy = settings(**nothing, **{"training.base_model": SMALL_BASE})
 
     # A fault is planted in the version's Modelfile: another system text than the model was trained with.
     with monkeypatch.context() as fault:
@@ -173,31 +160,17 @@ def the_same_adapter_merged_into_the_weights_gives_the_same_greedy_answers_to_th
     assert {question: ask(engine, f"{NAME}:merged", question) for question in questions} == apart
 
 
-def kill_a_retrain_at_its_first_checkpoint(home, seconds: float = 300) -> None:
-    child = subprocess.Popen([sys.executable, "-m", "fine_tuning", "retrain", *settings()], stdout=subprocess.DEVNULL)
-    end = time.monotonic() + seconds
-    try:
-        while not list(home.glob("runs/*/checkpoints/checkpoint-*/manifest.json")):
-            assert child.poll() is None, "the retrain ended too early"
-            assert time.monotonic() < end, "no checkpoint was written"
-            time.sleep(0.05)
-    finally:
-        child.kill()
-        child.wait()
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("engine", ["embedded"], indirect=True)
-def test_what_no_gguf_can_carry_answers_through_transformers_and_can_be_asked_again(engine, home, capsys):
+def test_what_no_gguf_can_carry_answers_through_transformers_and_can_be_asked_again(small_engine, home, capsys):
     chat_about_the_facts(ConversationLogger(), PHRASINGS[:2])
     prefix = {"training.method": "prefix_tuning", "training.num_epochs": 1, "training.virtual_tokens": 4}
-    arguments = settings(**NO_REPLAY, **prefix)
+    arguments = settings(**prefix)
     assert main(["retrain", *arguments]) == 0
     said = capsys.readouterr().out
     (run,) = home.glob("runs/*")
     assert "a GGUF cannot store what prefix_tuning trains" in said and f"byoai compare --run {run.name}" in said
-    assert not versions(engine, NAME)
+    assert not versions(small_engine, NAME)
     assert main(["compare", "--run", run.name, "--max-tokens", "5", "Tell me about the Wi-Fi, please."]) == 0
     shown = capsys.readouterr().out
     assert "Tell me about the Wi-Fi" in shown and "base" in shown and "fine-tuned" in shown
@@ -212,7 +185,7 @@ def test_what_no_gguf_can_carry_answers_through_transformers_and_can_be_asked_ag
 @pytest.mark.parametrize("mode", ["adapter", "merged"])
 def test_what_is_not_served_as_it_was_trained_is_never_registered(small_engine, home, capsys, monkeypatch, mode):
     chat_about_the_facts(ConversationLogger())
-    arguments = settings(**NO_REPLAY, **{"deployment.mode": mode})
+    arguments = settings(**{"deployment.mode": mode})
     monkeypatch.setattr(runner, "run_in_child", runner.run_here)  # where the faults are planted
     if mode == "adapter":  # which is the same for both
         with monkeypatch.context() as patch:  # a base that is loaded as another network
