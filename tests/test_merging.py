@@ -209,7 +209,8 @@ def config(**changes: object) -> FineTuningConfig:
         "training.learning_rate": 2e-3,
         "training.lora_r": 8,
         "deployment.model_name": "merged",
-        "evaluation.test_prompts": ["Tell me about the Wi-Fi, please."],
+        "evaluation.general": 0,
+        "evaluation.test_prompts": [],
     }
     return load_config(overrides=SMALL | quick | changes)
 
@@ -231,7 +232,8 @@ def test_two_halves_become_a_version_that_knows_both(embedded: None, home: Path,
     engine.create("smollm2:135m", ModelSpec(from_=base_gguf))
     name = config().tuned_name()
     for number, half in enumerate(HALVES, 1):
-        said = config(**{"data_collection.log_file": f"{number}.jsonl"})
+        # not live: what is in use would be evaluated beside each later version
+        said = config(**{"data_collection.log_file": f"{number}.jsonl", "deployment.auto_deploy": False})
         say(half, said.log_path)
         made = retrain(said, engine)
         assert isinstance(made, NewVersion) and made.tag == f"{name}:v{number}"

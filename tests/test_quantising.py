@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -90,8 +91,8 @@ def add_version(number: int = 1, *, adapter: bool = True) -> None:
     Registry().add(NAME, number, run=f"runs/{number}", **made)
 
 
-def quantise(*words: str) -> int:
-    changes = [part for key, value in SMALL.items() for part in ("--set", f"{key}={json.dumps(value)}")]
+def quantise(*words: str, settings: Mapping[str, object] = SMALL) -> int:
+    changes = [part for key, value in settings.items() for part in ("--set", f"{key}={json.dumps(value)}")]
     return main(["quantise", *words, *changes])
 
 
@@ -117,7 +118,8 @@ def test_the_table_is_measured_and_the_chosen_one_becomes_a_version(
     served: None, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log_doors(12)
-    made = retrain(load_config(overrides=SMALL | {"training.num_epochs": 1}), connect())
+    quick = SMALL | {"training.num_epochs": 1, "evaluation.general": 0, "evaluation.test_prompts": []}
+    made = retrain(load_config(overrides=quick), connect())
     assert isinstance(made, NewVersion) and made.live
     capsys.readouterr()
 
@@ -135,7 +137,7 @@ def test_the_table_is_measured_and_the_chosen_one_becomes_a_version(
     assert result["recommended"] in by_name and result["why"] and result["texts"] > 2
     assert not list((home / "runs").glob(".quantise*"))
 
-    assert quantise("--use", "Q8_0") == 0
+    assert quantise("--use", "Q8_0", settings=quick) == 0
     assert ":v2 is live" in capsys.readouterr().out
     version, before = Registry().get(NAME, 2), Registry().get(NAME, 1)
     assert (version.mode, version.method, version.dataset) == ("merged", "quantised to q8_0", before.dataset)
