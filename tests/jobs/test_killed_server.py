@@ -36,6 +36,7 @@ from fine_tuning.jobs.store import Job, State
 from fine_tuning.model_management.model_registry import Registry
 
 KILLS = int(os.environ.get("BYOAI_TEST_MOMENTS", "6"))  # of the server, a worker, and both in turn
+KILLS_IN_TRAINING = KILLS // 2  # after each of them a training loads all modules again
 LATEST = 0.8  # seconds after a server's start, or its first answer, within which something is killed
 EVENTS = 15  # most events that a training tells before it is killed again
 TUNED = "fine_tuned_smollm2-135m"
@@ -301,7 +302,7 @@ def test_a_training_that_is_killed_at_any_moment_goes_on_and_makes_one_version_o
     chance, http, training = random.Random(20), clients.http, "/api/jobs/training"
     log_doors(12)
     turns = {turn.id for turn in ConversationLogger().turns()}
-    server = serve(**SMALL, **{"training.num_epochs": 12, "training.save_steps": 1})
+    server = serve(**SMALL, **{"training.num_epochs": 6, "training.save_steps": 1})
     http.base_url = httpx.URL(f"http://127.0.0.1:{server.port}")
 
     def state() -> str:
@@ -323,7 +324,7 @@ def test_a_training_that_is_killed_at_any_moment_goes_on_and_makes_one_version_o
     def told() -> int:
         return max((number for number, _ in read_events(store.get("training").events)), default=0)
 
-    for number in range(KILLS):
+    for number in range(KILLS_IN_TRAINING):
         victims = ("worker", "server", "both")[number % 3]
         wait_for(lambda number=number: go_on(number) == State.COMPLETED or workers(), what="a worker")
         wanted = told() + chance.randint(0, EVENTS)
@@ -340,7 +341,11 @@ def test_a_training_that_is_killed_at_any_moment_goes_on_and_makes_one_version_o
         if victims != "worker":
             wait_for(lambda children=children: not any(map(is_left, children)), what="the end of the children")
             server.start()
-    wait_for(lambda: go_on(KILLS) not in (State.QUEUED, State.RUNNING, State.INTERRUPTED), 900, what="the training")
+    wait_for(
+        lambda: go_on(KILLS_IN_TRAINING) not in (State.QUEUED, State.RUNNING, State.INTERRUPTED),
+        900,
+        what="the training",
+    )
     job, children = http.get(training).json(), server.started()
     assert job["state"] == State.COMPLETED, job
     made = http.get(f"{training}/result").json()
