@@ -37,9 +37,11 @@ def test_an_excerpt_is_learned_and_held_out_questions_are_answered(home, engine,
     (tmp_path / "rules.md").write_text(EXCERPT)
     import_files(ConversationLogger(), [tmp_path / "rules.md"], Wanted("document"))
     settings = SMALL | {
-        "training.batch_size": 8,
-        "training.num_epochs": 8,
+        "training.batch_size": 4,
+        "training.num_epochs": 5,
         "training.early_stop": 0,
+        "evaluation.general": 0,
+        "evaluation.test_prompts": [],
         "deployment.auto_deploy": False,
     }
     outcome = retrain(load_config(profile="handbook", overrides=settings), engine)
