@@ -197,3 +197,16 @@ def test_no_library_tells_its_makers_what_is_trained():
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
         == "True"
     )
+
+
+def test_no_file_and_no_function_is_too_long_to_be_read_at_once() -> None:
+    functions = ast.FunctionDef | ast.AsyncFunctionDef
+    too_long = []
+    for file in (file for room in ("fine_tuning", "chatbot") for file in (ROOT / room).rglob("*.py")):
+        text = file.read_text(encoding="utf-8")
+        lines = text.count("\n")
+        too_long += [f"{file.relative_to(ROOT)}: {lines} lines"] if lines > 450 else []
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, functions) and node.end_lineno and (length := node.end_lineno - node.lineno + 1) > 60:
+                too_long.append(f"{file.relative_to(ROOT)}: {node.name} has {length} lines")
+    assert not too_long

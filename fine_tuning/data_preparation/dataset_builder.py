@@ -102,34 +102,48 @@ def build_dataset(
         if not is_finished(folder):
             splits = _split(spool, sketches, settings)
             often = _mixed(spool, splits, mix, settings.seed)
-            if not sum(count for split, count in zip(splits, often, strict=True) if split == "train"):
-                there = ", ".join(sorted(set(spool.sources())))
-                raise NoConversations(
-                    f"No conversations to train on, because mix leaves out every source that exists ({there}): give "
-                    "one of them more than 0"
-                )
-            here = {
-                split: [count if of == split else 0 for of, count in zip(splits, often, strict=True)]
-                for split in SPLITS
-            }
-            for split in SPLITS[1:]:
-                paths.atomic_write(folder / f"{split}.jsonl", spool.records(here[split]))
-            held_out = (json.loads(record) for split in SPLITS[1:] for record in spool.records(here[split]))
-            making = augmenter(augmentation, settings.seed, spool.said, held_out, reword)
-            if augmentation.wanted:
-                write_jsonl(folder / "train.jsonl", making.beside(spool.epoch(here["train"])))
-            else:
-                paths.atomic_write(folder / "train.jsonl", spool.records(here["train"]))
+            variants = _write_splits(folder, spool, splits, often, settings.seed, augmentation, reword)
             sizes = spool.sizes(splits, often)
             for unit in sizes["train"]:
-                sizes["train"][unit] += sum(counts[unit] for counts in making.made.values())
+                sizes["train"][unit] += sum(counts[unit] for counts in variants.values())
             known = {**facts, "hash": digest, "splits": sizes, **facts_of(spool, splits, often, settings.seed)}
-            if making.made:
-                known["augmented"] = making.made
+            if variants:
+                known["augmented"] = variants
             kept_sketches.keep(folder, spool, sketches, often)
             paths.atomic_write(folder / CARD, card_of(known))
             write_manifest(folder / MANIFEST, known, spool.turn_ids(often))
     return Dataset(folder)
+
+
+def _write_splits(
+    folder: Path,
+    spool: Spool,
+    splits: Sequence[str],
+    often: Sequence[int],
+    seed: int,
+    augmentation: Augmentation,
+    reword: Rewording | None,
+) -> dict[str, dict[str, int]]:
+    """Write the conversations of each split, and return the number of variants by kind, {conversations, turns}.
+
+    Each conversation is written as often as `often` says. Raises NoConversations if nothing is left to train on.
+    """
+    here = {split: [count if of == split else 0 for of, count in zip(splits, often, strict=True)] for split in SPLITS}
+    if not any(here["train"]):
+        there = ", ".join(sorted(set(spool.sources())))
+        raise NoConversations(
+            f"No conversations to train on, because mix leaves out every source that exists ({there}): give one of "
+            "them more than 0"
+        )
+    for split in SPLITS[1:]:
+        paths.atomic_write(folder / f"{split}.jsonl", spool.records(here[split]))
+    held_out = (json.loads(record) for split in SPLITS[1:] for record in spool.records(here[split]))
+    making = augmenter(augmentation, seed, spool.said, held_out, reword)
+    if augmentation.wanted:
+        write_jsonl(folder / "train.jsonl", making.beside(spool.epoch(here["train"])))
+    else:
+        paths.atomic_write(folder / "train.jsonl", spool.records(here["train"]))
+    return making.made
 
 
 def _facts(

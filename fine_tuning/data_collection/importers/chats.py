@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import blake2b
+from itertools import chain
 from typing import Any, Literal, TypeGuard
 
 from pydantic import ValidationError
@@ -144,17 +145,8 @@ def entries_of(chat: Chat, format: str, facts: JsonObject) -> tuple[list[Entry],
         facts = {**facts, "source": {**object_in(facts, "source"), "section": chat.section}}
     exchanges = list(_exchanges(chat.said))
     told = [exchange for exchange in exchanges if exchange.is_told()]
-    session = (
-        _id(format, chat.id)
-        if chat.id
-        else _id(
-            *(
-                part
-                for said in chat.said
-                for part in (said.role if said.learned else "context", said.text, said.rejected or "")
-            )
-        )
-    )
+    content = [(said.role if said.learned else "context", said.text, said.rejected or "") for said in chat.said]
+    session = _id(format, chat.id) if chat.id else _id(*chain.from_iterable(content))
     counts: dict[tuple[str, str], int] = {}
     entries = []
     for exchange in told:
