@@ -224,16 +224,11 @@ def locked(file: Path) -> Iterator[None]:
 
 
 def files_in(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Yield the files in `folder` and its subfolders with their facts; links are left out.
+    """Yield the files in `folder` and its subfolders with their `stat` results; links are left out.
 
-    Others may remove files and folders meanwhile. Raises OSError if a folder cannot be read.
+    Folders that cannot be read, and what disappears meanwhile, are skipped.
     """
-
-    def refused(error: OSError) -> None:
-        if not isinstance(error, FileNotFoundError):
-            raise error
-
-    for place, _, names in os.walk(folder, onerror=refused):
+    for place, _, names in os.walk(folder):
         for file in (Path(place, name) for name in names):
             with suppress(FileNotFoundError):
                 facts = file.lstat()
@@ -270,16 +265,15 @@ def write_json(path: Path, value: object) -> None:
 
 
 def append_limited(file: Path, content: bytes, limit: int, older: Path) -> None:
-    """Append to a file of messages that only its owner may read.
+    """Append to a log file that only its owner may read.
 
-    If it would exceed `limit` bytes, it is first renamed to `older`, which replaces an earlier one.
+    If the file would exceed `limit` bytes, it is first renamed to `older`, which replaces an earlier one.
     Raises OSError if it cannot be written, and Busy if another program keeps the file locked.
     """
 
     def is_full() -> bool:
         return stamp(file)[1] + len(content) > limit and stamp(file)[1] > 0
 
-    file.parent.mkdir(parents=True, exist_ok=True)
     if is_full():
         with locked(file):
             if is_full():  # else another thread or process has just renamed it
@@ -300,6 +294,7 @@ def write_fault(error: BaseException) -> Path:
     content = told.encode("utf-8", "backslashreplace")
     file = home() / "faults.log"
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         append_limited(file, content, _MOST_FAULTS, file.with_suffix(".1.log"))
     except (OSError, Busy):
         handle, name = tempfile.mkstemp(prefix="byoai-fault-", suffix=".log")

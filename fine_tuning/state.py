@@ -383,8 +383,8 @@ def _empty_wal(connection: sqlite3.Connection) -> None:
     while connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
         if time.monotonic() > deadline:
             raise Busy(
-                f"deleted text may still be in the file {paths.state_db().name}-wal, because other programs read or "
-                "write it without a pause: end them, and try again"
+                "deleted text may still be in the database's file -wal, because other programs keep using it: close "
+                "them, and try again"
             )
         time.sleep(0.01)
 

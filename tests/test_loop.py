@@ -95,7 +95,7 @@ def test_what_was_chatted_is_learned_answers_without_a_restart_and_is_rolled_bac
     assert f"{NAME}:v1 is live" in said
     assert "loss" in said and "tokens/s" in said and "ETA" in said  # progress
     assert "perplexity" in said and "fine-tuned" in said  # the table, and the two answers
-    assert knows(engine, f"{NAME}:latest") >= 3
+    assert knows(engine, f"{NAME}:latest") >= 3 and knows(engine, f"{NAME}:v1") >= 3
 
     # Nothing new: nothing done, and said so.
     assert main(["retrain", "--if-new", "1", *settings()]) == 0

@@ -86,8 +86,8 @@ def _take(found: socket.socket, port: int, address: str) -> None:
 def listening(access: Access) -> Iterator[socket.socket]:
     """Yield a socket that listens on the port of `access`, and close it after the `with` block.
 
-    A server takes its port by this before it starts anything else: of two that found the same port
-    free, only one gets it. Raises ByoaiError as `check_port` does.
+    A server takes its port with this before it starts anything else, so that of two servers that found
+    the same port free only one gets it. Raises ByoaiError as `check_port` does.
     """
     with closing(socket.socket()) as found:
         try:

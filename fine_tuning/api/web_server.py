@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import uvicorn
+from uvicorn.config import STARTUP_FAILURE
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
@@ -25,8 +26,6 @@ MOST_HEADERS = 64 * 1024  # bytes of a request before its body, or after it (tra
 IDLE = 5  # seconds that an idle connection is kept open between requests
 FILES = 8192  # open files that the server asks the system for; each connection is one
 SPARED = 200  # files that are kept for the log, the database and jobs, however many connections there are
-
-_NOT_STARTED = 3  # exit code, as that of uvicorn
 
 _REQUEST = "byoai_request"  # key in a request's `state`: its bytes, if they came in one piece
 
@@ -227,4 +226,4 @@ def run(app: "ASGIApp", access: Access) -> None:
     with listening(access) as own, suppress(KeyboardInterrupt):
         server.run(sockets=[own])
     if not server.started:
-        sys.exit(_NOT_STARTED)
+        sys.exit(STARTUP_FAILURE)

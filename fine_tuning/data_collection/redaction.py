@@ -5,6 +5,7 @@ import gzip
 import html
 import json
 import lzma
+import os
 import re
 import time
 import unicodedata
@@ -66,12 +67,24 @@ def search(folder: Path, wanted: Pattern, skip: Collection[Path] = ()) -> Iterat
     """Yield the files under `folder` whose content matches `wanted`.
 
     Compressed files are searched too; in JSON only strings are. Files of weights and of sketches are not
-    searched, and neither is anything in `skip` (files and folders).
+    searched, and neither is anything in `skip` (files and folders). Raises ByoaiError if a file or folder
+    cannot be read.
     """
-    for path in sorted(path for path, _ in paths.files_in(folder)):
+    for path in sorted(_files(folder)):
         left_out = any(path == each or each in path.parents for each in skip)
         if not left_out and not _is_numbers(path) and _says(path, wanted):
             yield path
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Yield all files under a folder, links to files included."""
+
+    def refused(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):  # else it was removed meanwhile
+            raise ByoaiError(f"cannot search {error.filename}: {error.strerror}. Make it readable, and try again")
+
+    for place, _, names in os.walk(folder, onerror=refused):
+        yield from (path for name in names if (path := Path(place, name)).is_file())
 
 
 def _says(path: Path, wanted: Pattern) -> bool:
@@ -91,9 +104,11 @@ def redact(path: Path, wanted: Pattern) -> None:
     with suppress(FileNotFoundError), path.open("rb") as file:
         pack = _PACKED[path.suffix][1] if path.suffix in _PACKED else bytes
         content = _unpacked(path, file.read())
+        if os.name == "nt":  # Windows replaces no open file
+            file.close()
         paths.atomic_write(path, pack(_redacted(path, content, wanted)))
         time.sleep(_MOMENT)
-        if late := file.read():  # appended to the file that was just replaced
+        if not file.closed and (late := file.read()):  # appended to the file that was just replaced
             with path.open("ab") as new:
                 new.write(_redacted(path, late, wanted))
 

@@ -6,6 +6,7 @@ data/datasets/<hash>/texts.sketches   the hash of the code that made them; the h
 They are deleted with the dataset. Sketches of other code, or damaged ones, are made again.
 """
 
+import os
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
@@ -38,11 +39,12 @@ class EarlierSketches:
         self._open, self._start = ExitStack(), 0
         hashes = np.empty((0, 2), np.uint64)
         if file:
-            self._file = self._open.enter_context(file.open("rb"))
-            count, rest = divmod(file.stat().st_size - _HASH, _HASH + _KEPT.itemsize)
-            if self._file.read(_HASH) == _made_by() and not rest:
-                hashes = np.frombuffer(self._file.read(count * _HASH), np.uint64).reshape(-1, 2)
-                self._start = self._file.tell()
+            with suppress(FileNotFoundError):  # a deletion of turns removed the dataset meanwhile
+                self._file = self._open.enter_context(file.open("rb"))
+                count, rest = divmod(os.fstat(self._file.fileno()).st_size - _HASH, _HASH + _KEPT.itemsize)
+                if self._file.read(_HASH) == _made_by() and not rest:
+                    hashes = np.frombuffer(self._file.read(count * _HASH), np.uint64).reshape(-1, 2)
+                    self._start = self._file.tell()
         order = np.argsort(hashes[:, 0], kind="stable")
         # with one item more, which stands for "none" in a search
         self._hashes = np.concatenate([hashes[order], np.zeros((1, 2), np.uint64)])

@@ -24,6 +24,7 @@ from fine_tuning import paths
 from fine_tuning.conversation import Conversation
 from fine_tuning.data_preparation.mixing import licence_of, source_of, task_of
 from fine_tuning.data_preparation.split import SPLITS
+from fine_tuning.thoughts import split_thoughts
 
 Record = dict[str, Any]
 
@@ -221,16 +222,18 @@ def _pinned(conversation: Conversation) -> int:
 
 
 def text_of(conversation: Conversation) -> str:
-    """Return all questions and answers of a conversation as one text, for the search for near-duplicates."""
-    return "\n".join(f"{turn.user_message}\n{turn.bot_response}" for turn in conversation.turns)
+    """Return what `text_in` returns for the record of a conversation."""
+    return text_in({"messages": [vars(message) for message in conversation.messages()]})
 
 
 def text_in(record: Record) -> str:
     """Return all questions and answers of a dataset's record as one text, for near-duplicates and topics.
 
-    The system prompt is left out, since many conversations share it.
+    The system prompt is left out, since many conversations share it, and so are a model's thoughts, which
+    would make answers that say the same look different.
     """
-    return "\n".join([message["content"] for message in record["messages"] if message["role"] != "system"])
+    said = [(message["role"], message["content"]) for message in record["messages"] if message["role"] != "system"]
+    return "\n".join([split_thoughts(text).answer if role == "assistant" else text for role, text in said])
 
 
 class Texts(Sequence[str]):

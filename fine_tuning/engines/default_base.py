@@ -52,7 +52,7 @@ def ensure_default_base(engine: Engine, watch: Watch | None = None) -> str:
         return DEFAULT_TAG
     file = fetch_default_base(watch)
     if there:
-        with suppress(ModelNotFound):  # another process has just deleted it, too
+        with suppress(ModelNotFound):  # another process may just have deleted it
             engine.delete(DEFAULT_TAG)  # Ollama keeps a file as long as a tag names it
     template = CHATML if engine.name == "embedded" else None
     engine.create(DEFAULT_TAG, ModelSpec(file, template=template, parameters=dict(_PARAMETERS), license=_LICENSE))

@@ -170,7 +170,7 @@ class Store:
         return f"{'/'.join(name).replace('%', ':')}:{version}"
 
     def _find(self, file: Path) -> Tag | None:
-        """Return the content of a tag's file; None if it is missing, also if another process has just deleted it."""
+        """Return the content of a tag's file; None if there is no such file (any more)."""
         try:
             return self._parse(file)
         except EngineError:

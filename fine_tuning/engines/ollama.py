@@ -7,6 +7,7 @@ lacks. Sources: docs/api.md, server/routes.go and api/types.go of Ollama.
 import contextlib
 import os
 import re
+import ssl
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -65,8 +66,10 @@ class Pulled:
     total: int  # bytes of the current file
 
 
-# Read once: it takes longer than most requests, and each client would read them for itself.
-_certificates = cache(lambda trust_env: httpx.create_ssl_context(trust_env=trust_env))
+@cache
+def _certificates(trust_env: bool) -> ssl.SSLContext:
+    """Return the certificates for all clients: reading them takes longer than most requests."""
+    return httpx.create_ssl_context(trust_env=trust_env)
 
 
 class OllamaEngine:

@@ -113,7 +113,7 @@ def learned_from(log: ConversationLogger, registry: Registry, turn_id: str, limi
             "version"
         )
     alike = most_alike(log, turn, (version.name, version.number), limit)
-    teachers = [Teacher(each.turn, each.likeness, each.shared) for each in alike if not only_context(each.turn)]
+    teachers = [Teacher(each.turn, each.likeness, each.shared) for each in alike]
     beside = {each.turn.id: each for each in taught_elsewhere(log, registry, version)}
     alike = alike_among(turn, [each.turn for each in beside.values() if not only_context(each.turn)], limit)
     teachers += [Teacher(each.turn, each.likeness, each.shared, source=beside[each.turn.id].source) for each in alike]

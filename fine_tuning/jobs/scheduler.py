@@ -89,13 +89,14 @@ def look(config: FineTuningConfig, queue: Queue, now: datetime | None = None) ->
 def run(ended: threading.Event, queue: Queue, settings: Callable[[], FineTuningConfig] = load_config) -> None:
     """Check once a minute whether a retrain should start, and submit it, until `ended` is set.
 
-    `settings` returns the current configuration. A check that fails is written to Python's log, once
-    for each reason, since nobody else reports why a retrain was not started.
+    `settings` returns the current configuration. A check that fails is written to Python's log,
+    unless the one before failed for the same reason: nobody else reports why a retrain was not started.
     """
     said = ""
     while not ended.wait(_LOOK):
         try:
             look(settings(), queue)
+            said = ""
         # for example a configuration that is being edited; the next check tries again
         except (ByoaiError, OSError, psutil.Error) as error:
             if str(error) != said:

@@ -4,7 +4,6 @@ This module does not import PyTorch; the children do.
 """
 
 import multiprocessing
-import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,12 +16,11 @@ def context() -> "ForkServerContext | SpawnContext":
     Where the system supports it, they are forked from a server process that has already imported
     PyTorch and the other libraries.
     """
-    # PEFT imports bitsandbytes, which would load PyTorch's compiler: a third of the time until a training begins.
-    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     found = multiprocessing.get_context("forkserver")
-    found.set_forkserver_preload(["fine_tuning.training.phases", "fine_tuning.training.network"])
+    rooms = ("no_compiler", "phases", "network")  # in this order
+    found.set_forkserver_preload([f"fine_tuning.training.{room}" for room in rooms])
     return found
 
 

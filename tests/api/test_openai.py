@@ -761,5 +761,5 @@ def test_a_server_that_ends_does_not_wait_for_long_answers_and_keeps_what_was_sa
 def answers(url: str) -> bool:
     try:
         return httpx.get(url, timeout=30).is_success
-    except httpx.ConnectError:
+    except httpx.TransportError:
         return False

@@ -136,12 +136,11 @@ def step_of_curve(page: Page, after: int = 0) -> int:
 
 def lose_the_server(page: Page, site: str, serve: Serve, servers: list[subprocess.Popen[bytes]], at: int) -> None:
     """Kill the server alone: the page says so, and goes on once it answers again; the training was not disturbed."""
-    training = pid_of_training()
-    servers[-1].kill()
-    servers.pop().wait(60)
-    lost = page.get_by_text("byoai does not answer")
-    expect(lost).to_be_visible()
+    training, lost = pid_of_training(), page.get_by_text("byoai does not answer")
     with resting(training):  # else it might be over before anybody sees that it goes on
+        servers[-1].kill()
+        servers.pop().wait(60)
+        expect(lost).to_be_visible()
         page.wait_for_timeout(8_000)  # by then Streamlit would have opened a dialog of its own
         expect(page.get_by_role("dialog")).not_to_be_visible()
         keep_picture(page, "path-lost")
@@ -156,6 +155,7 @@ def lose_the_server(page: Page, site: str, serve: Serve, servers: list[subproces
 def resting(training: int) -> Iterator[None]:
     """Let a training make no steps within the `with` block; its job goes on."""
     steps = psutil.Process(training).children(recursive=True)
+    assert steps
     for each in steps:
         each.suspend()
     try:

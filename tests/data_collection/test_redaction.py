@@ -1,11 +1,15 @@
 """A text is found however a file writes it, and nothing else is touched."""
 
 import csv
+import errno
 import gzip
 import html
 import io
 import json
+import os
+import time
 import unicodedata
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -149,11 +153,14 @@ def test_what_a_job_appends_meanwhile_is_kept_and_redacted(tmp_path: Path, monke
         def write_later(path: Path, content: bytes, line: str = line) -> None:
             with path.open("a") as job:
                 job.write(line % 2)
+            opened = path.open("a")  # before the file is replaced, and written to only after it
             write(path, content)
+            monkeypatch.setattr(time, "sleep", lambda _: (opened.write(line % 3), opened.close()))
 
-        monkeypatch.setattr(paths, "atomic_write", write_later)
-        redact(file, wanted)
-        assert file.read_text() == "".join(line % number for number in (1, 2)).replace("Zorbex", "******")
+        with monkeypatch.context() as patch:
+            patch.setattr(paths, "atomic_write", write_later)
+            redact(file, wanted)
+        assert file.read_text() == "".join(line % number for number in (1, 2, 3)).replace("Zorbex", "******")
         assert list(search(tmp_path, wanted)) == []
 
 
@@ -162,3 +169,23 @@ def test_a_file_that_was_removed_meanwhile_is_not_made_again(tmp_path: Path) -> 
     assert wanted
     redact(tmp_path / "jobs" / "log.txt", wanted)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_link_leads_to_is_searched_and_a_folder_that_cannot_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = pattern(["Zorbex"])
+    assert wanted
+    (tmp_path / "there.txt").write_text("Zorbex")
+    inside = tmp_path / "home"
+    inside.mkdir()
+    (inside / "link.txt").symlink_to(tmp_path / "there.txt")
+    assert [path.name for path in search(inside, wanted)] == ["link.txt"]
+
+    def refused(folder: Path, onerror: Callable[[OSError], None]) -> Iterator[tuple[str, list[str], list[str]]]:
+        onerror(PermissionError(errno.EACCES, "Permission denied", str(folder)))  # root may read every folder
+        yield from ()
+
+    monkeypatch.setattr(os, "walk", refused)
+    with pytest.raises(ByoaiError, match=r"cannot search .*home: Permission denied\. Make it readable"):
+        list(search(inside, wanted))

@@ -91,7 +91,7 @@ def test_a_death_in_an_evaluation_is_an_error_and_the_next_question_is_answered(
         whole = list(model.scores(rows))
         for stream in (
             model.scores(rows * 200),
-            model.answers([Ask(rows[0][0], 1 + 300 * bool(index), endless=True) for index in range(4)]),
+            model.answers([Ask(rows[0][0], 1 + 1500 * bool(index), endless=True) for index in range(4)]),
         ):
             next(stream)
             os.kill(model.pid, getattr(signal, name))

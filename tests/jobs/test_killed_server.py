@@ -36,7 +36,7 @@ from fine_tuning.jobs.store import Job, State
 from fine_tuning.model_management.model_registry import Registry
 
 KILLS = int(os.environ.get("BYOAI_TEST_MOMENTS", "6"))  # of the server, a worker, and both in turn
-KILLS_IN_TRAINING = KILLS // 2  # after each of them a training loads all modules again
+KILLS_IN_TRAINING = max(KILLS // 2, 1)  # after each of them a training loads all modules again
 LATEST = 0.8  # seconds after a server's start, or its first answer, within which something is killed
 EVENTS = 15  # most events that a training tells before it is killed again
 TUNED = "fine_tuned_smollm2-135m"
@@ -347,7 +347,7 @@ def test_a_training_that_is_killed_at_any_moment_goes_on_and_makes_one_version_o
         what="the training",
     )
     job, children = http.get(training).json(), server.started()
-    assert job["state"] == State.COMPLETED, job
+    assert job["state"] == State.COMPLETED and job["attempt"] > 1, job  # it was killed at least once
     made = http.get(f"{training}/result").json()
     answer = http.post(
         "/v1/chat/completions",

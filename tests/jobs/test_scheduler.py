@@ -160,18 +160,21 @@ def test_a_server_starts_it_when_the_rule_holds_and_ends_it_with_itself(
     wait_for(lambda: not is_alive(process, job.mark), what="the end of the retrain")
 
 
-def test_why_no_retrain_can_start_is_said_once_for_each_reason(
-    queue: Queue, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_why_no_retrain_can_start_is_said_when_it_begins_and_not_at_each_look(
+    config: Configured, queue: Queue, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(scheduler, "_LOOK", 0.001)
-    ended, reasons = Event(), ["the file is being edited", "the file is being edited", "a value is missing"]
+    edited, missing = "the file is being edited", "a value is missing"
+    ended, reasons = Event(), [edited, edited, missing, "", missing]
 
     def settings() -> FineTuningConfig:
         reason = reasons.pop(0)
         if not reasons:
             ended.set()
-        raise ConfigError(reason)
+        if reason:
+            raise ConfigError(reason)
+        return config(enabled=False)
 
     scheduler.run(ended, queue, settings)
     start = "no scheduled retrain can start: "
-    assert caplog.messages == [f"{start}the file is being edited", f"{start}a value is missing"]
+    assert caplog.messages == [f"{start}{each}" for each in (edited, missing, missing)]

@@ -63,14 +63,11 @@ def test_a_base_that_stays_quantised_has_the_logits_of_the_dequantised_one(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", [name for name in tiny.FAMILIES if not name.endswith("27B")])
+@pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_fused_and_packed_steps_have_the_loss_and_gradients_of_transformers(
     models: dict[str, Path], tmp_path: Path, family: str
 ) -> None:
-    """Which computes one conversation after the other, with nothing replaced.
-
-    The layers of the models as 27B are those of the smaller ones, only more.
-    """
+    """Which computes one conversation after the other, with nothing replaced."""
     rows = [TokenRow(row, [index > 30 for index in range(len(row))]) for row in tiny.write_rows(tmp_path)]
     plain, fused = (tuned(models[family], tmp_path) for _ in range(2))
     fuse(fused)

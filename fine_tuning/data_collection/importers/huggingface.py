@@ -49,7 +49,7 @@ class Dataset:
 
     def rows(self, read: Read = unwatched) -> Iterator[Record | Fault]:
         """Yield the rows of all splits. `read` is called before each row, and can stop the reading."""
-        with _clear_errors(self.name):
+        with _clear_errors(self.name), _without_torch():
             for split, dataset in self._splits().items():
                 for number, row in enumerate(dataset, 1):
                     read(0)
@@ -71,9 +71,8 @@ class Dataset:
         return _read_settings(_parts(self.name)[0])
 
     def _splits(self) -> Mapping[str, Iterable[object]]:
-        from datasets import DatasetDict, config, load_dataset, load_from_disk
+        from datasets import DatasetDict, load_dataset, load_from_disk
 
-        config.TORCH_AVAILABLE = False  # else each dataset imports PyTorch, which takes longer than to read it
         if self.name.startswith(PREFIX):
             hub_name, configuration, split = _parts(self.name)
             revision, _ = self._stated
@@ -84,6 +83,18 @@ class Dataset:
             return {each: dataset.decode(False) for each, dataset in found.items() if split in ("", each)}
         found = load_from_disk(self.name)
         return dict(found) if isinstance(found, DatasetDict) else {"rows": found}
+
+
+@contextmanager
+def _without_torch() -> Iterator[None]:
+    """Keep `datasets` from importing PyTorch within the block, which takes longer than reading a dataset."""
+    from datasets import config
+
+    before, config.TORCH_AVAILABLE = config.TORCH_AVAILABLE, False
+    try:
+        yield
+    finally:
+        config.TORCH_AVAILABLE = before
 
 
 @contextmanager

@@ -27,6 +27,7 @@ _TAIL = 4096  # bytes before the end whose checksum shows whether the file is st
 _PATIENCE = 30.0  # seconds for which a question is asked again if the log is replaced each time
 MOST = 500  # values in one statement
 
+CONTEXT = 2  # in the column `partial`: the answer is only context; 1: it was stopped or cut; 0: neither, or approved
 LEFT = "(turn)"  # kind, in the table of events, of a deleted turn's line that is still in the log
 
 _Found = TypeVar("_Found")
@@ -55,13 +56,14 @@ class LogFollower:
             database.execute("PRAGMA synchronous = NORMAL")
             anew, deadline = False, time.monotonic() + _PATIENCE
             while True:
-                log = self._follow(database, anew)
+                log = None
                 try:
+                    log = self._follow(database, anew)
                     return question(database, log)
                 except _Stale:  # the log was replaced since the tables were read, or else they are wrong
-                    anew = self._is_current(log)
+                    anew = log is None or self._is_current(log)
                 if time.monotonic() > deadline:
-                    raise Busy(f"{self._file.path} is being changed without a pause: try again")
+                    raise Busy(f"{self._file.path} keeps changing: try again")
 
     def _row(self, database: Connection) -> Any:
         return database.execute("SELECT * FROM logs WHERE path = ?", (str(self._file.path),)).fetchone()
@@ -107,10 +109,13 @@ class LogFollower:
         with self._file.opened() as (content, _):
             return [_read_turn(content, row, events.get(row["id"], [])) for row in rows]
 
-    def records(self, rows: Sequence[Row]) -> list[Turn | dict[str, object]]:
-        """Return the records on the lines of these rows of `log_turns` or `log_events`, as they were written."""
+    def records(self, rows: Sequence[Row], column: str) -> list[Turn | dict[str, Any]]:
+        """Return the records on the lines of these rows of `log_turns` or `log_events`, as they were written.
+
+        `column` holds the turn's id: "id" or "turn".
+        """
         with self._file.opened() as (content, _):
-            return [_record_at(content, row) for row in rows]
+            return [_record_at(content, row, row[column]) for row in rows]
 
     def removed(self, ranges: Sequence[Range], before: Stamp) -> None:
         """Update the tables after the lines at `ranges` were cut out of the log, and leave no trace of their text.
@@ -295,7 +300,7 @@ class _Entry:
 _STATE = ("answered", "rating", "excluded", "edited", "state_hash", "partial")
 
 
-def _state(turn: Turn) -> tuple[int, str | None, bool, bool, str, bool]:
+def _state(turn: Turn) -> tuple[int, str | None, bool, bool, str, int]:
     facts = turn.metadata
     rating = facts.get("rating")
     return (
@@ -304,7 +309,7 @@ def _state(turn: Turn) -> tuple[int, str | None, bool, bool, str, bool]:
         bool(facts.get("excluded")),
         "original_response" in facts,
         turn.state_hash,
-        (bool(facts.get("incomplete")) and not approved(turn)) or only_context(turn),
+        CONTEXT if only_context(turn) else int(bool(facts.get("incomplete")) and not approved(turn)),
     )
 
 
@@ -313,11 +318,11 @@ def _said(record: Turn | dict[str, object]) -> str:
 
 
 def _read_turn(content: BinaryIO, row: Row, events: Sequence[Row]) -> Turn:
-    turn = _record_at(content, row)
+    turn = _record_at(content, row, row["id"])
     if not isinstance(turn, Turn):
         raise _Stale
     for event in events:
-        record = _record_at(content, event)
+        record = _record_at(content, event, turn.id)
         if isinstance(record, Turn):
             raise _Stale
         if record["event"] in EVENTS:
@@ -325,14 +330,17 @@ def _read_turn(content: BinaryIO, row: Row, events: Sequence[Row]) -> Turn:
     return turn
 
 
-def _record_at(content: BinaryIO, row: Row) -> Turn | dict[str, Any]:
-    """Return the record on the line of a row of `log_turns` or `log_events`. Raises _Stale if it is another one."""
+def _record_at(content: BinaryIO, row: Row, turn: str) -> Turn | dict[str, Any]:
+    """Return the record on the line of a row of `log_turns` or `log_events`.
+
+    Raises _Stale if it is not about the turn with the id `turn`.
+    """
     content.seek(row["start"])
     try:
         record = decode(content.read(row["length"]))
     except ValueError as error:
         raise _Stale from error
-    if (record.id if isinstance(record, Turn) else record["turn_id"]) != row["id" if "id" in row.keys() else "turn"]:  # noqa: SIM118
+    if (record.id if isinstance(record, Turn) else record["turn_id"]) != turn:
         raise _Stale
     return record
 

@@ -267,7 +267,7 @@ class LogIndex:
             }
             for table, column in (("log_turns", "id"), ("log_events", "turn")):
                 lines = among(database, table, log, column, list(found))
-                for row, record in zip(lines, self._follower.records(lines), strict=True):
+                for row, record in zip(lines, self._follower.records(lines, column), strict=True):
                     found[row[column]].append(record)
             return found
 

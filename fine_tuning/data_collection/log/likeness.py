@@ -15,7 +15,7 @@ from itertools import islice
 from sqlite3 import Connection
 
 from fine_tuning import state
-from fine_tuning.conversation import Turn
+from fine_tuning.conversation import Turn, only_context
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.log.follower import fold
 
@@ -47,17 +47,16 @@ class Alike:
 def most_alike(log: ConversationLogger, turn: Turn, taught: Teaches, limit: int = 5) -> list[Alike]:
     """Return the turns most similar to `turn` among those on which a version was trained, the most similar first.
 
-    At most `limit` turns are returned, without `turn` itself. Raises DataError if the log cannot be
-    read, and ByoaiError if state.db cannot.
+    At most `limit` turns are returned, without `turn` itself and those that are only context. Raises
+    DataError if the log cannot be read, and ByoaiError if state.db cannot.
     """
     log.index.mark()  # bring the index up to date
     question, answer = (fold(text[:_LONGEST]) for text in (turn.user_message, turn.bot_response))
     with state.connect() as database:
         weights = _weights(database, sorted(_grams(question) | _grams(answer)))
         ids = list(islice(_taught(database, log, _by_weight(database, weights), taught), _COMPARED))
-    found = [
-        _compare(question, answer, other, weights) for other in log.index.turns([id for id in ids if id != turn.id])
-    ]
+    others = log.index.turns([id for id in ids if id != turn.id])
+    found = [_compare(question, answer, other, weights) for other in others if not only_context(other)]
     return sorted((each for each in found if each.likeness > 0), key=lambda each: -each.likeness)[:limit]
 
 

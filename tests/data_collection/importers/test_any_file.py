@@ -61,7 +61,7 @@ def test_any_bytes_give_turns_or_a_data_error(log, tmp_path, format, start, rest
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("format", sorted(IMPORTERS.keys() - FORMATS))
 def test_any_bytes_in_a_process_of_its_own_give_turns_or_a_data_error(tmp_path, format, suffix):
-    chance = random.Random(suffix)
+    chance = random.Random(f"{format}{suffix}")
     file = tmp_path / f"any{suffix}"
     file.write_bytes(chance.choice(BEGINNINGS) + chance.randbytes(200))
     read(file, format=format)

@@ -193,6 +193,16 @@ def test_a_turn_that_was_written_over_in_place_is_noticed_when_it_is_read(logger
     check(logger)
 
 
+def test_a_turn_that_was_written_over_in_place_is_noticed_when_it_is_rated(logger: ConversationLogger) -> None:
+    ids = [said(logger, 1)[0], *said(logger, 60)]  # far from the end, whose bytes are compared
+    check(logger)
+    stamp, content = logger.path.stat(), logger.path.read_bytes()
+    logger.path.write_bytes(content[:60] + bytes([content[60] ^ 1]) + content[61:])
+    os.utime(logger.path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    logger.rate(ids[0], "up")
+    assert logger.index.count() == 60 and not logger.index.is_sound()
+
+
 @pytest.mark.parametrize("secret", ["xylophone-4711", "昼食の秘密は金庫", "Zähneputzen überall"])
 def test_nothing_that_was_deleted_stays_in_the_database(logger: ConversationLogger, secret: str) -> None:
     said(logger, 30)
@@ -397,7 +407,7 @@ def test_a_question_is_asked_again_until_the_log_stays_as_it_is(logger: Conversa
         if len(rows) > 2:
             logger.delete(rows[0]["id"])
         # all lines are equally long: at the place of a turn there is now the next one
-        records = [record.id for record in follower.records(rows) if isinstance(record, Turn)]
+        records = [record.id for record in follower.records(rows, "id") if isinstance(record, Turn)]
         return [records, [turn.id for turn in follower.read(database, log, rows)]]
 
     assert follower.ask(question) == [ids[3:], ids[3:]]

@@ -114,6 +114,13 @@ def test_what_versions_learned_and_what_is_new_to_them(log: ConversationLogger) 
     assert found(log, Wanted(state="new"), known) == [new.user_message]
 
 
+def test_a_cut_answer_that_was_learned_stays_so_and_what_is_only_context_never_was(log: ConversationLogger) -> None:
+    cut = said("Where is the key to the office?", "Under the", incomplete="stopped")
+    read = said("Where is the key to the shed?", "On the hook.", weight=0)
+    Registry().add(NAME, 1, turns=[cut.id, read.id])  # when it was learned, the cut one had a thumbs-up
+    assert found(log, Wanted(state="learned"), learned(load_config(), log, Registry())) == [cut.user_message]
+
+
 def test_many_are_excluded_in_one_stroke_and_those_that_are_gone_left_out(log: ConversationLogger) -> None:
     turns = [said(f"Question {number}?", "An answer.") for number in range(5)]
     log.delete(turn_id=turns[0].id)
