@@ -50,7 +50,7 @@ class Message(BaseModel):
 
     role: Role
     content: Text
-    # of an answer: 0 if it is only read, as what was said before, and never trained on (named as in OpenAI's files)
+    # 0 for an answer that is only context and never trained on (OpenAI's name for it)
     weight: Literal[0, 1] = Field(1, exclude_if=lambda weight: weight == 1)
 
 
@@ -128,7 +128,11 @@ class Conversation(BaseModel):
 
 def approved(turn: Turn) -> bool:
     """Return whether the user approved the answer: rated it up, or edited it."""
-    return turn.metadata.get("rating") == "up" or "original_response" in turn.metadata
+    return _approve(turn.metadata)
+
+
+def _approve(facts: Mapping[str, Any]) -> bool:
+    return facts.get("rating") == "up" or "original_response" in facts
 
 
 def only_context(turn: Turn) -> bool:
@@ -136,7 +140,12 @@ def only_context(turn: Turn) -> bool:
 
     Its source marked it so ("weight": 0), and the user has not approved it since.
     """
-    return turn.metadata.get("weight") == 0 and not approved(turn)
+    return is_context(turn.metadata)
+
+
+def is_context(facts: Mapping[str, Any]) -> bool:
+    """Return `only_context` of a turn with this metadata."""
+    return facts.get("weight") == 0 and not _approve(facts)
 
 
 def trained_answers(messages: Iterable[Mapping[str, Any]]) -> int:

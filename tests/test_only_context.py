@@ -19,6 +19,7 @@ from fine_tuning.data_collection.data_export import write_export
 from fine_tuning.data_collection.importers.importing import import_files, preview
 from fine_tuning.data_collection.peek import peek
 from fine_tuning.data_collection.preferences import preferences_of
+from fine_tuning.data_collection.record_files import csv_rows
 from fine_tuning.data_preparation.dataset_builder import Dataset, build_dataset, tokenize_dataset
 from fine_tuning.data_preparation.formatter import TrainingDataFormatter
 from fine_tuning.data_preparation.preprocessing import prepare
@@ -113,6 +114,33 @@ def test_no_rating_of_the_file_approves_it(log: ConversationLogger, tmp_path: Pa
 
 def test_the_preview_counts_it(log: ConversationLogger, file: Path) -> None:
     assert peek(file).context == preview(log, [file]).context == import_files(log, [file]).context == 1
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
+@pytest.mark.parametrize(("asked", "answered"), [("instruction", "output"), ("prompt", "completion"), ("q", "a")])
+@pytest.mark.parametrize("weights", [[0, 1, 0], [0.0, 1.0, 0.0], [False, True, False], ["0", "1", "0.0"]])
+def test_the_weights_of_a_record_are_those_of_all_its_answers(
+    log: ConversationLogger, tmp_path: Path, name: str, asked: str, answered: str, weights: list[Any]
+) -> None:
+    history = [list(each) for each in zip(ASKED[:2], SAID[:2], strict=True)]
+    record = {asked: ASKED[2], answered: SAID[2], "history": history, "weights": weights}
+    place = tmp_path / name
+    if name == "a.csv":
+        place.write_bytes(b"".join(csv_rows([record], list(record))))
+    else:
+        written(place, record)
+    import_files(log, [place])
+    assert [is_context for _, is_context in read(log)] == [True, False, True]
+
+
+def test_weights_that_fit_no_answers_are_refused_with_their_place(log: ConversationLogger, tmp_path: Path) -> None:
+    pair = {"instruction": ASKED[0], "output": SAID[0]}
+    records = [{**pair, "weights": [0, 1]}, {**pair, "weights": [0.3, 0.7]}, {**pair, "weights": "heavy"}]
+    report = import_files(log, [written(tmp_path / "a.jsonl", *records)])
+    assert [(fault.place, fault.reason) for fault in report.faults] == [
+        ("a.jsonl, line 1", "expected as many weights as answers (1), found 2")
+    ]
+    assert read(log) == [(SAID[0], False)]
 
 
 # Cleaned
@@ -335,6 +363,28 @@ def test_exported_and_imported_again_it_is_still_context(
     assert dict(read(again)) == dict(read(log))
 
 
+@pytest.mark.parametrize("format", ["jsonl", "json", "csv", "parquet"])
+def test_what_the_owner_decided_is_kept_where_byoai_exported_it(
+    log: ConversationLogger, tmp_path: Path, format: str
+) -> None:
+    chat = messages(0, 0, 0)
+    import_files(log, [written(tmp_path / "a.jsonl", {"messages": chat})])
+    up, edited, down = log.turns()
+    log.rate(up.id, "up")
+    log.edit(edited.id, "I could, but would you notice?")
+    log.rate(down.id, "down")
+    place = write_export(log.conversations(), format, tmp_path / f"out.{format}")
+    again = ConversationLogger("again.jsonl")
+    assert peek(place).context == preview(again, [place]).context == import_files(again, [place]).context == 1
+    assert read(again) == read(log) == [(SAID[0], False), ("I could, but would you notice?", False), (SAID[2], True)]
+    assert [turn.metadata.get("rating") for turn in again.turns()] == ["up", None, "down"]
+    if format != "csv":  # which has no column for an answer before its edit
+        assert again.turns()[1].metadata["original_response"] == SAID[1]
+    if format != "json":  # as a dataset of one's own; conversations in JSON are none
+        kind = DatasetFormat.HUGGINGFACE if format == "parquet" else DatasetFormat(format)
+        assert [only_context(turn) for turn in read_turns(place, kind)] == [False, False, True]
+
+
 def test_converted_to_another_format_and_back_a_pair_is_the_same() -> None:
     pair = {"messages": messages(0, None, 0)}
     for name in (DatasetFormat.ALPACA, DatasetFormat.INSTRUCTION):
@@ -350,3 +400,24 @@ def test_a_dataset_of_ones_own_keeps_it(home: Path, tmp_path: Path, file: Path) 
     assert context(read_turns(file, DatasetFormat.JSONL)) == [True, False, False]
     made = prepare(file, "jsonl", "chatml", [{"type": "transform", "operation": "strip"}], tmp_path / "made.jsonl")
     assert context(read_turns(made, DatasetFormat.CHATML)) == [True, False, False]
+    last = written(tmp_path / "last.jsonl", {"messages": messages(0)}, {"messages": messages(1, 0)})
+    for format in ("alpaca", "instruction"):
+        made = prepare(last, "jsonl", format, target=tmp_path / f"{format}.jsonl")
+        assert context(read_turns(made, DatasetFormat(format))) == [True, True]
+
+
+@pytest.mark.parametrize("format", ["jsonl", "csv", "parquet"])
+def test_an_export_as_a_dataset_of_ones_own_keeps_it(
+    log: ConversationLogger, file: Path, tmp_path: Path, format: str
+) -> None:
+    import_files(log, [file])
+    place = write_export(log.conversations(), format, tmp_path / f"out.{format}")
+    kind = DatasetFormat.HUGGINGFACE if format == "parquet" else DatasetFormat(format)
+    assert [(turn.bot_response, only_context(turn)) for turn in read_turns(place, kind)] == read(log)
+
+
+def test_a_dataset_without_marks_has_the_ids_that_it_always_had(tmp_path: Path) -> None:
+    turns = read_turns(written(tmp_path / "a.jsonl", {"messages": messages(None, 1)}), DatasetFormat.JSONL)
+    assert [turn.id for turn in turns] == ["dataset-20d012644d925ccc-0", "dataset-20d012644d925ccc-1"]
+    marked = read_turns(written(tmp_path / "b.jsonl", {"messages": messages(None, 0)}), DatasetFormat.JSONL)
+    assert {turn.id for turn in marked}.isdisjoint(turn.id for turn in turns)

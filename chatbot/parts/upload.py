@@ -138,9 +138,10 @@ def _shown(upload: Upload, offer: Callable[[Incoming], None]) -> None:
             st.error(presentable(why), title="In no known format", icon=":material/error:")
         _faults(seen, needs_me)
         if seen.context:
+            them = "it" if seen.context == 1 else "them"
             st.info(
-                f"{counted(seen.context, 'answer')} of the first ones will be kept and not learned: the file marks "
-                "them as context for the answers after them. A thumbs-up or an edit has one learned."
+                f"Of the first answers, {seen.context} will be kept but not learned: the file marks {them} as context "
+                "for later answers. To have one learned, give it a thumbs-up or edit it."
             )
         if seen.planted:
             planted(seen.planted)

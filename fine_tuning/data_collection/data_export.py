@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from fine_tuning import paths
 from fine_tuning.branches import on_chosen_paths
-from fine_tuning.conversation import Conversation, Turn, parse_conversations
+from fine_tuning.conversation import Conversation, Turn, only_context, parse_conversations
 from fine_tuning.data_collection.record_files import Kind, Record, csv_rows, json_array, json_lines, parquet
 from fine_tuning.data_collection.training_formats import TRAINING, TrainingFormat
 from fine_tuning.errors import ConfigError, DataError, NoConversations
@@ -132,7 +132,9 @@ def _csv(conversations: list[Conversation]) -> Iterator[bytes]:
 
 
 def _facts(turn: Turn) -> Record:
-    return {**turn.metadata, **turn.model_dump(exclude={"metadata"})}
+    """Return what the columns of a table hold. They have no column for an edit, which may have an answer learned."""
+    weight = 0 if only_context(turn) else None
+    return {**turn.metadata, "weight": weight, **turn.model_dump(exclude={"metadata"})}
 
 
 def _jsonl(conversations: list[Conversation]) -> Iterator[bytes]:

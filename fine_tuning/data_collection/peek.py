@@ -18,7 +18,6 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from fine_tuning.conversation import only_context
 from fine_tuning.data_collection.cleaning.planted_phrases import PlantedPhrase, PlantedPhrases
 from fine_tuning.data_collection.importers.chats import BadRecord, Fault, entries_of
 from fine_tuning.data_collection.importers.files import Member, members_of
@@ -149,7 +148,7 @@ def _looked_through(format: str, importer: Importer, source: Source) -> tuple[tu
             with contextlib.suppress(BadRecord):
                 for entry in entries_of(chat, format, {})[0] if not isinstance(chat, Fault) else ():
                     look.add(entry.turn.user_message, entry.edit or entry.turn.bot_response)
-                    context += only_context(entry.turn)
+                    context += entry.is_context
     return tuple(look.found()), context
 
 

@@ -22,9 +22,9 @@ from typing import Any
 
 from fine_tuning import paths
 from fine_tuning.config import DatasetFormat
-from fine_tuning.conversation import Turn
-from fine_tuning.data_collection.importers.chats import is_learned
+from fine_tuning.conversation import Turn, is_context
 from fine_tuning.data_collection.importers.huggingface import PREFIX
+from fine_tuning.data_collection.importers.marks import answers_learned, is_learned, own_facts
 from fine_tuning.errors import ConfigError, DataError, NoConversations
 from fine_tuning.json_values import parse_json
 
@@ -88,10 +88,12 @@ def read_turns(source: Path, format: DatasetFormat) -> list[Turn]:
     """
     turns: list[Turn] = []
     for record in read_records(source, format):
-        pairs = list(_exchanges(record))
-        session = "dataset-" + hashlib.sha256(json.dumps(pairs).encode()).hexdigest()[:16]
-        for number, (asked, answered, weight) in enumerate(pairs):
-            facts = {"source": str(source), **({} if weight else {"weight": 0})}
+        said = list(_exchanges(record))
+        # without marks the ids are those of versions that did not read them
+        content = [(asked, answered, *([0] if context else [])) for asked, answered, context in said]
+        session = "dataset-" + hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+        for number, (asked, answered, context) in enumerate(said):
+            facts = {"source": str(source), **({"weight": 0} if context else {})}
             turns.append(
                 Turn(
                     id=f"{session}-{number}",
@@ -120,8 +122,8 @@ def texts_of(record: Record) -> dict[str, str]:
     return {"text": "\n".join(content for _, content in said), "question": asked, "answer": answered}
 
 
-def _exchanges(record: Record) -> Iterator[tuple[str, str, int]]:
-    """Yield the exchanges of a record as (question, answer, weight); the weight is 0 if the answer is only context.
+def _exchanges(record: Record) -> Iterator[tuple[str, str, bool]]:
+    """Yield the exchanges of a record as (question, answer, whether the answer is only context).
 
     A plain text gives one pair: the question asks to continue its first third, the answer is the
     rest.
@@ -130,14 +132,14 @@ def _exchanges(record: Record) -> Iterator[tuple[str, str, int]]:
         text = record["text"].strip()
         cut = re.compile(r"\s").search(text, len(text) // 3)
         if cut:
-            yield f"Continue this text: {text[: cut.start()]}", text[cut.end() :].strip(), 1
+            yield f"Continue this text: {text[: cut.start()]}", text[cut.end() :].strip(), False
         return
     asked = None
     for message in record["messages"]:
         if message["role"] == "user":
             asked = message["content"]
         elif message["role"] == "assistant" and asked is not None:
-            yield asked, message["content"], message.get("weight", 1)
+            yield asked, message["content"], message.get("weight") == 0
             asked = None
 
 
@@ -158,13 +160,21 @@ def _record(place: str, record: object) -> Record:
             asked, more = _string(fields[asks]), _string(fields.get(gives) or "") if gives else ""
             messages = [{"role": "system", "content": _string(fields["system"])}] if fields.get("system") else []
             messages.append({"role": "user", "content": f"{asked}\n\n{more}" if more.strip() else asked})
-            return {"messages": [*messages, {"role": "assistant", "content": _string(fields[answers])}]}
+            answer: Record = {"role": "assistant", "content": _string(fields[answers])}
+            return {"messages": [*messages, answer | ({} if _answer_is_learned(fields) else {"weight": 0})]}
     for name in _SINGLE:
         if isinstance(fields.get(name), str):
             return {"text": fields[name]}
     known = ", ".join(f"{asks} and {answers}" for asks, _, answers in _PAIRS[:5])
     there = ", ".join(list(fields)[:20]) or "none"
     raise DataError(f"{place}: its fields ({there}) are not known: name them {known}, or messages, or text")
+
+
+def _answer_is_learned(fields: Mapping[str, Any]) -> bool:
+    """Return whether the answer of a question may be trained on; of byoai's own turns, as the log decides."""
+    if "user_message" in fields:
+        return not is_context(own_facts(fields))
+    return all(answers_learned(fields)[-1:])
 
 
 def _message(place: str, message: object) -> Record:

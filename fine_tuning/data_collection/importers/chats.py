@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeGuard
 
 from pydantic import ValidationError
 
-from fine_tuning.conversation import Turn
+from fine_tuning.conversation import Turn, only_context
 from fine_tuning.json_values import JsonObject, JsonValue
 
 Role = Literal["user", "assistant", "system", "tool"]
@@ -75,7 +75,7 @@ class Said:
 
     `parts` are the parts of the message that are not text. `rejected` is another answer to the same
     question, to which people preferred this one. `time` has the form that `moment` returns. `learned` is
-    False for an answer that its source marks as context for those after it (`is_learned`).
+    False for an answer that its source marks as context for those after it (marks.py).
     """
 
     role: Role
@@ -112,6 +112,11 @@ class Entry:
     turn: Turn
     edit: str | None = None  # the answer as it should have been
     rating: Rating | None = None
+
+    @property
+    def is_context(self) -> bool:
+        """Whether the answer is only context: neither the edit nor the rating approves it."""
+        return only_context(self.turn) and self.edit is None and self.rating != "up"
 
 
 @dataclass
@@ -153,11 +158,11 @@ def entries_of(chat: Chat, format: str, facts: JsonObject) -> tuple[list[Entry],
         question, answer = _joined(exchange.asked, chat.joint), _joined(exchange.answered, chat.joint)
         last = exchange.answered[-1]
         found = _facts(exchange)
-        if is_read := "weight" in found:  # the owner alone may approve an answer that is only context
+        if is_context := "weight" in found:  # the owner alone may approve an answer that is only context
             last = replace(last, rejected=None, rating=None)
         counts[question, answer] = nth = counts.get((question, answer), 0) + 1
         record = {
-            "id": _id(session, str(nth), question, answer, last.rejected or "", *(["context"] if is_read else [])),
+            "id": _id(session, str(nth), question, answer, last.rejected or "", *(["context"] if is_context else [])),
             "session_id": session,
             "timestamp": next((said.time for said in (*exchange.answered, *reversed(exchange.asked)) if said.time), ""),
             "user_message": question,
@@ -197,10 +202,10 @@ def _exchanges(said: Sequence[Said]) -> Iterator[_Exchange]:
 
 
 def _facts(exchange: _Exchange) -> dict[str, object]:
-    models, thoughts, only_context = list[str](), list[str](), False
+    models, thoughts, is_context = list[str](), list[str](), False
     for said in exchange.answered:
         if not said.learned and said.text.strip():
-            only_context = True  # the whole answer, even if another of its messages is learned
+            is_context = True  # the whole answer, even if another of its messages is learned
         if said.model:
             models.append(said.model)
         if said.thoughts:
@@ -213,7 +218,7 @@ def _facts(exchange: _Exchange) -> dict[str, object]:
         "parts": exchange.parts,
     }
     found = {key: fact for key, fact in facts.items() if fact}
-    return {**found, "weight": 0} if only_context else found
+    return {**found, "weight": 0} if is_context else found
 
 
 def _joined(said: Sequence[Said], joint: str) -> str:
@@ -279,27 +284,6 @@ def _parsed(text: str, forms: Sequence[str]) -> datetime | None:
     with suppress(ValueError):
         return datetime.fromisoformat(text)
     return None
-
-
-# keys by which a message tells whether it is trained on: "weight" in the files of OpenAI, Mistral and Together,
-# "train" and "training" in axolotl's, "loss" in ms-swift's and XTuner's, "loss_weight" in LLaMA-Factory's,
-# "trainable" in Tinker's
-_TRAINED = ("weight", "train", "training", "loss", "loss_weight", "trainable")
-_MARKS = frozenset((*_TRAINED, "train_detail"))
-_NEVER = frozenset(("0", "0.0", "false"))  # the values, as a table may hold them
-
-
-def is_learned(role: str | None, message: Mapping[Any, Any]) -> bool:
-    """Return whether a message may be trained on: False for an answer that is marked as context, in whole or in part.
-
-    Of an answer, axolotl's "train_detail" may mark parts.
-    """
-    if role != "assistant" or _MARKS.isdisjoint(message):
-        return True
-    parts = message.get("train_detail")
-    spans = [each for each in parts if isinstance(each, Mapping)] if isinstance(parts, list) else []
-    told = [each.get(key) for each in (message, *spans) for key in _TRAINED]
-    return not any(value is not None and str(value).lower() in _NEVER for value in told)
 
 
 _LABELS = frozenset(("label", "kto_tag", "is_safe", "is_correct"))

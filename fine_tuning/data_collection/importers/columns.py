@@ -23,7 +23,7 @@ from fine_tuning.data_collection.importers.chats import (
     text_of,
 )
 from fine_tuning.data_collection.importers.html_text import text_of_html
-from fine_tuning.data_collection.importers.pairs import before
+from fine_tuning.data_collection.importers.pairs import after_history
 from fine_tuning.data_collection.importers.people_records import key_of
 from fine_tuning.data_collection.importers.preference import dialogue
 from fine_tuning.data_collection.importers.shape import Importer, Source, each
@@ -177,7 +177,7 @@ def _convert(record: JsonObject, first_place: int | None) -> Iterable[Chat]:
         said = [*dialogue(_question(record, names), "user"), Said("assistant", _right(record, names, first_place))]
         session = text_of(record.get(names.session), "an id")
         said = [each for each in said if each.text or each is said[-1]]
-        yield Chat(rated([*before(record), *said], record), session)
+        yield Chat(rated(after_history(record, said), record), session)
         return
     answers = answer if isinstance(answer, list) and answer else [answer]
     for number in range(max(len(asked), len(answers)) if asked else 0):

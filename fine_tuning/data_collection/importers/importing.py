@@ -285,7 +285,7 @@ def _entries(format: str, importer: Importer, source: Source, facts: JsonObject,
         report.open_questions += unanswered if entries else 0
         report.formats[format] += bool(entries)
         report.turns += len(entries)
-        report.context += sum("weight" in entry.turn.metadata for entry in entries)
+        report.context += sum(entry.is_context for entry in entries)
         report.first += [entry.turn for entry in entries[: 3 - len(report.first)]]
         for entry in entries if format != "document" else ():  # there the questions are byoai's own
             report.read.add(entry.turn.user_message, entry.edit or entry.turn.bot_response)

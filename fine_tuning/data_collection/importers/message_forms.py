@@ -9,8 +9,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
-from fine_tuning.data_collection.importers.chats import ROLES, BadRecord, Role, Said, is_learned, moment, text_of
+from fine_tuning.data_collection.importers.chats import ROLES, BadRecord, Role, Said, moment, text_of
 from fine_tuning.data_collection.importers.html_text import text_of_html
+from fine_tuning.data_collection.importers.marks import is_learned
 from fine_tuning.json_values import JsonObject, JsonValue
 
 _WRAPPERS = ("message", "response", "payload", "data", "post", "node")

@@ -4,7 +4,7 @@ The formats are Alpaca, prompt and completion, Dolly, and byoai's own export.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from dataclasses import replace
 
 from fine_tuning.data_collection.importers.chats import (
     BadRecord,
@@ -15,7 +15,6 @@ from fine_tuning.data_collection.importers.chats import (
     dicts,
     first,
     has,
-    is_learned,
     kind,
     moment,
     one_of,
@@ -23,10 +22,11 @@ from fine_tuning.data_collection.importers.chats import (
     task_in,
     text_of,
 )
+from fine_tuning.data_collection.importers.marks import answers_learned, own_facts
 from fine_tuning.data_collection.importers.message_forms import said_of
 from fine_tuning.data_collection.importers.shape import Importer, Source, each
 from fine_tuning.data_collection.importers.templated import said_in
-from fine_tuning.json_values import JsonObject, parse_json
+from fine_tuning.json_values import JsonObject
 
 # after which the answer is expected; Anthropic's former form: "\n\nHuman: What is tea?\n\nAssistant:"
 _CUES = ("\nAssistant:", "\nASSISTANT:", "\nAI:", "\nBot:")
@@ -36,22 +36,37 @@ _COMPLETIONS = ("completion", "response")
 def _alpaca(record: JsonObject, source: Source) -> Iterable[Chat]:
     answer = text_of(record["output"], "output")
     asked = _messages(_with(record, "instruction", "input", "context"), "user")
-    yield Chat(rated([*before(record), *asked, Said("assistant", answer)], record))
+    yield Chat(rated(after_history(record, [*asked, Said("assistant", answer)]), record))
 
 
-def before(record: JsonObject) -> Iterator[Said]:
-    """Yield the system prompt and the earlier exchanges ("history") of a record, if it has them."""
+def after_history(record: JsonObject, said: Iterable[Said]) -> list[Said]:
+    """Return messages of a record after its system prompt and its earlier exchanges ("history"), if it has them.
+
+    Its `weights` may mark answers as context. Raises BadRecord if they do, but are not one for each answer.
+    """
+    messages, learned = [*_before(record), *said], answers_learned(record)
+    if all(learned):
+        return messages
+    answers = sum(message.role == "assistant" for message in messages)
+    if len(learned) != answers:
+        raise BadRecord(f"as many weights as answers ({answers}), found {len(learned)}")
+    marks = iter(learned)
+    return [
+        replace(message, learned=next(marks) and message.learned) if message.role == "assistant" else message
+        for message in messages
+    ]
+
+
+def _before(record: JsonObject) -> Iterator[Said]:
     if system := text_of(record.get("system") or record.get("system_prompt"), "a system prompt"):
         yield Said("system", system)
     history = record.get("history") or record.get("chat_history") or record.get("conversation_history")
-    weights = str(record.get("weights") or "").strip("[]").split(",")  # a list, or its text in a table
-    for number, earlier in enumerate(history if isinstance(history, list) else ()):
+    for earlier in history if isinstance(history, list) else ():
         if isinstance(earlier, dict):
             yield said_of(earlier)
         elif isinstance(earlier, list | tuple) and len(earlier) == 2:
             yield Said("user", text_of(earlier[0], "a question"))
-            learned = number >= len(weights) or weights[number].strip() != "0"
-            yield Said("assistant", text_of(earlier[1], "an answer"), learned=learned)
+            yield Said("assistant", text_of(earlier[1], "an answer"))
         else:
             raise BadRecord("history as pairs of a question and an answer")
 
@@ -64,7 +79,7 @@ def _completion(record: JsonObject, source: Source) -> Iterable[Chat]:
     """Yield the chat of a prompt and its completion."""
     asked, answered = record["prompt"], one_of(record, *_COMPLETIONS)
     said = _messages(asked, "user") + _messages(answered, "assistant")
-    yield Chat(rated([*before(record), *said], record))
+    yield Chat(rated(after_history(record, said), record))
 
 
 def _messages(value: object, role: Role) -> list[Said]:
@@ -79,7 +94,7 @@ def _messages(value: object, role: Role) -> list[Said]:
 
 def _dolly(record: JsonObject, source: Source) -> Iterable[Chat]:
     asked, answer = _with(record, "instruction", "context", "input"), text_of(record["response"], "response")
-    yield Chat([*before(record), Said("user", asked), Said("assistant", answer)])
+    yield Chat(after_history(record, [Said("user", asked), Said("assistant", answer)]))
 
 
 def _own(record: JsonObject, source: Source) -> Iterable[Chat]:
@@ -88,8 +103,12 @@ def _own(record: JsonObject, source: Source) -> Iterable[Chat]:
 
 
 def _own_turn(record: JsonObject) -> Chat:
-    """Return the chat of one turn, with the system prompt, edit and rating that the log had (a CSV has the rating)."""
-    facts = _facts_of(record)
+    """Return the chat of one turn, with the system prompt, edit, rating and weight that the log had.
+
+    A CSV has the rating and the weight. The weight is not a mark of the message (`Said.learned`), because such
+    marks outweigh edits and ratings, and these are the owner's.
+    """
+    facts = own_facts(record)
     system, time = text_of(facts.get("system"), "a system prompt"), moment(record.get("timestamp"))
     original, given = facts.get("original_response"), facts.get("rating")
     rating: Rating | None = "up" if given == "up" else "down" if given == "down" else None
@@ -101,21 +120,11 @@ def _own_turn(record: JsonObject) -> Chat:
         model=text_of(facts.get("model"), "a model"),
         rejected=original if isinstance(original, str) else None,
         rating=rating,
-        learned=is_learned("assistant", facts),
     )
     said = [Said("user", text_of(record["user_message"], "user_message"), time), answer]
     session = text_of(record["session_id"], "an id")
-    return Chat([Said("system", system), *said] if system else said, session, facts=task_in(facts, "task"))
-
-
-def _facts_of(record: JsonObject) -> JsonObject:
-    """Return the metadata of a turn: an object, or in Parquet its JSON, and the columns of a table."""
-    facts = record.get("metadata")
-    if isinstance(facts, str):
-        with suppress(ValueError):
-            facts = parse_json(facts)
-    told = {key: record.get(key) for key in ("model", "rating", "weight")}
-    return {**told, **(facts if isinstance(facts, dict) else {})}
+    kept = task_in(facts, "task") | ({} if facts["weight"] else {"weight": 0})
+    return Chat([Said("system", system), *said] if system else said, session, facts=kept)
 
 
 def _is_text(*keys: str) -> Callable[[object], bool]:

@@ -13,12 +13,12 @@ from fine_tuning.data_collection.importers.chats import (
     dicts,
     first,
     has,
-    is_learned,
     one_of,
     rated,
     text_of,
 )
 from fine_tuning.data_collection.importers.html_text import text_of_html
+from fine_tuning.data_collection.importers.marks import is_learned
 from fine_tuning.data_collection.importers.shape import Importer, Source, each
 from fine_tuning.json_values import JsonObject
 
