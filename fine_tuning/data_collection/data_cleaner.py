@@ -24,16 +24,15 @@ from fine_tuning.data_collection.cleaning.turn_decisions import (
     CleanSettings,
     CleanTurn,
     Decision,
+    Exchange,
     Reason,
-    Texts,
     carried_out,
     clean_text,
     decide_all,
     decide_line,
+    exchange_of,
     first_reason,
     rules,
-    texts_of,
-    texts_to_clean,
 )
 from fine_tuning.data_collection.placeholders import Placeholders
 from fine_tuning.data_collection.privacy import Find, Scrubbed
@@ -158,7 +157,7 @@ class DataCleaner:
         made = list(zip(conversation.turns, decisions, strict=True))
         names = Placeholders(
             [said for part in parts if part.turns for said in part.learned(made)],
-            also=[text for turn in conversation.turns for text in texts_of(turn) if text],
+            also=[text for turn in conversation.turns for text in exchange_of(turn).texts],
         )
         scrubbed = cache(lambda text: clean_text(text, self.settings, names))
         numbered: dict[int, CleanTurn] = {}
@@ -198,17 +197,16 @@ class DataCleaner:
 
         It is the stored one if that was made from the same texts and rules, else a new one, which is stored.
         """
-        texts = [texts_to_clean(turn) for turn in turns]
+        exchanges = list(map(exchange_of, turns))
         if self._kept is None:
-            made = decider.begin(texts, all_cores)
+            made = decider.begin(exchanges, all_cores)
             return lambda: [decision for decision, _ in made()]
-        made_from = list(map(decider.hash, texts))
+        made_from = list(map(decider.hash, exchanges))
         known = self._kept.get([turn.id for turn in turns])
         kept = [known.get(turn.id, (b"", "")) for turn in turns]
         new = [number for number, made in enumerate(made_from) if kept[number][0] != made]
-        return partial(
-            self._decisions, turns, made_from, kept, new, decider.begin([texts[number] for number in new], all_cores)
-        )
+        begun = decider.begin([exchanges[number] for number in new], all_cores)
+        return partial(self._decisions, turns, made_from, kept, new, begun)
 
     def _decisions(
         self,
@@ -308,7 +306,9 @@ def _may_hold_several(conversation: Conversation, decisions: Sequence[Decision],
     kinds = [find.kind for each in finds for find in each]
     if len(set(kinds)) < len(kinds):
         return True
-    texts = chain(*map(texts_of, conversation.turns), (part.told for part in parts)) if kinds else ()
+    if not kinds:
+        return False
+    texts = chain(*(exchange_of(turn).texts for turn in conversation.turns), (part.told for part in parts))
     return any("[" in text for text in texts if text)
 
 
@@ -356,12 +356,12 @@ class _Part:
         """
         numbers, repeats = [-1], []
         for clean, said in zip(self.turns, self.wordings, strict=True):
-            is_read = only_context(clean.turn)
+            is_context = only_context(clean.turn)
             number, repeated = known.number(
-                clean.turn.user_message, clean.turn.bot_response, numbers[-1], said, is_learned=not is_read
+                clean.turn.user_message, clean.turn.bot_response, numbers[-1], said, is_context=is_context
             )
             numbers.append(number)
-            repeats.append(repeated or is_read)
+            repeats.append(repeated or is_context)
         while repeats and repeats.pop():
             self.places.pop()
             if not only_context(turn := self.turns.pop().turn):
@@ -378,13 +378,13 @@ class _Decider:
     def __init__(self, settings: CleanSettings) -> None:
         self._settings, self._hash = settings, blake2b(json.dumps([rules(), asdict(settings)]).encode(), digest_size=16)
 
-    def hash(self, texts: Texts) -> bytes:
-        """Return a hash that changes with the texts, the settings, and the rules."""
+    def hash(self, said: Exchange) -> bytes:
+        """Return a hash that changes with the exchange, the settings, and the rules."""
         found = self._hash.copy()
-        found.update(repr(texts).encode())
+        found.update(repr(said).encode())
         return found.digest()
 
-    def begin(self, turns: Sequence[Texts], all_cores: AllCores) -> "_Made":
+    def begin(self, turns: Sequence[Exchange], all_cores: AllCores) -> "_Made":
         """Begin to decide on turns, and return a function that returns the decisions.
 
         Many turns are distributed over all cores.

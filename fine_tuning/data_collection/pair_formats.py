@@ -12,7 +12,7 @@ list of the weights of all answers, if one of them is 0.
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -86,9 +86,6 @@ class Pair(BaseModel, ABC):
         """Return `example` in this format, without validation."""
 
 
-_Pair = TypeVar("_Pair", bound=Pair)
-
-
 class _ChatMessage(Message):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -128,9 +125,9 @@ class _ChatML(Pair):
         return {"messages": [*head, *turns]} | ({"input": example.input} if example.input else {}) | example.extra
 
 
-class _Alpaca(Pair):
-    instruction: _Text
-    output: _Text
+class _WithHistory(Pair):
+    """An exchange after earlier ones."""
+
     input: str = ""
     system: str = ""
     history: _History = Field(default_factory=list)
@@ -138,12 +135,23 @@ class _Alpaca(Pair):
 
     @model_validator(mode="after")
     def _as_many(self) -> Self:
-        return _weighed(self, self.weights, self.history)
+        answers = len(self.history) + 1
+        if self.weights and len(self.weights) != answers:
+            raise ValueError(f"weights must be one for each answer: {answers}, not {len(self.weights)}")
+        return self
+
+    def _after_history(self, asked: str, answered: str) -> Example:
+        pairs = [*((pair[0], pair[1]) for pair in self.history), (asked, answered)]
+        return Example(pairs, self.system, self.input, self.model_extra or {}, _context(self.weights))
+
+
+class _Alpaca(_WithHistory):
+    instruction: _Text
+    output: _Text
 
     def example(self) -> Example:
         asked = self.instruction + (_BEFORE_INPUT + self.input if self.input else "")
-        pairs = [*map(_two, self.history), (asked, self.output)]
-        return Example(pairs, self.system, self.input, self.model_extra or {}, _context(self.weights))
+        return self._after_history(asked, self.output)
 
     @staticmethod
     def of(example: Example) -> dict[str, object]:
@@ -152,17 +160,9 @@ class _Alpaca(Pair):
         return {"instruction": asked, "input": example.input, "output": answer} | example.optional()
 
 
-class _Instruction(Pair):
+class _Instruction(_WithHistory):
     prompt: _Text
     completion: _Text
-    input: str = ""
-    system: str = ""
-    history: _History = Field(default_factory=list)
-    weights: _Weights = Field(default_factory=list)
-
-    @model_validator(mode="after")
-    def _as_many(self) -> Self:
-        return _weighed(self, self.weights, self.history)
 
     @model_validator(mode="after")
     def _input_ends_prompt(self) -> Self:
@@ -174,8 +174,7 @@ class _Instruction(Pair):
         return self
 
     def example(self) -> Example:
-        pairs = [*map(_two, self.history), (self.prompt, self.completion)]
-        return Example(pairs, self.system, self.input, self.model_extra or {}, _context(self.weights))
+        return self._after_history(self.prompt, self.completion)
 
     @staticmethod
     def of(example: Example) -> dict[str, object]:
@@ -198,17 +197,6 @@ def _ends_with_input(asked: str, given: str) -> bool:
 
 def _context(weights: Iterable[int]) -> frozenset[int]:
     return frozenset(index for index, weight in enumerate(weights) if not weight)
-
-
-def _weighed(pair: _Pair, weights: Sequence[int], history: Sequence[object]) -> _Pair:
-    """Return the pair. Raises ValueError if it has weights, but not one for each answer."""
-    if weights and len(weights) != len(history) + 1:
-        raise ValueError(f"weights must be one for each answer: {len(history) + 1}, not {len(weights)}")
-    return pair
-
-
-def _two(pair: list[str]) -> tuple[str, str]:
-    return pair[0], pair[1]
 
 
 def known_format(name: DatasetFormat | str) -> DatasetFormat:

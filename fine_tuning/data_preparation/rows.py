@@ -7,13 +7,13 @@ and an end-of-turn token. So a row is
 
     encode(prompt 1)  a1  end  (the tokens that encode(prompt 2) adds)  a2  end  ...
 
-with a loss on every answer and on the end token after it, except for answers of the weight 0, which are
-only read. The conversation stays in one row as long
-as encode(prompt k+1) begins with the tokens of the row so far. This fails if the template rewrites
-earlier messages (for example removes the thoughts of earlier answers) or leaves out their end of
-turn, or if the tokenizer merges characters on both sides of a boundary into one token. Then a new
-row starts with encode(prompt k+1), in which only the answers from there on are trained. In every
-row, the tokens before an answer are those that the engine would feed to the model.
+with a loss on every answer and on the end token after it, except for answers with weight 0, which
+are only context. The conversation stays in one row as long as encode(prompt k+1) begins with the
+tokens of the row so far. This fails if the template rewrites earlier messages (for example removes
+the thoughts of earlier answers) or leaves out their end of turn, or if the tokenizer merges
+characters on both sides of a boundary into one token. Then a new row starts with
+encode(prompt k+1), in which only the answers from there on are trained. In every row, the tokens
+before an answer are those that the engine would feed to the model.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -111,8 +111,8 @@ class ConversationTokenizer:
         Usually there is one row, with the id `id`. There are more (`id#2`, ...) if the template
         rewrites earlier messages. A turn whose row would be longer than `max_length` is left out,
         and so are later turns, whose prompts contain it; there is no row if no turn fits. No token of an
-        answer of the weight 0 is trained, and no row has such answers alone. Raises DataError for roles
-        out of order and for empty answers.
+        answer with weight 0 is trained, and no row consists only of such answers. Raises DataError for
+        roles out of order and for empty answers.
         """
         return self.rows_of([(id, messages)])[0]
 

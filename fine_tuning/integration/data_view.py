@@ -13,7 +13,7 @@ from fine_tuning.config import FineTuningConfig, Uploads
 from fine_tuning.conversation import Turn
 from fine_tuning.data_collection import uploads
 from fine_tuning.data_collection.cleaning.planted_phrases import PlantedPhrase
-from fine_tuning.data_collection.cleaning.turn_decisions import Reason, decide, texts_to_clean
+from fine_tuning.data_collection.cleaning.turn_decisions import Reason, decide, exchange_of
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.documents.pairs import Pair, pairs_of
 from fine_tuning.data_collection.documents.reading import read_document
@@ -149,7 +149,7 @@ def scrubbings(config: FineTuningConfig, log: ConversationLogger, look: StoredSu
     settings = clean_settings(config)
     found = []
     for turn in turns:
-        changes = decide(texts_to_clean(turn), settings).changes
+        changes = decide(exchange_of(turn), settings).changes
         sides = {name: changes[name] for name in ("user_message", "bot_response") if name in changes}
         sides = {name: change for name, change in sides.items() if change.finds}
         if sides and turn.id in fit:

@@ -65,7 +65,7 @@ class RepeatedTurns:
         self._count = 0
 
     def number(
-        self, question: str, answer: str, after: int = -1, said: bytes = b"", *, is_learned: bool = True
+        self, question: str, answer: str, after: int = -1, said: bytes = b"", *, is_context: bool = False
     ) -> tuple[int, bool]:
         """Return (number of this turn, False), or (number of the earlier turn that it repeats, True).
 
@@ -75,11 +75,11 @@ class RepeatedTurns:
             after: The number of the turn before it in its conversation; -1 for a first turn. The same
                 words mean something else after another turn ("And what does that cost?").
             said: The `fingerprint` of question and answer; computed if it is not given.
-            is_learned: Whether the answer is learned. One that is only context repeats only others like
-                it, so that the same answer is learned where it may be.
+            is_context: Whether the answer is only context. It repeats only others like it, so that the same
+                answer is learned where it may be.
         """
         said = said or fingerprint(wording(question), wording(answer))
-        before = after.to_bytes(_HASH, signed=True) + (b"" if is_learned else b"context")
+        before = after.to_bytes(_HASH, signed=True) + (b"context" if is_context else b"")
         similar, exact = hash(before + said[ANSWER] + said[TOPIC]), hash(before + said[_EXACT])
         # most turns are like no other, and few share a sketch, so the time grows only linearly with the turns
         end = self._start + len(self._recent)

@@ -87,7 +87,7 @@ def clean_turn(turn: Turn, settings: CleanSettings) -> CleanTurn | Reason:
     The result depends only on the turn's texts and the settings, not on what the owner decided about the
     turn.
     """
-    return carried_out(turn, decide(texts_to_clean(turn), settings))
+    return carried_out(turn, decide(exchange_of(turn), settings))
 
 
 def clean_text(text: str, settings: CleanSettings, names: Placeholders | None = None) -> Scrubbed:
@@ -105,11 +105,35 @@ def _scrub(text: str | Layout, settings: CleanSettings) -> Scrubbed:
 
 # Decisions: they are made from a turn's texts, but contain nothing of them
 
-# question, answer, answer before an edit, thoughts, and whether the turn is only context
-Texts = tuple[str, str, str | None, str | None, bool]
-_FIELDS = ("user_message", "bot_response", "original_response", "thoughts")
-SAID = _FIELDS[:2]
-_OF_METADATA = _FIELDS[2:]
+SAID = ("user_message", "bot_response")
+_OF_METADATA = ("original_response", "thoughts")
+
+
+class Exchange(NamedTuple):
+    """What the decision about a turn depends on."""
+
+    question: str
+    answer: str
+    original: str | None = None  # the answer before an edit
+    thoughts: str | None = None
+    is_context: bool = False  # whether the answer is only context
+
+    @property
+    def texts(self) -> list[str]:
+        """The texts that may be learned."""
+        return [text for text in (self.question, self.answer, self.original, self.thoughts) if text]
+
+
+def exchange_of(turn: Turn) -> Exchange:
+    """Return what the decision about a turn depends on."""
+    original, thoughts = map(turn.metadata.get, _OF_METADATA)
+    return Exchange(
+        turn.user_message,
+        turn.bot_response,
+        original if isinstance(original, str) else None,
+        thoughts if isinstance(thoughts, str) else None,
+        only_context(turn),
+    )
 
 
 class Change(NamedTuple):
@@ -182,39 +206,22 @@ def rules() -> list[str]:
 def decide_line(line: bytes) -> bytes:
     """Return the decisions on many turns, each as `Decision.written`, with tabs between them.
 
-    `line` is JSON: [fields of CleanSettings, list of the turns' `Texts`].
+    `line` is JSON: [fields of CleanSettings, list of the turns' `Exchange`].
     """
     settings, turns = json.loads(line)
-    limits = CleanSettings(**settings)
-    return "\t".join(decision.written() for decision in decide_all(turns, limits)).encode()
+    decisions = decide_all([Exchange(*turn) for turn in turns], CleanSettings(**settings))
+    return "\t".join(decision.written() for decision in decisions).encode()
 
 
-def texts_to_clean(turn: Turn) -> Texts:
-    """Return what the decision about a turn depends on: its texts, and whether it is only context."""
-    question, answer, original, thoughts = texts_of(turn)
-    return question, answer, original, thoughts, only_context(turn)
+def decide(said: Exchange, settings: CleanSettings) -> Decision:
+    """Decide whether a turn is learned, and what is changed in its texts first."""
+    question, answer = (_clean_side(text, normalised(text), settings) for text in (said.question, said.answer))
+    return _decided(said, question, answer, settings)
 
 
-def texts_of(turn: Turn) -> tuple[str, str, str | None, str | None]:
-    """Return the texts of a turn that may be learned, in the order of `Texts`."""
-    original, thoughts = map(turn.metadata.get, _OF_METADATA)
-    return (
-        turn.user_message,
-        turn.bot_response,
-        original if isinstance(original, str) else None,
-        thoughts if isinstance(thoughts, str) else None,
-    )
-
-
-def decide(texts: Texts, settings: CleanSettings) -> Decision:
-    """Decide whether a turn with these texts is learned, and what is changed in them first."""
-    question, answer = (_clean_side(text, normalised(text), settings) for text in texts[:2])
-    return _decided(texts, question, answer, settings)
-
-
-def decide_all(turns: Sequence[Texts], settings: CleanSettings) -> list[Decision]:
+def decide_all(turns: Sequence[Exchange], settings: CleanSettings) -> list[Decision]:
     """Return `decide` of each turn, in less time than one by one: the texts are screened together."""
-    texts = [text for turn in turns for text in turn[:2]]
+    texts = [text for turn in turns for text in (turn.question, turn.answer)]
     layouts = list(map(normalised, texts))
     screen(layouts)
     sides = [_clean_side(text, layout, settings) for text, layout in zip(texts, layouts, strict=True)]
@@ -222,25 +229,24 @@ def decide_all(turns: Sequence[Texts], settings: CleanSettings) -> list[Decision
     return [_decided(*each, settings) for each in zip(turns, sides[::2], sides[1::2], strict=True)]
 
 
-def _decided(texts: Texts, question: "_Side", answer: "_Side", settings: CleanSettings) -> Decision:
-    is_read = texts[4]
-    if reasons := [reason for side in (question, answer) if (reason := _unfit(side, settings, is_read))]:
+def _decided(said: Exchange, question: "_Side", answer: "_Side", settings: CleanSettings) -> Decision:
+    if reasons := [reason for side in (question, answer) if (reason := _unfit(side, settings, said.is_context))]:
         return Decision(first_reason(reasons))
-    if not is_read and (empty := _teaches_nothing(question.clean, answer.clean, settings)):
+    if not said.is_context and (empty := _teaches_nothing(question.clean, answer.clean, settings)):
         return Decision(empty)
     asked, answered, fits = wording(question.clean), wording(answer.clean), False
-    if not is_read and asked.words == answered.words:  # the answer only repeats the question
+    if not said.is_context and asked.words == answered.words:  # the answer only repeats the question
         return Decision(Reason.LOW_QUALITY)
     sides = {"user_message": question, "bot_response": answer}
-    if texts[2] is not None:
-        sides["original_response"] = before = _clean_side(texts[2], normalised(texts[2]), settings)
+    if said.original is not None:
+        sides["original_response"] = before = _clean_side(said.original, normalised(said.original), settings)
         fits = (
             not _unfit(before, settings)
             and not _teaches_nothing(question.clean, before.clean, settings)
             and wording(before.clean).words != asked.words
         )
-    if texts[3] is not None:
-        sides["thoughts"] = _scrubbed_side(texts[3], normalised(texts[3]), settings)
+    if said.thoughts is not None:
+        sides["thoughts"] = _scrubbed_side(said.thoughts, normalised(said.thoughts), settings)
     changes = {name: side.change for name, side in sides.items() if side.change}
     return Decision(None, changes, fits, fingerprint(asked, answered))
 
@@ -285,18 +291,18 @@ def _scrubbed_side(text: str, layout: Layout, settings: CleanSettings) -> _Side:
     return _Side(layout, Layout(said.text) if said.finds else layout, change)
 
 
-def _unfit(side: _Side, settings: CleanSettings, is_read: bool = False) -> Reason | None:
-    """Return why a text is not used; None if it is. `is_read`: it is only context, and need not teach anything."""
+def _unfit(side: _Side, settings: CleanSettings, is_context: bool = False) -> Reason | None:
+    """Return why a text is not used; None if it is. What is only context need not teach anything."""
     layout, clean, change = side
     if change and change.leave_out:
         return Reason.TOO_LONG
     if not layout.text:
         return Reason.EMPTY
-    if not is_read and _fullness(layout.text) < settings.min_length:
+    if not is_context and _fullness(layout.text) < settings.min_length:
         return Reason.TOO_SHORT
     if is_inappropriate(clean):
         return Reason.INAPPROPRIATE
-    if is_read:
+    if is_context:
         return None
     if is_repetitive(layout):  # in the text before scrubbing: placeholders repeat themselves
         return Reason.REPETITIVE

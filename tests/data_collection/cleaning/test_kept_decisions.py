@@ -21,14 +21,14 @@ from fine_tuning.data_collection.cleaning.kept_decisions import KeptDecisions
 from fine_tuning.data_collection.cleaning.turn_decisions import (
     CleanSettings,
     Decision,
-    Texts,
+    Exchange,
     carried_out,
     clean_turn,
     decide,
     decide_all,
     decide_line,
+    exchange_of,
     rule_files,
-    texts_to_clean,
 )
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.data_cleaner import Cleaned, DataCleaner
@@ -50,9 +50,9 @@ def logger(home: Path) -> ConversationLogger:
 
 
 @pytest.fixture
-def decided(monkeypatch: pytest.MonkeyPatch) -> list[Texts]:
+def decided(monkeypatch: pytest.MonkeyPatch) -> list[Exchange]:
     """What `decide_all` is asked, in this process."""
-    asked: list[Texts] = []
+    asked: list[Exchange] = []
     monkeypatch.setattr(data_cleaner, "decide_all", lambda turns, by: asked.extend(turns) or decide_all(turns, by))
     return asked
 
@@ -77,7 +77,7 @@ def rows() -> int:
 
 
 def test_a_turn_is_decided_upon_once_and_cleaned_as_without_that(
-    logger: ConversationLogger, decided: list[Texts]
+    logger: ConversationLogger, decided: list[Exchange]
 ) -> None:
     ids = said(logger)
     first = clean(logger)
@@ -106,7 +106,7 @@ def excluded_and_back(logger: ConversationLogger, id: str) -> None:
 @pytest.mark.parametrize(("change", "anew"), [(edited, 1), (rated, 0), (excluded_and_back, 0)])
 def test_only_another_text_is_decided_upon_anew(
     logger: ConversationLogger,
-    decided: list[Texts],
+    decided: list[Exchange],
     change: Callable[[ConversationLogger, str], None],
     anew: int,
 ) -> None:
@@ -131,7 +131,7 @@ def test_other_settings_decide_anew(logger: ConversationLogger, settings: dict[s
 
 
 def test_other_rules_decide_anew(
-    logger: ConversationLogger, decided: list[Texts], monkeypatch: pytest.MonkeyPatch
+    logger: ConversationLogger, decided: list[Exchange], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = said(logger)
     clean(logger)
@@ -221,7 +221,7 @@ def test_a_decision_that_was_written_says_the_same(answer: str, facts: dict[str,
     turn = Turn(
         id="1", session_id="s", timestamp="", user_message="What do we say?", bot_response=answer, metadata=facts
     )
-    decision = decide(texts_to_clean(turn), CleanSettings())
+    decision = decide(exchange_of(turn), CleanSettings())
     assert Decision.read(decision.written()) == decision
     assert carried_out(turn, Decision.read(decision.written())) == clean_turn(turn, CleanSettings())
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from fine_tuning.data_collection.cleaning import text_signs
 from fine_tuning.data_collection.cleaning.plain_text import Layout
 from fine_tuning.data_collection.cleaning.text_signs import Batch, Sequences
-from fine_tuning.data_collection.cleaning.turn_decisions import CleanSettings, Texts, decide, decide_all
+from fine_tuning.data_collection.cleaning.turn_decisions import CleanSettings, Exchange, decide, decide_all
 from fine_tuning.data_collection.cleaning.turn_screens import screen
 from tests.data_collection.test_quick_signs import texts
 
@@ -29,8 +29,8 @@ _EVERYTHING = CleanSettings(min_length=1, max_length=400, drop_polite_only=True,
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(st.tuples(wild, wild, st.none() | wild, st.none() | wild, st.booleans()), max_size=6))
-def test_decisions_on_many_turns_are_those_on_each(turns: list[Texts]) -> None:
+@given(st.lists(st.builds(Exchange, wild, wild, st.none() | wild, st.none() | wild, st.booleans()), max_size=6))
+def test_decisions_on_many_turns_are_those_on_each(turns: list[Exchange]) -> None:
     assert decide_all(turns, _EVERYTHING) == [decide(turn, _EVERYTHING) for turn in turns]
 
 
