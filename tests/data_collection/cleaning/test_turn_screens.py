@@ -2,7 +2,7 @@
 
 import re
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fine_tuning.data_collection.cleaning import text_signs
@@ -30,6 +30,7 @@ _EVERYTHING = CleanSettings(min_length=1, max_length=400, drop_polite_only=True,
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.builds(Exchange, wild, wild, st.none() | wild, st.none() | wild, st.booleans()), max_size=6))
+@example([Exchange("How do I sort in C++?", "Call std::sort of the header algorithm")])
 def test_decisions_on_many_turns_are_those_on_each(turns: list[Exchange]) -> None:
     assert decide_all(turns, _EVERYTHING) == [decide(turn, _EVERYTHING) for turn in turns]
 
