@@ -26,7 +26,7 @@ from fine_tuning.data_collection.importers.html_text import text_of_html
 from fine_tuning.data_collection.importers.pairs import after_history
 from fine_tuning.data_collection.importers.people_records import key_of
 from fine_tuning.data_collection.importers.preference import dialogue
-from fine_tuning.data_collection.importers.shape import Importer, Source, each
+from fine_tuning.data_collection.importers.shape import UNREADABLE, Importer, Source, each
 from fine_tuning.json_values import JsonObject, JsonValue, parse_json
 
 
@@ -93,6 +93,7 @@ _SESSIONS = _keys(
     *("conversation_id", "conversation_no", "dialogue_id", "dialog_id", "conv_id", "session_id"),
 )
 _SENTENCE = re.compile(r"[.!?…:。！？]\s*$|\n")  # in a text that is more than the name of a thing
+_PLACE = re.compile(r"(-?\d+)(?:\.0)?")  # a column with empty cells may have been read as floats
 
 
 @dataclass(frozen=True)
@@ -111,31 +112,51 @@ class _Names:
     session: str = ""
 
 
+@dataclass(frozen=True)
+class _AnswerKey:
+    """How the records of a file name the right one of their choices, as far as the sample tells."""
+
+    is_text: bool = False  # whether a value that is the text of a choice means this choice, also if it is a number
+    first_place: int | None = None  # whether places are counted from 0 or from 1
+
+
 def _read(source: Source) -> Iterator[Chat | Fault]:
     """Yield the chats. If all labels are 0 or 1, they say which answers are right, as those of WikiQA do."""
     sample = source.found.sample
-    labels = [record["label"] for record in sample if has(record, "label") and not _pair(record).fields]
+    labels = [record["label"] for record in sample if has(record, "label") and _pair(record).answered != "label"]
     are_verdicts = 0 in labels and 1 in labels and all(type(label) is int and label in (0, 1) for label in labels)
-    first_place = _first_place(sample)
+    key = _answer_key(sample)
 
     def convert(record: JsonObject, source: Source) -> Iterable[Chat]:
-        return _convert({**record, "label": record.get("label") == 1} if are_verdicts else record, first_place)
+        return _convert({**record, "label": record.get("label") == 1} if are_verdicts else record, key)
 
     yield from each(convert, "a question and an answer")(source)
 
 
-def _first_place(sample: Sequence[object]) -> int | None:
-    """Return whether right choices are counted from 0 or from 1, if the choices have fields of their own.
+def _answer_key(sample: Sequence[object]) -> _AnswerKey:
+    """Return how records name the right choice: by its text, if most of them do, or by its label or its place.
 
-    SocialIQA counts from 1, CosmosQA from 0, and of MedMCQA there are both. Return None if the sample does not tell.
+    This is decided for the whole file, since 4 may be a text or a place if the choices are 3, 4, 5 and 6.
+    SocialIQA counts places from 1, CosmosQA from 0, and of MedMCQA there are both.
     """
-    places, most = set[str](), 0
+    texts, others, most = 0, list[str](), 0
     for record in sample:
-        names = _pair(record)
-        if isinstance(record, dict) and names.fields and not names.are_letters:
-            places.add(str(record.get(names.answered)).strip())
-            most = max(most, len(names.fields))
-    return 0 if "0" in places else 1 if str(most) in places else None
+        if not isinstance(record, dict):
+            continue
+        value, labels, choices = "", list[str](), dict[str, str]()
+        with suppress(*UNREADABLE):  # such a record is set aside later
+            record = _opened(record)
+            names = _pair(record)
+            choices = _choices(record, names)
+            value, labels = _told(record.get(names.answered)), _labels(names, choices)
+        if not choices or not value:
+            continue
+        most = max(most, 1 + max(labels.index(label) for label in choices))
+        if value in choices.values():
+            texts += 1
+        elif value in labels or _PLACE.fullmatch(value):
+            others.append(value.removesuffix(".0"))
+    return _AnswerKey(texts > len(others), 0 if "0" in others else 1 if str(most) in others else None)
 
 
 def _opened(record: JsonObject) -> JsonObject:
@@ -153,7 +174,7 @@ def _opened(record: JsonObject) -> JsonObject:
     return record
 
 
-def _convert(record: JsonObject, first_place: int | None) -> Iterable[Chat]:
+def _convert(record: JsonObject, key: _AnswerKey) -> Iterable[Chat]:
     """Yield the chat of a question and its answer, or one for each wording of the question.
 
     If the record maps questions to answers (`_is_map`), yield a chat for each question. Several
@@ -174,7 +195,7 @@ def _convert(record: JsonObject, first_place: int | None) -> Iterable[Chat]:
     if isinstance(steps := record.get("labels"), list) and isinstance(answer, list) and len(steps) == len(answer):
         raise BadRecord("an answer, found its steps with a verdict on each")  # of a process reward model
     if not isinstance(asked, list):
-        said = [*dialogue(_question(record, names), "user"), Said("assistant", _right(record, names, first_place))]
+        said = [*dialogue(_question(record, names), "user"), Said("assistant", _right(record, names, key))]
         session = text_of(record.get(names.session), "an id")
         said = [each for each in said if each.text or each is said[-1]]
         yield Chat(rated(after_history(record, said), record), session)
@@ -193,9 +214,8 @@ def _question(record: JsonObject, names: _Names) -> str:
     context = names.context if not names.session or not isinstance(record.get(names.context), list) else ""
     texts = [_passage(record[name]) for name in (names.task, names.asked, names.body, context) if name]
     shown = [plain for text in texts if (plain := _plain(text)).strip()]
-    choices = _choices(record, names)
-    if choices:
-        shown.append("\n".join(choices.values()))
+    if choices := _choices(record, names):
+        shown.append("\n".join(_labelled(label, text) for label, text in choices.items()))
     asked = "\n\n".join(shown)
     return html.unescape(asked) if "incorrect_answers" in record else asked  # Open Trivia Database
 
@@ -218,59 +238,69 @@ def _flat(value: JsonValue) -> str:
 
 
 def _choices(record: JsonObject, names: _Names) -> dict[str, str]:
-    """Return the choices of a question by their labels, with the label before each; {} if it has none."""
+    """Return the texts of a question's choices by their labels; {} if it has none. An empty choice is left out."""
     if not names.choices and not names.fields:
         return {}
     if names.fields:
         texts = {label: text_of(record.get(field), field) for label, field in names.fields}
-        return {label: _labelled(label, text) for label, text in texts.items() if text}
+        return {label: text for label, text in texts.items() if text}
     found = record.get(names.choices)
     if isinstance(found, dict) and len(found) > 1 and all(isinstance(text, str) for text in found.values()):
-        return {label: _labelled(label, str(each)) for label, each in found.items()}  # MedQA: {"A": "…", "B": "…"}
+        return {label: str(text) for label, text in found.items()}  # MedQA: {"A": "…", "B": "…"}
     rows = rows_in(found) if isinstance(found, dict) else found if isinstance(found, list) else []
     told = [text for row in rows if isinstance(text := row.get("text") if isinstance(row, dict) else row, str)]
     if len(told) < 2 or len(told) != len(rows):
         return {}
     labels = [str(row.get("label") or "") if isinstance(row, dict) else "" for row in rows]
     labels = labels if all(labels) else [chr(ord("A") + number) for number in range(len(told))]
-    return {label: _labelled(label, text) for label, text in zip(labels, told, strict=True)}
+    return dict(zip(labels, told, strict=True))
+
+
+def _labels(names: _Names, choices: Mapping[str, str]) -> list[str]:
+    """Return the labels of all choices, also of those that are empty in this record."""
+    return [label for label, _ in names.fields] or [*choices]
 
 
 def _labelled(label: str, text: str) -> str:
     return text if re.match(rf"\W?{re.escape(label)}[).:]", text) else f"{label}. {text}"
 
 
-def _right(record: JsonObject, names: _Names, first_place: int | None) -> str:
-    """Return the answer to a question; if the question has choices, the text of the right one.
+def _told(value: JsonValue) -> str:
+    """Return the value that names the right choice as text; "" if it is neither text nor a number."""
+    return str(value).strip() if isinstance(value, int | float | str) and not isinstance(value, bool) else ""
 
-    `first_place`: see `_first_place`.
-    """
+
+def _right(record: JsonObject, names: _Names, key: _AnswerKey) -> str:
+    """Return the answer to a question; if the question has choices, the text of the right one."""
     value, choices = record[names.answered], _choices(record, names)
-    if names.fields and not names.are_letters and re.fullmatch(r"\s*-?\d+\s*", str(value)):
-        return _counted(int(str(value)), [*choices.values()], first_place)
-    if named := next((label for label, field in names.fields if field == value), ""):  # "option2"
-        return choices.get(named, "")
-    if isinstance(value, str) and value not in choices and isinstance(record.get(names.choices), dict):
-        return next((text for label, text in choices.items() if text == _labelled(label, value)), _answer(value, ""))
-    if choices and isinstance(value, int | str) and not isinstance(value, bool):
-        places = {str(place): text for place, text in enumerate(choices.values())}
-        if str(value) in places and str(value) not in choices:
-            return places[str(value)]
-        if found := choices.get(str(value).strip().strip("().").upper()) or choices.get(str(value)):
-            return found
+    told = _told(value)
+    if choices and told and not (key.is_text and told in choices.values()):
+        labels = _labels(names, choices)
+        named = [label for label, field in names.fields if field == told]  # "option2"
+        label = next((label for label in (*named, told.strip("().").upper(), told) if label in labels), "")
+        place = _PLACE.fullmatch(told)
+        if place and not label:
+            label = _label_at(int(place[1]), names, labels, key)
+        if place or label:
+            return _labelled(label, choices[label]) if label in choices else ""
+    if isinstance(record.get(names.choices), dict):
+        for label, text in choices.items():
+            if _labelled(label, text) == _labelled(label, told):
+                return _labelled(label, text)
     answer = _answer(value, names.answered)
     return "" if answer in _NO_ANSWER else html.unescape(answer) if "incorrect_answers" in record else answer
 
 
-def _counted(place: int, choices: Sequence[str], first_place: int | None) -> str:
-    """Return the choice at a place; "" for the place -1, which data sets write where the answer is kept secret."""
+def _label_at(place: int, names: _Names, labels: Sequence[str], key: _AnswerKey) -> str:
+    """Return the label of the choice at a place; "" for -1, which data sets write where the answer is kept secret."""
     if place == -1:
         return ""
-    if first_place is None:
+    if key.first_place is None and names.fields and not names.are_letters:
         raise BadRecord("right choices that tell whether they are counted from 0 or from 1: write their letters")
-    if not 0 <= place - first_place < len(choices):
-        raise BadRecord(f"the number of one of {len(choices)} choices, found {place}")
-    return choices[place - first_place]
+    nth = place - (key.first_place or 0)
+    if not 0 <= nth < len(labels):
+        raise BadRecord(f"the number of one of {len(labels)} choices, found {place}")
+    return labels[nth]
 
 
 def _answer(value: JsonValue, name: str) -> str:
@@ -353,7 +383,7 @@ def _fields_of_choices(keys: Sequence[str], names: Mapping[str, str]) -> tuple[t
 
     `names` holds the keys by their names as `key_of` returns them. The second is "" if it has a usual name.
     """
-    if letters := tuple((letter, letter) for letter in _LETTERS if letter in keys)[:5]:
+    if letters := tuple((letter, letter) for letter in _LETTERS if letter in keys):
         return (letters, "") if [label for label, _ in letters[:2]] == [*_LETTERS[:2]] else ((), "")
     for columns, asked in _COLUMNS_OF_CHOICES:
         if all(name in names for name in columns[:2]):

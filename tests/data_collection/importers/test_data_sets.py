@@ -138,6 +138,53 @@ def test_choices_in_fields_of_their_own_and_solutions(log, tmp_path, records, ex
     assert turns(log) == expected and report.set_aside == 0
 
 
+SUM = {"question": "2+2?", "option1": "3", "option2": "4", "option3": "5", "option4": "6"}
+SUMS = "2+2?\n\nA. 3\nB. 4\nC. 5\nD. 6"
+LIST = {"question": "2+2?", "choices": ["3", "4", "2", "1"]}
+LISTED = "2+2?\n\nA. 3\nB. 4\nC. 2\nD. 1"
+SHUFFLED = {"question": "1+2?", "option1": "1", "option2": "3", "option3": "2", "option4": "4"}
+
+
+@pytest.mark.parametrize(
+    ("records", "expected"),
+    [
+        # a number that is the text of a choice, where most answers are texts of choices
+        ([{**SUM, "answer": "4"}], [(SUMS, "4")]),
+        ([{**SUM, "answer": 4}], [(SUMS, "4")]),
+        ([{**LIST, "answer": "2"}], [(LISTED, "2")]),
+        ([{"question": "2+2?", "A": "1", "B": "4", "C": "2", "D": "3", "answer": "2"}],
+         [("2+2?\n\nA. 1\nB. 4\nC. 2\nD. 3", "2")]),
+        ([{"question": "2+2?", "options": {"A": "4", "B": "0", "C": "1"}, "answer": "1"}],
+         [("2+2?\n\nA. 4\nB. 0\nC. 1", "C. 1")]),
+        ([{"question": "First?", "option1": "B", "option2": "A", "answer": "A"}], [("First?\n\nA. B\nB. A", "A")]),
+        # where most are places, it is a place
+        ([{**SUM, "answer": "1"}, {**SUM, "answer": "2"}, {**SHUFFLED, "answer": "2"}, {**MEDMCQA, "cop": "4"}],
+         [(SUMS, "A. 3"), (SUMS, "B. 4"), ("1+2?\n\nA. 1\nB. 3\nC. 2\nD. 4", "B. 3"), (CHOICES, "D. well")]),
+        # an empty choice keeps its place, and is no answer
+        ([{**MEDMCQA, "cop": 0}, {**MEDMCQA, "opa": None, "cop": 1}, {**MEDMCQA, "opa": "", "cop": 0}],
+         [(CHOICES, "A. pond"), (CHOICES.replace("A. pond\n", ""), "B. lake")]),
+        ([{**MEDMCQA, "opd": None, "cop": 3}, {**MEDMCQA, "opd": None, "cop": 1}],
+         [(CHOICES.replace("\nD. well", ""), right) for right in ("C. sea", "A. pond")]),
+        ([{"question": ASKED, "A": "", "B": "lake", "C": "sea", "answer": right} for right in (1, "A")],
+         [(f"{ASKED}\n\nB. lake\nC. sea", "B. lake")]),
+        # other ways to write a place
+        ([{**MEDMCQA, "cop": 1.0}, {**MEDMCQA, "cop": 4.0}], [(CHOICES, "A. pond"), (CHOICES, "D. well")]),
+        ([{"question": ASKED, "choices": ["pond", "lake", "sea", "well"], "answer": right} for right in (1, 4, -1)],
+         [(CHOICES, "A. pond"), (CHOICES, "D. well")]),
+        ([{"question": ASKED, "choices": ["pond", "sea"], "label": right} for right in (0, 1)],
+         [(f"{ASKED}\n\nA. pond\nB. sea", right) for right in ("A. pond", "B. sea")]),
+    ],
+)  # fmt: skip
+def test_what_names_the_right_choice_is_decided_for_the_file(log, tmp_path, records, expected):
+    report = import_files(log, [lines(tmp_path / "set.jsonl", records)])
+    assert turns(log) == expected and report.set_aside == 0
+
+
+def test_a_number_that_is_no_place_and_no_text_of_a_choice_is_set_aside(log, tmp_path):
+    report = import_files(log, [lines(tmp_path / "set.jsonl", [{**SUM, "answer": each} for each in ("4", "5", "7")])])
+    assert turns(log) == [(SUMS, "4"), (SUMS, "5")] and report.set_aside == 1
+
+
 def test_a_number_that_may_count_from_0_or_1_is_set_aside(log, tmp_path):
     report = import_files(log, [lines(tmp_path / "set.jsonl", [{**MEDMCQA, "cop": 2}, {**MEDMCQA, "cop": 3}])])
     assert turns(log) == [] and report.set_aside == 2
