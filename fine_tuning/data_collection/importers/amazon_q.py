@@ -52,6 +52,8 @@ def _convert(record: JsonObject, source: Source) -> Iterable[Chat]:
 def _said(exchange: JsonValue) -> Iterator[Said]:
     user, assistant = _sides(exchange)
     content, time = object_in(user, "content"), moment(user.get("timestamp"))
+    if not content:
+        raise BadRecord("a prompt, or results of tools, in each exchange of the history")
     kind, asked = next(iter(content.items()))
     prompt = text_of(asked.get("prompt"), "a prompt") if isinstance(asked, dict) else ""
     results = [content] if kind != "Prompt" else []  # of tools, which go back to the model

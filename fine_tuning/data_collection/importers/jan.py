@@ -34,8 +34,8 @@ def _read(source: Source) -> Iterator[Chat | Fault]:
         try:
             message = record.value
             said = _said(message)
-            thread = threads.setdefault(text_of(message.get("thread_id"), "a thread"), {})
-            thread[text_of(message.get("id"), "an id") or record.place] = (record.place, said)
+            thread, id = text_of(message.get("thread_id"), "a thread"), text_of(message.get("id"), "an id")
+            threads.setdefault(thread, {})[id or record.place] = (record.place, said)
         except UNREADABLE as error:
             yield spoilt(error, record.place, "a thread's message", record.value)
     for id, messages in threads.items():

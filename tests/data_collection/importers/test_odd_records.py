@@ -161,6 +161,31 @@ def test_a_single_chat_of_open_webui(log, tmp_path):
     assert (turn.user_message, turn.bot_response, turn.metadata["thoughts"]) == (Q, A, "Japan.")
 
 
+@pytest.mark.parametrize("content", [None, {}, []])
+def test_an_exchange_of_amazon_q_without_content_costs_only_its_conversation(log, tmp_path, content):
+    def exchange(content):
+        return {"user": {"content": content}, "assistant": {"Response": {"content": A}}}
+
+    whole = {"conversation_id": "1", "history": [exchange({"Prompt": {"prompt": Q}})]}
+    spoilt = {"conversation_id": "2", "history": [*whole["history"], exchange(content)]}
+    report = imported(log, tmp_path / "chats.jsonl", [whole, spoilt, {**whole, "conversation_id": "3"}])
+    assert pairs(log) == [(Q, A)] * 2 and report.set_aside == 1
+    assert "in each exchange of the history" in report.faults[0].reason
+
+
+def test_an_event_in_a_chat_of_agnai_is_left_out(log, tmp_path):
+    told = [{"userId": "5d1f", "msg": Q}, {"msg": "It rains."}, {"msg": None}, {"characterId": "imported", "msg": A}]
+    report = imported(log, tmp_path / "chat.jsonl", {"name": "Exported", "scenario": "", "messages": told})
+    assert pairs(log) == [(Q, A)] and report.set_aside == 0
+
+
+def test_a_message_of_jan_whose_id_is_no_text_is_set_aside(log, tmp_path):
+    told = [{**message, "id": id, "thread_id": "t"} for id, message in enumerate((USER, BOT))]
+    told = [{**each, "content": [{"type": "text", "text": {"value": each["content"]}}]} for each in told]
+    report = imported(log, tmp_path / "messages.jsonl", [*told, {**told[0], "id": {}, "thread_id": "another"}])
+    assert pairs(log) == [(Q, A)] and report.set_aside == 1
+
+
 def test_what_has_no_answer_is_counted(log, tmp_path):
     chats = [
         {"id": "a", "mapping": {}},
