@@ -14,7 +14,7 @@ from fine_tuning.errors import DataError
 # names of the column that tells which conversation a message belongs to
 _CONVERSATION = re.compile(r"(?:chat|session|conversation|thread|topic|dialog(?:ue)?)_?(?:id|uuid)", re.IGNORECASE)
 
-_ZSTANDARD = b"\x28\xb5\x2f\xfd"  # how data begin that are compressed so
+_ZSTANDARD = b"\x28\xb5\x2f\xfd"  # the first bytes of data compressed by Zstandard
 _LARGEST = 64 << 20  # bytes of such a value that are read
 
 

@@ -1,4 +1,4 @@
-"""Read transcripts of Voiceflow: {"transcript": {"logs": […]}}, or the turns of its former interface.
+"""Read transcripts of Voiceflow: {"transcript": {"logs": […]}}, or the turns that its former API returns.
 
 What the visitor does is an "action" (formerly a "request"), what the agent says a "trace" of the type
 "text" or "speak". Other traces, such as buttons and the path through the flow, are left out.
@@ -54,7 +54,7 @@ def _fits_turn(record: object) -> bool:
 
 
 def _read_turns(source: Source) -> Iterator[Chat | Fault]:
-    """Yield the one conversation of a file whose records are its turns, as the former interface returns them."""
+    """Yield the one conversation of a file whose records are its turns, as its former API returns them."""
     said: list[Said] = []
     for record in source.records():
         if isinstance(record, Fault):

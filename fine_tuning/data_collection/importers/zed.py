@@ -37,8 +37,8 @@ def _fits(record: object) -> bool:
     if not has(record, "messages", "version") or not isinstance(messages := record["messages"], list):
         return False
     return any(
-        isinstance(each, dict) and (not _SIDES.keys().isdisjoint(each) or has(each, "role", "segments"))
-        for each in messages
+        isinstance(message, dict) and (not _SIDES.keys().isdisjoint(message) or has(message, "role", "segments"))
+        for message in messages
     )
 
 
