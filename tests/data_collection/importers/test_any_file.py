@@ -212,7 +212,7 @@ def files_in(place: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_170_mutations_of_each_sample_give_turns_or_a_data_error(home, sample, tmp_path, name):
+def test_200_mutations_of_each_sample_give_turns_or_a_data_error(home, sample, tmp_path, name):
     """Of a folder, one file at a time is changed, and the folder is read as a whole. What was read can be logged."""
     chance = random.Random(name)
     place = tmp_path / "mutated" / name
@@ -221,7 +221,7 @@ def test_170_mutations_of_each_sample_give_turns_or_a_data_error(home, sample, t
     format, asked = EXPECTED[name][:2]
     log, wholes = ConversationLogger(), {file: file.read_bytes() for file in files_in(place)}
     entries = []
-    for number in range(170):
+    for number in range(200):
         file, whole = list(wholes.items())[number % len(wholes)]
         file.write_bytes(mutated(whole, chance))
         entries += read(place, format=format if number % 2 else "", me=asked.get("me", ""))
