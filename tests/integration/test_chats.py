@@ -297,7 +297,8 @@ def test_a_hundred_thousand_turns_are_listed_and_searched_as_fast_as_ten(log: Co
     small = measured(log, fill(log, 10, chance))
     large = measured(log, fill(log, 100_000, chance))
     print({name: (f"{small[name] * 1000:.1f} ms", f"{large[name] * 1000:.1f} ms") for name in small})
-    assert all(large[name] < 10 * max(small[name], 0.005) for name in small)  # with 10,000 times as many turns
+    # with 10,000 times as many turns; a person waits at most 0.1 s, on a slow machine too
+    assert all(large[name] < max(10 * small[name], 0.1) for name in small)
 
 
 def said_in(session: str, question: str, answer: str = "Yes.") -> Turn:
@@ -310,10 +311,10 @@ def fill(log: ConversationLogger, turns: int, chance: random.Random) -> list[str
     sessions = [uuid.uuid4().hex for _ in range(max(turns // 4, 1))]
     entries = []
     for number in range(turns):
-        said = [" ".join(chance.choices(words, k=6)) for _ in range(2)]
+        said = [" ".join(chance.choices(words, k=20)) for _ in range(2)]
         entries.append(Entry(said_in(sessions[number % len(sessions)], *said)))
     log.log_imported(entries)
-    for id in sessions[:: max(len(sessions) // 200, 1)]:
+    for id in sessions[:: max(len(sessions) // 500, 1)]:
         chat_labels.set_label(
             id, title="A title", folder=f"Folder {chance.randrange(5)}", pinned=not chance.randrange(20)
         )
