@@ -11,14 +11,15 @@ from dataclasses import asdict, dataclass, field
 from functools import cache, lru_cache, partial
 from hashlib import blake2b
 from itertools import chain, islice
+from operator import attrgetter
 
 from fine_tuning.branches import chosen_path, system_of
 from fine_tuning.conversation import Conversation, Turn, approved, only_context, parse_conversations
 from fine_tuning.data_collection.all_cores import AllCores
-from fine_tuning.data_collection.cleaning.conflicts import Asked, Conflict, cut_out, find_conflicts
-from fine_tuning.data_collection.cleaning.dedupe import RepeatedTurns
+from fine_tuning.data_collection.cleaning.conflicts import Conflict, cut_out, find_conflicts
 from fine_tuning.data_collection.cleaning.kept_decisions import KeptDecisions
 from fine_tuning.data_collection.cleaning.plain_text import normalise
+from fine_tuning.data_collection.cleaning.repeats import NOTHING_BEFORE, RepeatedTurns
 from fine_tuning.data_collection.cleaning.turn_decisions import (
     SAID,
     CleanSettings,
@@ -62,7 +63,7 @@ class Found:
     drops: list[tuple[str, str]] | None = None
     duplicates: list[tuple[str, str]] = field(default_factory=list)
     fit: dict[str, CleanTurn] | None = None
-    asked: list[Asked] | None = None  # the kept turns
+    asked: list[tuple[Turn, int, bytes]] | None = None  # the kept turns, each as the fields of `conflicts.Asked`
 
     def drop(self, turn: Turn, reason: Reason) -> None:
         self.dropped[str(reason)] += 1
@@ -132,7 +133,9 @@ class DataCleaner:
         known = RepeatedTurns()
         scrubbed = lru_cache(_SYSTEMS)(self.clean_text)  # for this stream only: it contains private text
         for conversation, decisions in self._decided(conversations):
-            parts = list(self._parts(conversation, decisions, found, scrubbed))
+            parts = self._whole(conversation, decisions, found) or list(
+                self._parts(conversation, decisions, found, scrubbed)
+            )
             for part in parts:
                 part.cut_repeats(known, found)
             self._number(conversation, decisions, parts, found.fit)
@@ -201,7 +204,7 @@ class DataCleaner:
         if self._kept is None:
             made = decider.begin(exchanges, all_cores)
             return lambda: [decision for decision, _ in made()]
-        made_from = list(map(decider.hash, exchanges))
+        made_from = decider.hashes(exchanges)
         known = self._kept.get([turn.id for turn in turns])
         kept = [known.get(turn.id, (b"", "")) for turn in turns]
         new = [number for number, made in enumerate(made_from) if kept[number][0] != made]
@@ -216,12 +219,36 @@ class DataCleaner:
         new: Sequence[int],
         made: "_Made",
     ) -> list[Decision]:
+        if not new:
+            return [Decision.read(text) for _, text in kept]
         decided = dict(zip(new, made(), strict=True))
-        if self._kept and new:
+        if self._kept:
             self._kept.put((turns[number].id, made_from[number], text) for number, (_, text) in decided.items())
         return [
             decided[number][0] if number in decided else Decision.read(text) for number, (_, text) in enumerate(kept)
         ]
+
+    def _whole(self, conversation: Conversation, decisions: Sequence[Decision], found: "Found") -> "list[_Part]":
+        """Return the only part of a conversation that is learned as it was recorded, apart from its private details.
+
+        Return [] for any other conversation, which `_parts` divides: one with a system prompt, a rating, an
+        answer that is not learned, or the like. Most chats have nothing of it, and take half the time so.
+        """
+        turns = conversation.turns
+        if (
+            conversation.system
+            or not all(map(_OF_PARTS.isdisjoint, [turn.metadata for turn in turns]))
+            or any(map(_UNFIT, decisions))
+            or (self.own_prefix and any(map(self._is_own, turns)))
+            or chosen_path(turns) is not turns
+        ):
+            return []
+        clean = [carried_out(turn, decision) for turn, decision in zip(turns, decisions, strict=True)]
+        learned = [each for each in clean if isinstance(each, CleanTurn)]
+        if found.fit is not None:
+            found.fit.update((turn.id, each) for turn, each in zip(turns, learned, strict=True))
+        wordings = [decision.wording for decision in decisions]
+        return [_Part(conversation.id, turns=learned, places=list(range(len(turns))), wordings=wordings)]
 
     def _parts(
         self,
@@ -278,8 +305,15 @@ class DataCleaner:
             return Reason.INCOMPLETE
         if facts.get("rating") == "down":
             return Reason.REJECTED
-        own = bool(self.own_prefix) and str(facts.get("model", "")).startswith(self.own_prefix)
-        return Reason.OWN_ANSWER if own and not approved(turn) else None
+        return Reason.OWN_ANSWER if self._is_own(turn) and not approved(turn) else None
+
+    def _is_own(self, turn: Turn) -> bool:
+        """Return whether a fine-tuned model gave the answer, and such answers are not learned unless approved."""
+        return bool(self.own_prefix) and str(turn.metadata.get("model", "")).startswith(self.own_prefix)
+
+
+_UNFIT = attrgetter("unfit")
+_OF_PARTS = frozenset({"system", "incomplete", "rating", "weight"})  # metadata that decide what `_parts` yields
 
 
 def _carried_out(
@@ -324,7 +358,7 @@ class _Part:
     system: Scrubbed | None = None
     turns: list[CleanTurn] = field(default_factory=list)
     places: list[int] = field(default_factory=list)  # each turn's index in the conversation
-    wordings: list[bytes] = field(default_factory=list)  # each turn's `dedupe.fingerprint`
+    wordings: list[bytes] = field(default_factory=list)  # each turn's `repeats.fingerprint`
 
     def conversation(self) -> Conversation:
         turns = tuple(clean.turn for clean in self.turns)
@@ -354,22 +388,18 @@ class _Part:
 
         Such a turn is kept if others follow: they would make no sense without it.
         """
-        numbers, repeats = [-1], []
-        for clean, said in zip(self.turns, self.wordings, strict=True):
-            is_context = only_context(clean.turn)
-            number, repeated = known.number(
-                clean.turn.user_message, clean.turn.bot_response, numbers[-1], said, is_context=is_context
-            )
-            numbers.append(number)
-            repeats.append(repeated or is_context)
-        while repeats and repeats.pop():
-            self.places.pop()
-            if not only_context(turn := self.turns.pop().turn):
-                found.drop(turn, Reason.DUPLICATE)
+        numbers = known.numbers([clean.turn.user_message for clean in self.turns], self.wordings)
+        left = len(self.turns)
+        while left and (numbers[left - 1][1] or only_context(self.turns[left - 1].turn)):
+            left -= 1
+        for clean in reversed(self.turns[left:]):
+            if not only_context(clean.turn):
+                found.drop(clean.turn, Reason.DUPLICATE)
+        del self.turns[left:], self.places[left:]
         if found.asked is not None:
             turns = [clean.turn for clean in self.turns]
-            asked = map(Asked, turns, numbers, self.wordings)
-            found.asked += (each for each in asked if not only_context(each.turn))
+            asked = zip(turns, [NOTHING_BEFORE, *(number for number, _ in numbers)], self.wordings, strict=False)
+            found.asked += [each for each in asked if not only_context(each[0])]
 
 
 class _Decider:
@@ -378,11 +408,14 @@ class _Decider:
     def __init__(self, settings: CleanSettings) -> None:
         self._settings, self._hash = settings, blake2b(json.dumps([rules(), asdict(settings)]).encode(), digest_size=16)
 
-    def hash(self, said: Exchange) -> bytes:
-        """Return a hash that changes with the exchange, the settings, and the rules."""
-        found = self._hash.copy()
-        found.update(repr(said).encode())
-        return found.digest()
+    def hashes(self, turns: Iterable[Exchange]) -> list[bytes]:
+        """Return a hash of each turn, which changes with its exchange, the settings, and the rules."""
+        found = []
+        for said in turns:
+            each = self._hash.copy()
+            each.update(repr(tuple(said)).encode())  # repr of a named tuple takes four times as long
+            found.append(each.digest())
+        return found
 
     def begin(self, turns: Sequence[Exchange], all_cores: AllCores) -> "_Made":
         """Begin to decide on turns, and return a function that returns the decisions.

@@ -18,4 +18,8 @@ def without_collections() -> Iterator[None]:
         yield
     finally:
         if enabled:
+            if not gc.get_freeze_count():
+                # All that was created counts as old, or else the next collection would examine all of it at once.
+                gc.freeze()
+                gc.unfreeze()
             gc.enable()

@@ -5,13 +5,14 @@ and polite words do not count, and neither do typing errors in long words. Any o
 example in a name, a number or a negation, makes them different questions.
 """
 
-from collections.abc import Iterable, Iterator, Set
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
 
 from fine_tuning.conversation import Conversation, Turn, approved, only_context
-from fine_tuning.data_collection.cleaning.dedupe import ANSWER, TOPIC
+from fine_tuning.data_collection.cleaning.repeats import ANSWER, TOPIC
 from fine_tuning.data_collection.cleaning.wording import gist, same_gist, wording
 from fine_tuning.data_collection.placeholders import PLACEHOLDER
 
@@ -22,8 +23,8 @@ class Asked(NamedTuple):
     """A turn that may be learned, and the values that are compared to find turns with the same question."""
 
     turn: Turn
-    after: int  # the number that `RepeatedTurns` gave the turn before it; -1 if it begins its conversation
-    said: bytes  # its `dedupe.fingerprint`
+    after: int  # the number that `RepeatedTurns` gave the turn before it; NOTHING_BEFORE if there is none
+    said: bytes  # its `repeats.fingerprint`
 
 
 @dataclass(frozen=True)
@@ -43,16 +44,18 @@ class Conflict:
         return [turn for turn in self.turns if turn is not self.stands and not turn.metadata.get("included")]
 
 
-def find_conflicts(asked: Iterable[Asked]) -> list[Conflict]:
-    """Return the conflicts among these turns, ordered by their first turns.
+def find_conflicts(asked: Sequence[tuple[Turn, int, bytes]]) -> list[Conflict]:
+    """Return the conflicts among these turns, each given as the fields of Asked, ordered by their first turns.
 
     The time grows linearly with the number of turns.
     """
+    keys = [(after, said[TOPIC]) for _, after, said in asked]
+    several = {key for key, count in Counter(keys).items() if count > 1}
     topics: dict[tuple[int, bytes], list[Asked]] = {}
-    for each in asked:
+    for key, each in zip(keys, asked, strict=True) if several else ():
         # two questions with the same placeholder may be about different private details
-        if "[" not in each.turn.user_message or not PLACEHOLDER.search(each.turn.user_message):
-            topics.setdefault((each.after, each.said[TOPIC]), []).append(each)
+        if key in several and ("[" not in (question := each[0].user_message) or not PLACEHOLDER.search(question)):
+            topics.setdefault(key, []).append(Asked(*each))
     found = [conflict for topic in topics.values() if len(topic) > 1 for conflict in _within(topic)]
     return [conflict for conflict in found if conflict.losers]
 
@@ -76,7 +79,7 @@ def cut_out(conversations: Iterable[Conversation], losers: Set[str]) -> Iterator
 
 
 def _within(topic: list[Asked]) -> Iterator[Conflict]:
-    """Yield the conflicts among turns whose questions have the same sketch (see `dedupe.fingerprint`)."""
+    """Yield the conflicts among turns whose questions have the same sketch (see `repeats.fingerprint`)."""
     if len({each.said[ANSWER] for each in topic}) == 1:
         return
     groups: list[list[Asked]] = []

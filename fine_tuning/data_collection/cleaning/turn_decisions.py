@@ -21,11 +21,11 @@ from typing import Any, NamedTuple
 import phonenumbers
 
 from fine_tuning.conversation import Turn, only_context
-from fine_tuning.data_collection.cleaning.dedupe import fingerprint
 from fine_tuning.data_collection.cleaning.empty_answers import is_gibberish, is_polite_only, refuses
 from fine_tuning.data_collection.cleaning.inappropriate import is_inappropriate
 from fine_tuning.data_collection.cleaning.languages import is_foreign
 from fine_tuning.data_collection.cleaning.plain_text import Layout, normalise, normalised
+from fine_tuning.data_collection.cleaning.repeats import fingerprint
 from fine_tuning.data_collection.cleaning.text_quality import is_repetitive, says_little
 from fine_tuning.data_collection.cleaning.turn_screens import screen
 from fine_tuning.data_collection.cleaning.wording import wording
@@ -107,6 +107,7 @@ def _scrub(text: str | Layout, settings: CleanSettings) -> Scrubbed:
 
 SAID = ("user_message", "bot_response")
 _OF_METADATA = ("original_response", "thoughts")
+_OF_EXCHANGE = frozenset((*_OF_METADATA, "weight"))
 
 
 class Exchange(NamedTuple):
@@ -126,6 +127,8 @@ class Exchange(NamedTuple):
 
 def exchange_of(turn: Turn) -> Exchange:
     """Return what the decision about a turn depends on."""
+    if _OF_EXCHANGE.isdisjoint(turn.metadata):
+        return Exchange(turn.user_message, turn.bot_response)
     original, thoughts = map(turn.metadata.get, _OF_METADATA)
     return Exchange(
         turn.user_message,
@@ -152,11 +155,14 @@ class Change(NamedTuple):
         return normalise(text) if self.normalise else text
 
 
+_NO_CHANGES: Mapping[str, Change] = {}
+
+
 class Decision(NamedTuple):
     """Whether a turn is learned, and how its texts are cleaned."""
 
     unfit: Reason | None
-    changes: Mapping[str, Change] = {}  # by field; the other texts are clean already
+    changes: Mapping[str, Change] = _NO_CHANGES  # by field; the other texts are clean already
     original_fits: bool = False  # whether the answer before an edit may be learned too
     wording: bytes = b""  # `fingerprint` of the clean question and answer
 
@@ -177,7 +183,7 @@ class Decision(NamedTuple):
     def read(text: str) -> "Decision":
         """Return the decision that `written` wrote."""
         if not text.startswith("["):
-            return Decision(None, {}, False, bytes.fromhex(text))
+            return Decision(None, _NO_CHANGES, False, bytes.fromhex(text))
         unfit, changes, fits, words = json.loads(text)
         for name, (tidy, finds, leave_out) in changes.items():
             changes[name] = Change(tidy, [Find(PII(kind), start, end) for kind, start, end in finds], leave_out)
@@ -248,7 +254,7 @@ def _decided(said: Exchange, question: "_Side", answer: "_Side", settings: Clean
     if said.thoughts is not None:
         sides["thoughts"] = _scrubbed_side(said.thoughts, normalised(said.thoughts), settings)
     changes = {name: side.change for name, side in sides.items() if side.change}
-    return Decision(None, changes, fits, fingerprint(asked, answered))
+    return Decision(None, changes, fits, fingerprint(asked, answered, is_context=said.is_context))
 
 
 def carried_out(turn: Turn, decision: Decision, names: Placeholders | None = None) -> CleanTurn | Reason:

@@ -1,111 +1,20 @@
-"""Repeats are found, and nothing that says something new is."""
+"""Texts that look alike share a group, and others do not."""
 
 import random
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from timing import growth
 
-from fine_tuning.data_collection.cleaning import dedupe
-from fine_tuning.data_collection.cleaning.dedupe import RepeatedTurns, fold, group_near_duplicates
-
-QUESTION, ANSWER = "How many days of holiday do I get?", "Everyone gets 27 days of paid holiday."
-
-
-def repeats(one: tuple[str, str], other: tuple[str, str]) -> bool:
-    known = RepeatedTurns()
-    known.number(*one)
-    return known.number(*other)[1]
-
-
-@pytest.mark.parametrize(
-    "question",
-    [
-        QUESTION,
-        "how many days of holiday do i get",
-        "  How many  days, of holiday do I get?!  ",
-        "How many days of holidays do I get?",
-        "How many days of holdiay do I get?",
-        "Ｈｏｗ many days of holiday do I get?",
-    ],
-)
-def test_a_question_typed_again_with_the_same_answer_is_a_repeat(question: str) -> None:
-    assert repeats((QUESTION, ANSWER), (question, ANSWER.upper()))
-
-
-@pytest.mark.parametrize(
-    "question",
-    [
-        "How many days of holiday do we get?",
-        "What's my holiday allowance?",
-        "holiday allowance??",
-        "How many days of holiday do I get in 2026?",
-    ],
-)
-def test_other_phrasings_of_one_policy_are_no_repeats(question: str) -> None:
-    assert not repeats((QUESTION, ANSWER), (question, ANSWER))
-
-
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        (("Who sits in room 12?", "Nobody sits there."), ("Who sits in room 13?", "Nobody sits there.")),
-        (("Is Tom allowed to enter?", "Yes, on Mondays."), ("Is Tim allowed to enter?", "Yes, on Mondays.")),
-        (("How long is the notice?", "It is eight days."), ("How long is the notice?", "It is eighty days.")),
-        (("May I smoke here?", "Smoking is allowed."), ("May I smoke here?", "Smoking is not allowed.")),
-        (("What is C++ good for?", "It is a language."), ("What is C# good for?", "It is a language.")),
-        (("Add 5% to it please", "Done, as you like."), ("Add 5 to it please", "Done, as you like.")),
-        (("一月放假几天？", "放假三天。"), ("二月放假几天？", "放假三天。")),
-        (("किताब कहाँ है", "मेज़ पर है"), ("कुताब कहाँ है", "मेज़ पर है")),
-        (("¿Cuántos años tiene?", "Tiene tres."), ("¿Cuántos anos tiene?", "Tiene tres.")),
-    ],
-)
-def test_a_small_difference_that_changes_the_meaning_is_no_repeat(one: tuple[str, str], other: tuple[str, str]) -> None:
-    assert not repeats(one, other)
-
-
-def test_the_same_words_in_another_context_are_another_turn() -> None:
-    known = RepeatedTurns()
-    bike, _ = known.number("May I lease a bike?", "Yes, you may.")
-    room, _ = known.number("May I rent a room?", "Yes, you may.")
-    assert known.number("What does that cost?", "It costs 29.", after=bike) == (2, False)
-    assert known.number("What does that cost?", "It costs 29.", after=room) == (3, False)
-    assert known.number("what does that cost", "It costs 29!", after=bike) == (2, True)
-
-
-def test_repeats_are_found_among_more_questions_than_are_in_memory(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dedupe, "_IN_MEMORY", 200)  # bytes, of two or three questions
-    known = RepeatedTurns()
-    questions = [f"May I take {number} days of holiday in July?" for number in range(20)]
-    assert [known.number(each, ANSWER) for each in questions] == [(number, False) for number in range(20)]
-    typed = [question.replace("holiday", "holdiay") for question in questions]
-    for again in (questions, typed):
-        assert [known.number(each, ANSWER) for each in again] == [(number, True) for number in range(20)]
-
-
-@given(st.text(), st.text())
-def test_every_turn_repeats_itself(question: str, answer: str) -> None:
-    assert repeats((question, answer), (question, answer))
+from fine_tuning.data_collection.cleaning.dedupe import group_near_duplicates
+from fine_tuning.data_collection.cleaning.wording import fold
 
 
 @given(st.text())
 def test_folding_twice_is_folding_once(text: str) -> None:
     once = fold(text)
     assert fold(once.replace(" ", "  ")) == fold(once)
-
-
-def test_the_time_grows_with_the_turns_even_if_all_answers_are_the_same() -> None:
-    chance = random.Random(0)
-    words = ["".join(chance.choices("abcdefghij", k=8)) for _ in range(10_000)]
-
-    def compare(count: int) -> None:
-        known = RepeatedTurns()
-        for word in words[:count]:
-            known.number("q" + word, "Sorry, I do not know.")
-
-    assert growth(compare, 1_000) <= 30
 
 
 LONG = (
