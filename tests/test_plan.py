@@ -128,14 +128,9 @@ def test_what_is_planned_a_second_time_is_not_cleaned_again(
     home: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log_exchanges(20, lambda log, index: True)
-    scrubbed: list[str] = []
-    scrub = turn_decisions.scrub
-
-    def noted(text: str, *own_words: tuple[str, ...], names: bool = False) -> turn_decisions.Scrubbed:
-        scrubbed.append(text)
-        return scrub(text, *own_words)
-
-    monkeypatch.setattr(turn_decisions, "scrub", noted)
+    cleaned: list[str] = []
+    normalised = turn_decisions.normalised
+    monkeypatch.setattr(turn_decisions, "normalised", lambda text: cleaned.append(text) or normalised(text))
     monkeypatch.setattr(machine, "free_ram", lambda: int(1.2e9))
     told: list[Event] = []
     config = settings(**{"training.min_pairs": 1, "training.dtype": "bfloat16"})
@@ -143,7 +138,7 @@ def test_what_is_planned_a_second_time_is_not_cleaned_again(
     assert any("--auto changes the settings to" in event.text for event in told if isinstance(event, Note))
     assert plan.config != config and plan.estimate.fits
     assert plan.kept_turns == 20
-    assert len(scrubbed) == 40
+    assert len(cleaned) == 40
 
 
 def test_the_plan_says_how_many_variants_are_learned_beside_the_chats(engine: Engine, home: Path) -> None:

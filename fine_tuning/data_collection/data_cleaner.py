@@ -1,39 +1,30 @@
 """Choose the turns worth learning from, and clean their text. The log itself stays unchanged.
 
-turn_decisions.py decides on each turn by itself. `DataCleaner` then applies what depends on the
+cleaning/turn_decisions.py decides on each turn by itself. `DataCleaner` then applies what depends on the
 whole conversation: regenerated answers, repeats and conflicts.
 """
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import cache, lru_cache, partial
-from hashlib import blake2b
-from itertools import chain, islice
+from dataclasses import dataclass, field
+from functools import cache, lru_cache
+from itertools import chain
 from operator import attrgetter
 
 from fine_tuning.branches import chosen_path, system_of
 from fine_tuning.conversation import Conversation, Turn, approved, only_context, parse_conversations
-from fine_tuning.data_collection.all_cores import AllCores
+from fine_tuning.data_collection.cleaning.clean_turns import SAID, CleanTurn, carried_out, exchange_of
 from fine_tuning.data_collection.cleaning.conflicts import Conflict, cut_out, find_conflicts
+from fine_tuning.data_collection.cleaning.deciding import Decider
 from fine_tuning.data_collection.cleaning.kept_decisions import KeptDecisions
 from fine_tuning.data_collection.cleaning.plain_text import normalise
 from fine_tuning.data_collection.cleaning.repeats import NOTHING_BEFORE, RepeatedTurns
 from fine_tuning.data_collection.cleaning.turn_decisions import (
-    SAID,
     CleanSettings,
-    CleanTurn,
     Decision,
-    Exchange,
     Reason,
-    carried_out,
     clean_text,
-    decide_all,
-    decide_line,
-    exchange_of,
     first_reason,
-    rules,
 )
 from fine_tuning.data_collection.placeholders import Placeholders
 from fine_tuning.data_collection.privacy import Find, Scrubbed
@@ -132,7 +123,7 @@ class DataCleaner:
         """
         known = RepeatedTurns()
         scrubbed = lru_cache(_SYSTEMS)(self.clean_text)  # for this stream only: it contains private text
-        for conversation, decisions in self._decided(conversations):
+        for conversation, decisions in Decider(self.settings, self._kept).decided(conversations):
             parts = self._whole(conversation, decisions, found) or list(
                 self._parts(conversation, decisions, found, scrubbed)
             )
@@ -178,55 +169,6 @@ class DataCleaner:
     def clean_text(self, text: str) -> Scrubbed:
         """Return a text as it would be learned: normalised, with placeholders for private details."""
         return clean_text(text, self.settings)
-
-    def _decided(self, conversations: Iterable[Conversation]) -> Iterator[tuple[Conversation, list[Decision]]]:
-        """Yield each conversation with the decisions on its turns.
-
-        Decisions are made in large batches, those of the next batch in the children while this one is used.
-        """
-        decider = _Decider(self.settings)
-        before: list[Conversation] = []
-        decided: Callable[[], list[Decision]] = list
-        with AllCores(decide_line) as all_cores:
-            for batch in chain(_batches(conversations), [[]]):
-                decisions = iter(decided())
-                decided = self._begin([turn for each in batch for turn in each.turns], decider, all_cores)
-                for conversation in before:
-                    yield conversation, list(islice(decisions, len(conversation.turns)))
-                before = batch
-
-    def _begin(self, turns: Sequence[Turn], decider: "_Decider", all_cores: AllCores) -> Callable[[], list[Decision]]:
-        """Begin to decide on turns, and return a function that returns the decision on each.
-
-        It is the stored one if that was made from the same texts and rules, else a new one, which is stored.
-        """
-        exchanges = list(map(exchange_of, turns))
-        if self._kept is None:
-            made = decider.begin(exchanges, all_cores)
-            return lambda: [decision for decision, _ in made()]
-        made_from = decider.hashes(exchanges)
-        known = self._kept.get([turn.id for turn in turns])
-        kept = [known.get(turn.id, (b"", "")) for turn in turns]
-        new = [number for number, made in enumerate(made_from) if kept[number][0] != made]
-        begun = decider.begin([exchanges[number] for number in new], all_cores)
-        return partial(self._decisions, turns, made_from, kept, new, begun)
-
-    def _decisions(
-        self,
-        turns: Sequence[Turn],
-        made_from: Sequence[bytes],
-        kept: Sequence[tuple[bytes, str]],
-        new: Sequence[int],
-        made: "_Made",
-    ) -> list[Decision]:
-        if not new:
-            return [Decision.read(text) for _, text in kept]
-        decided = dict(zip(new, made(), strict=True))
-        if self._kept:
-            self._kept.put((turns[number].id, made_from[number], text) for number, (_, text) in decided.items())
-        return [
-            decided[number][0] if number in decided else Decision.read(text) for number, (_, text) in enumerate(kept)
-        ]
 
     def _whole(self, conversation: Conversation, decisions: Sequence[Decision], found: "Found") -> "list[_Part]":
         """Return the only part of a conversation that is learned as it was recorded, apart from its private details.
@@ -402,48 +344,4 @@ class _Part:
             found.asked += [each for each in asked if not only_context(each[0])]
 
 
-class _Decider:
-    """Makes decisions on many turns with the same settings."""
-
-    def __init__(self, settings: CleanSettings) -> None:
-        self._settings, self._hash = settings, blake2b(json.dumps([rules(), asdict(settings)]).encode(), digest_size=16)
-
-    def hashes(self, turns: Iterable[Exchange]) -> list[bytes]:
-        """Return a hash of each turn, which changes with its exchange, the settings, and the rules."""
-        found = []
-        for said in turns:
-            each = self._hash.copy()
-            each.update(repr(tuple(said)).encode())  # repr of a named tuple takes four times as long
-            found.append(each.digest())
-        return found
-
-    def begin(self, turns: Sequence[Exchange], all_cores: AllCores) -> "_Made":
-        """Begin to decide on turns, and return a function that returns the decisions.
-
-        Many turns are distributed over all cores.
-        """
-        if len(turns) < _MANY:
-            return lambda: [(decision, decision.written()) for decision in decide_all(turns, self._settings)]
-        pieces = [turns[first : first + _PIECE] for first in range(0, len(turns), _PIECE)]
-        done = all_cores.begin([json.dumps([asdict(self._settings), piece]).encode() for piece in pieces])
-        return lambda: [(Decision.read(text), text) for line in done() for text in line.decode().split("\t")]
-
-
-_Made = Callable[[], list[tuple[Decision, str]]]  # returns (decision, decision as text) for each turn
 _SYSTEMS = 64  # clean system prompts kept in memory: most chats share a few
-_MANY = 2000  # from this many turns on, child processes save more than the half second that starting them takes
-_PIECE = 500  # turns given to a core at once
-_BATCH = 10_000  # turns decided on at once
-
-
-def _batches(conversations: Iterable[Conversation]) -> Iterator[list[Conversation]]:
-    batch: list[Conversation] = []
-    turns = 0
-    for conversation in conversations:
-        batch.append(conversation)
-        turns += len(conversation.turns)
-        if turns >= _BATCH:
-            yield batch
-            batch, turns = [], 0
-    if batch:
-        yield batch

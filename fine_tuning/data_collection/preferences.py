@@ -21,7 +21,7 @@ from fine_tuning.branches import Tree, system_of
 from fine_tuning.conversation import Message, Turn, approved, conversations_of, only_context
 
 if TYPE_CHECKING:
-    from fine_tuning.data_collection.cleaning.turn_decisions import CleanTurn
+    from fine_tuning.data_collection.cleaning.clean_turns import CleanTurn
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ def _dialogue_line(message: Message) -> str:
 def _pairs(conversations: Iterable[Conversation]) -> Iterator[Preference]:
     """Yield the pairs of answers, as they were recorded."""
     # imported here, since it loads much, and every program that opens the log loads this module
-    from fine_tuning.data_collection.cleaning.turn_decisions import CleanTurn
+    from fine_tuning.data_collection.cleaning.clean_turns import CleanTurn
 
     for conversation in conversations:
         turns = [

@@ -12,8 +12,9 @@ from fine_tuning import paths
 from fine_tuning.config import FineTuningConfig, Uploads
 from fine_tuning.conversation import Turn
 from fine_tuning.data_collection import uploads
+from fine_tuning.data_collection.cleaning.clean_turns import exchange_of
 from fine_tuning.data_collection.cleaning.planted_phrases import PlantedPhrase
-from fine_tuning.data_collection.cleaning.turn_decisions import Reason, decide, exchange_of
+from fine_tuning.data_collection.cleaning.turn_decisions import Reason, decide
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.documents.pairs import Pair, pairs_of
 from fine_tuning.data_collection.documents.reading import read_document

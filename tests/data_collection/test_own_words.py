@@ -7,7 +7,8 @@ import pytest
 
 from fine_tuning.config import FineTuningConfig, load_config
 from fine_tuning.conversation import Turn
-from fine_tuning.data_collection.cleaning.turn_decisions import CleanSettings, CleanTurn, clean_text, clean_turn
+from fine_tuning.data_collection.cleaning.clean_turns import CleanTurn, clean_turn
+from fine_tuning.data_collection.cleaning.turn_decisions import CleanSettings, clean_text
 from fine_tuning.data_collection.privacy import finds, scrub
 from fine_tuning.errors import ConfigError
 from fine_tuning.planning import sift

@@ -196,10 +196,8 @@ def test_private_details_are_scrubbed_from_every_text_of_a_preference():
 
 def test_each_text_is_cleaned_once_however_many_ratings_come_after_it(home: Path, all_served, vocabulary, monkeypatch):
     cleaned: list[str] = []
-    scrub = turn_decisions.scrub
-    monkeypatch.setattr(
-        turn_decisions, "scrub", lambda text, *words, **names: cleaned.append(text) or scrub(text, *words)
-    )
+    normalised = turn_decisions.normalised
+    monkeypatch.setattr(turn_decisions, "normalised", lambda text: cleaned.append(text) or normalised(text))
     turns = [turn("table", "1,2,3\n" * 4_000, question="Make a table of it")]
     turns += [
         turn(str(n), f"Answer {n}: under the mat.", question=f"Where is key {n}?", rating="up") for n in range(30)
@@ -207,7 +205,7 @@ def test_each_text_is_cleaned_once_however_many_ratings_come_after_it(home: Path
     preferences = preferred(turns)
     data = build(preferences, ConversationTokenizer(all_served["chatml"].render, vocabulary, 2048))
     assert data.ratings == 30
-    assert len(cleaned) == len(set(cleaned)) == 1 + 2 * 30  # the table is too long
+    assert len(cleaned) == len(set(cleaned)) == 2 * 31
 
 
 def test_in_every_branch_only_answers_to_the_same_question_are_compared() -> None:

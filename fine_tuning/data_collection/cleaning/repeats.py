@@ -13,7 +13,14 @@ from typing import IO
 
 from fine_tuning import paths
 from fine_tuning.data_collection.cleaning.number_table import NumberTable
-from fine_tuning.data_collection.cleaning.wording import Wording, may_be_mistyped, same_wording, topic, wording
+from fine_tuning.data_collection.cleaning.wording import (
+    LEAST_MISTYPED,
+    Wording,
+    may_be_mistyped,
+    same_wording,
+    topic,
+    wording,
+)
 
 NOTHING_BEFORE = -1  # stands for the turn before the first of a conversation
 _CROWD = 64  # questions with one sketch that are compared: if there are more, they differ in names, not in errors
@@ -43,7 +50,7 @@ def _hash(words: Sequence[str]) -> bytes:
 
 
 def _sketched(words: Sequence[str]) -> tuple[str, ...]:
-    return tuple(word[0] + "…" if may_be_mistyped(word) else word for word in words)
+    return tuple([word[0] + "…" if len(word) >= LEAST_MISTYPED and may_be_mistyped(word) else word for word in words])
 
 
 class RepeatedTurns:

@@ -39,7 +39,8 @@ def is_repetitive(text: str | Layout) -> bool:
 
 
 def _is_prose(layout: Layout) -> bool:
-    return [is_prose for is_prose, _ in layout.pieces] == [True]
+    pieces = layout.pieces
+    return len(pieces) == 1 and pieces[0][0]
 
 
 def _circles(units: Sequence[str]) -> bool:

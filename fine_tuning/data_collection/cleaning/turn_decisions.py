@@ -1,14 +1,12 @@
 """Decide whether a single turn is learned, and how its texts are cleaned, from its texts and the settings alone.
 
-A decision can be made in any process, written as JSON, and applied later; it contains nothing of
-the texts. `clean_turn` makes and applies the decision on a single turn; data_cleaner.py cleans
-whole conversations.
+A decision can be made in any process, written as JSON, and applied later (clean_turns.py); it contains
+nothing of the texts.
 """
 
 import json
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -16,21 +14,21 @@ from functools import cache
 from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import phonenumbers
 
-from fine_tuning.conversation import Turn, only_context
 from fine_tuning.data_collection.cleaning.empty_answers import is_gibberish, is_polite_only, refuses
 from fine_tuning.data_collection.cleaning.inappropriate import is_inappropriate
 from fine_tuning.data_collection.cleaning.languages import is_foreign
 from fine_tuning.data_collection.cleaning.plain_text import Layout, normalise, normalised
 from fine_tuning.data_collection.cleaning.repeats import fingerprint
 from fine_tuning.data_collection.cleaning.text_quality import is_repetitive, says_little
+from fine_tuning.data_collection.cleaning.text_signs import PRIVATE
 from fine_tuning.data_collection.cleaning.turn_screens import screen
 from fine_tuning.data_collection.cleaning.wording import wording
 from fine_tuning.data_collection.placeholders import Placeholders
-from fine_tuning.data_collection.privacy import PII, Find, Scrubbed, scrub, without
+from fine_tuning.data_collection.privacy import PII, Find, Scrubbed, finds, scrub, without
 
 
 class Reason(StrEnum):
@@ -73,23 +71,6 @@ class CleanSettings:
     languages: Sequence[str] = ()  # languages to be learned (ISO 639-1); empty for all
 
 
-class CleanTurn(NamedTuple):
-    """A turn after cleaning: its texts are normalised, and have placeholders for private details."""
-
-    turn: Turn
-    found: Mapping[PII, int]  # number of private details in question and answer
-    original: str | None = None  # the model's own answer, if an edit replaced it and it may be learned too
-
-
-def clean_turn(turn: Turn, settings: CleanSettings) -> CleanTurn | Reason:
-    """Return the turn with clean texts, or the reason why its texts are not learned.
-
-    The result depends only on the turn's texts and the settings, not on what the owner decided about the
-    turn.
-    """
-    return carried_out(turn, decide(exchange_of(turn), settings))
-
-
 def clean_text(text: str, settings: CleanSettings, names: Placeholders | None = None) -> Scrubbed:
     """Return a text as it would be learned. `names` are the placeholders of its conversation."""
     text = normalise(text)
@@ -101,13 +82,6 @@ def clean_text(text: str, settings: CleanSettings, names: Placeholders | None = 
 
 def _scrub(text: str | Layout, settings: CleanSettings) -> Scrubbed:
     return scrub(text, settings.own_words, names=bool(settings.names_by))
-
-
-# Decisions: they are made from a turn's texts, but contain nothing of them
-
-SAID = ("user_message", "bot_response")
-_OF_METADATA = ("original_response", "thoughts")
-_OF_EXCHANGE = frozenset((*_OF_METADATA, "weight"))
 
 
 class Exchange(NamedTuple):
@@ -123,20 +97,6 @@ class Exchange(NamedTuple):
     def texts(self) -> list[str]:
         """The texts that may be learned."""
         return [text for text in (self.question, self.answer, self.original, self.thoughts) if text]
-
-
-def exchange_of(turn: Turn) -> Exchange:
-    """Return what the decision about a turn depends on."""
-    if _OF_EXCHANGE.isdisjoint(turn.metadata):
-        return Exchange(turn.user_message, turn.bot_response)
-    original, thoughts = map(turn.metadata.get, _OF_METADATA)
-    return Exchange(
-        turn.user_message,
-        turn.bot_response,
-        original if isinstance(original, str) else None,
-        thoughts if isinstance(thoughts, str) else None,
-        only_context(turn),
-    )
 
 
 class Change(NamedTuple):
@@ -185,8 +145,8 @@ class Decision(NamedTuple):
         if not text.startswith("["):
             return Decision(None, _NO_CHANGES, False, bytes.fromhex(text))
         unfit, changes, fits, words = json.loads(text)
-        for name, (tidy, finds, leave_out) in changes.items():
-            changes[name] = Change(tidy, [Find(PII(kind), start, end) for kind, start, end in finds], leave_out)
+        for name, (tidy, found, leave_out) in changes.items():
+            changes[name] = Change(tidy, [Find(PII(kind), start, end) for kind, start, end in found], leave_out)
         return Decision(unfit and Reason(unfit), changes, fits, bytes.fromhex(words))
 
 
@@ -257,26 +217,6 @@ def _decided(said: Exchange, question: "_Side", answer: "_Side", settings: Clean
     return Decision(None, changes, fits, fingerprint(asked, answered, is_context=said.is_context))
 
 
-def carried_out(turn: Turn, decision: Decision, names: Placeholders | None = None) -> CleanTurn | Reason:
-    """Return the turn cleaned as `decision` says, or the reason why it is not learned.
-
-    `names` are the placeholders of the turn's conversation.
-    """
-    if decision.unfit:
-        return decision.unfit
-    changes = decision.changes
-    original = turn.metadata.get("original_response") if decision.original_fits else None
-    if not changes:
-        return CleanTurn(turn, {}, original)
-    update: dict[str, Any] = {name: changes[name].of(getattr(turn, name), names) for name in SAID if name in changes}
-    kinds = [find.kind for name in update for find in changes[name].finds]
-    facts = {name: changes[name].of(turn.metadata[name], names) for name in _OF_METADATA if name in changes}
-    if facts:
-        update["metadata"] = {**turn.metadata, **facts}
-        original = original and facts.get("original_response", original)
-    return CleanTurn(turn.model_copy(update=update), Counter(kinds) if kinds else {}, original)
-
-
 class _Side(NamedTuple):
     """A question or an answer."""
 
@@ -292,9 +232,13 @@ def _clean_side(text: str, layout: Layout, settings: CleanSettings) -> _Side:
 
 
 def _scrubbed_side(text: str, layout: Layout, settings: CleanSettings) -> _Side:
-    said = _scrub(layout, settings) if settings.scrub_pii else Scrubbed(layout.text, {})
-    change = Change(text != layout.text, said.finds) if said.text != text else None
-    return _Side(layout, Layout(said.text) if said.finds else layout, change)
+    found: list[Find] = []
+    if settings.scrub_pii and (layout.signs & PRIVATE or settings.own_words or settings.names_by):
+        found = finds(layout, settings.own_words, names=bool(settings.names_by))
+    if not found:
+        return _Side(layout, layout, Change(True, []) if layout.text != text else None)
+    clean = Layout(without(layout.text, found))
+    return _Side(layout, clean, Change(text != layout.text, found) if clean.text != text else None)
 
 
 def _unfit(side: _Side, settings: CleanSettings, is_context: bool = False) -> Reason | None:

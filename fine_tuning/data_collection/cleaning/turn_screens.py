@@ -48,6 +48,7 @@ _HARD = 1 << 30  # no sign by itself: a part of a word with hardly any vowels, o
 _GAP = r"[ ,;\[\](){}]"  # between the cells of a row
 _CELL = r"[\d%.–—-]"
 _OF_UNIT = (r"[^\w.']", r"[wvagjnb][^\w.']", "[hpewib][zavhbp]")  # after its first letter
+_HEX = "[0-9a-f]"
 _OPERATOR = "[-+*/^=<>×÷·%]"
 # Sequences of characters of which one is in each text to which the rule applies.
 _SEQUENCES = Sequences(
@@ -57,7 +58,11 @@ _SEQUENCES = Sequences(
         EMAIL: ("@",),
         SECRET: ("[-–][-–][-–][-–]", r"\Wpin\W", r"\Wpinc", "[iostp][ehins]key", "[iostp][ehins][ _–-]key"),
         IBAN: (r"[a-z][a-z]\d\d",),
-        IP: (r"\d\.\d[\d.][\d.]", "[0-9a-f]:[0-9a-f:][0-9a-f:]"),
+        IP: (
+            r"\d\.\d[\d.][\d.]",
+            f"{4 * _HEX}:[0-9a-f:][0-9a-f:]",
+            *(f"{_HEX}:{size * _HEX}:" for size in range(1, 5)),
+        ),
         CODE: ("  ", r"[={}\[\]<>|`~$\\@\"#;]", r"\S\(", "/[/*]", r":[\n\0]"),
         ROWS: (r",[^\s\0]", f"{_CELL}{_GAP}[ ,;\\[\\](){{}}\\d%.–—+-]", f"{_CELL}{_GAP}inf", "nan", f"inf{_GAP}"),
         OBSCENE: (r"\*", r"[\w@$][ ._-][\w@$][ ._-][\w@$][^\w@$]"),
@@ -94,13 +99,14 @@ _SMALL = np.array([character.islower() for character in CHARACTERS])  # letters 
 _LETTERS_ONLY = np.array([character.isalpha() for character in CHARACTERS])
 _LINE_END = table_of(r"\n")
 _LEAST_WORDS = 6  # of which three sequences of four can be repeats
-_NO_LETTERS = (1 << 16) - 1  # these bits of a word's hash count its characters that are not letters
+_OF_DIGITS = (1 << 16) - 1  # these bits of a word's hash count its digits
 # The hash of a word is the sum of these numbers: equal for words that differ in case only, or in the order of letters.
 _HASHES = np.random.default_rng(0).integers(1 << 48, size=0x10000, dtype=np.uint64)[
     [ord(character.lower()) for character in CHARACTERS]
 ]
-_HASHES = np.where(_SPACE, 0, np.where(_LETTERS_ONLY, _HASHES << 16, 1)).astype(np.uint64)
-_LEAST_DIGITS = {PHONE: 7, SSN: 9, CARD: 12}
+_HASHES = np.where(_LETTERS_ONLY, _HASHES << 16, [character.isalnum() for character in CHARACTERS]).astype(np.uint64)
+# (least number of digits, most characters from the first to the last of them)
+_DIGITS = {PHONE: (7, 25), SSN: (9, 11), CARD: (12, 23)}
 _LEAST_LONG = {SECRET: 15, REPEATED: 40}  # characters without a space
 
 
@@ -114,10 +120,11 @@ def screen(layouts: Sequence[Layout]) -> None:
     signs = np.zeros(len(layouts), np.int64)
     for sign in _SEQUENCES.signs:
         signs[_SEQUENCES.has(sign, found)] |= sign
-    digits, letters = (batch.counts(batch.looked_up(table)) for table in (_DIGIT, _SMALL))
-    for sign, least in _LEAST_DIGITS.items():
-        signs[digits >= least] |= sign
-    signs[4 * letters <= batch.sizes] |= LITTLE
+    signs[4 * batch.counts(batch.looked_up(_SMALL)) <= batch.sizes] |= LITTLE
+    digits = np.flatnonzero(batch.looked_up(_DIGIT))
+    for sign, (least, most) in _DIGITS.items():
+        close = digits[least - 1 :] - digits[: max(len(digits) - least + 1, 0)] < most
+        signs[batch.numbers_of(digits[: len(close)][close])] |= sign
     signs[batch.counts(_SEQUENCES.has(_HARD, at)) >= 2] |= GIBBERISH
     spaces = np.flatnonzero(batch.looked_up(_SPACE))
     for sign, least in _LEAST_LONG.items():
@@ -146,8 +153,8 @@ def _runs(batch: Batch) -> Places:
 def _may_repeat_words(batch: Batch, spaces: Places) -> npt.NDArray[np.bool_]:
     """Return for each text whether its words may repeat themselves (`text_quality.is_repetitive`).
 
-    They cannot if the text has a single line, and about half of its words are distinct words of letters, both
-    in the whole text and in its second half. `spaces` are the places of spaces, line ends, and the NULs
+    They cannot if the text has a single line, and about half of its words are distinct and have letters but no
+    digits, both in the whole text and in its second half. `spaces` are the places of spaces, line ends, and the NULs
     between texts.
     """
     words = np.add.reduceat(batch.looked_up(_HASHES), spaces)  # of the characters from each space to the next
@@ -165,8 +172,11 @@ def _may_repeat_words(batch: Batch, spaces: Places) -> npt.NDArray[np.bool_]:
 
 
 def _different(words: Bits, numbers: Places, count: int) -> Places:
-    """Return for each of `count` texts how many distinct words of letters it has. `numbers`: the text of each word."""
-    of_letters = words & _NO_LETTERS == 0
+    """Return for each of `count` texts how many distinct words it has with letters and without digits.
+
+    Only their letters are compared. `numbers`: the text of each word.
+    """
+    of_letters = (words & _OF_DIGITS == 0) & (words > _OF_DIGITS)
     each = np.sort(numbers[of_letters].astype(np.uint64) << 40 | words[of_letters] >> 24)
     first = np.append(True, each[1:] != each[:-1])[: len(each)]
     return np.bincount((each[first] >> 40).astype(np.intp), minlength=count)

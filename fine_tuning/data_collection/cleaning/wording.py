@@ -8,7 +8,8 @@ they are.
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain
 
 from rapidfuzz.distance import OSA
 
@@ -36,23 +37,37 @@ def _spaced(text: str) -> str:
     return tidy if tidy.isascii() else _OTHER_SIGN.sub(lambda sign: _MARKS[ord(sign[0])], tidy)
 
 
-@dataclass(frozen=True)
 class Wording:
-    """The words of a text in order, case folded; a block of code or a table counts as one word."""
+    """The words of a text in order, case folded; a block of code or a table counts as one word.
 
-    words: tuple[str, ...]
-    written: tuple[str, ...] = field(compare=False)  # the same words in their case; "" for a block
-    shouted: bool = field(compare=False)  # all capitals, so that they mark no names
+    Two wordings with equal words have the same meaning.
+    """
+
+    def __init__(self, pieces: Sequence[tuple[str, bool]], text: str) -> None:
+        """Take the pieces of a text, each with whether it is prose (without marks) or a block; `text` is all of it."""
+        self._pieces, self._text = pieces, text
+        words = [piece.casefold().split() if is_prose else [piece] for piece, is_prose in pieces]
+        self.words = tuple(words[0] if len(words) == 1 else chain(*words))
+
+    @cached_property
+    def _written(self) -> list[str]:
+        """The words in their case; "" for a block."""
+        return [word for piece, is_prose in self._pieces for word in (piece.split() if is_prose else [""])]
+
+    @cached_property
+    def _shouted(self) -> bool:
+        """Whether the text is all capitals, so that they mark no names."""
+        return self._text == self._text.upper()
 
     @property
     def names(self) -> tuple[bool, ...]:
         """Whether each word is written like a name (with a capital letter), or is code."""
-        return tuple(map(self.is_name, range(len(self.written))))
+        return tuple(map(self.is_name, range(len(self.words))))
 
     def is_name(self, index: int) -> bool:
         """Return whether the word with this index is written like a name, or is code."""
-        word = self.written[index]
-        return not word or (not self.shouted and _has_capital(word))
+        word = self._written[index]
+        return not word or (_has_capital(word) and not self._shouted)
 
 
 def _has_capital(word: str) -> bool:
@@ -60,22 +75,18 @@ def _has_capital(word: str) -> bool:
 
 
 def wording(text: str | Layout) -> Wording:
-    """Return the wording of `text`. Two texts with equal words have the same meaning."""
+    """Return the wording of `text`."""
     layout = Layout.of(text)
-    words: list[str] = []
-    written: list[str] = []
-    for part in layout.parts:
-        if part.kind != "prose":
-            words.append(part.text.strip("\n"))
-            written.append("")
-            continue
-        pieces = _QUOTED_CODE.split(part.text) if "`" in part.text else (part.text,)
-        signs = layout.signs if pieces == (layout.text,) else ALL
-        for index, piece in enumerate(pieces):
-            said = "" if index % 2 else _without_marks(piece, signs)
-            words += [piece] if index % 2 else said.casefold().split()
-            written += [""] if index % 2 else said.split()
-    return Wording(tuple(words), tuple(written), layout.text == layout.text.upper())
+    pieces: list[tuple[str, bool]] = []
+    for kind, said in layout.parts:
+        if kind != "prose":
+            pieces.append((said.strip("\n"), False))
+        elif "`" not in said:
+            pieces.append((_without_marks(said, layout.signs if said == layout.text else ALL), True))
+        else:
+            parts = enumerate(_QUOTED_CODE.split(said))
+            pieces += [(piece, False) if index % 2 else (_without_marks(piece, ALL), True) for index, piece in parts]
+    return Wording(pieces, layout.text)
 
 
 _QUOTED_CODE = re.compile(r"(`[^`\n]{1,200}`)")
@@ -192,7 +203,8 @@ _OTHER_SIGN = re.compile(r"[^\x00-\x7f\w]")  # no letter or digit beyond ASCII i
 
 # Typing errors
 
-_TYPO = re.compile(r"[^\W\d_]{5,}")
+LEAST_MISTYPED = 5  # letters of a word that can be recognised despite a wrong letter
+_TYPO = re.compile(rf"[^\W\d_]{{{LEAST_MISTYPED},}}")
 _VOWELS = frozenset("aeiouyαεηιουωаеёиоуыэюяіїєў")
 
 
@@ -203,7 +215,7 @@ def may_be_mistyped(word: str) -> bool:
     In other scripts a single character may be a word.
     """
     if word.isascii():
-        return len(word) >= 5 and word.isalpha()
+        return len(word) >= LEAST_MISTYPED and word.isalpha()
     return bool(_TYPO.fullmatch(word)) and max(word) < "\u0530"
 
 
@@ -287,7 +299,10 @@ def gist(said: Wording) -> tuple[tuple[str, ...], tuple[bool, ...]]:
 
 def topic(said: Wording) -> tuple[str, ...]:
     """Return the words of a question without articles and polite words."""
-    return tuple(part for index in _without_polite(said) for part in _parts(said.words[index])) or said.words
+    words = [said.words[index] for index in _without_polite(said)]
+    if _SHORT.keys().isdisjoint(words):
+        return tuple(words) or said.words
+    return tuple(part for word in words for part in _parts(word))
 
 
 def _without_polite(said: Wording) -> list[int]:

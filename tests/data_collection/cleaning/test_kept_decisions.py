@@ -15,19 +15,17 @@ import pytest
 
 from fine_tuning import paths
 from fine_tuning.conversation import Conversation, Turn, conversations_of
-from fine_tuning.data_collection import data_cleaner
 from fine_tuning.data_collection.all_cores import AllCores
+from fine_tuning.data_collection.cleaning import deciding
+from fine_tuning.data_collection.cleaning.clean_turns import carried_out, clean_turn, exchange_of
 from fine_tuning.data_collection.cleaning.kept_decisions import KeptDecisions
 from fine_tuning.data_collection.cleaning.turn_decisions import (
     CleanSettings,
     Decision,
     Exchange,
-    carried_out,
-    clean_turn,
     decide,
     decide_all,
     decide_line,
-    exchange_of,
     rule_files,
 )
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
@@ -53,7 +51,7 @@ def logger(home: Path) -> ConversationLogger:
 def decided(monkeypatch: pytest.MonkeyPatch) -> list[Exchange]:
     """What `decide_all` is asked, in this process."""
     asked: list[Exchange] = []
-    monkeypatch.setattr(data_cleaner, "decide_all", lambda turns, by: asked.extend(turns) or decide_all(turns, by))
+    monkeypatch.setattr(deciding, "decide_all", lambda turns, by: asked.extend(turns) or decide_all(turns, by))
     return asked
 
 
@@ -135,7 +133,7 @@ def test_other_rules_decide_anew(
 ) -> None:
     ids = said(logger)
     clean(logger)
-    monkeypatch.setattr(data_cleaner, "rules", lambda: ["other code"])
+    monkeypatch.setattr(deciding, "rules", lambda: ["other code"])
     decided.clear()
     clean(logger)
     assert len(decided) == len(ids)
@@ -248,7 +246,7 @@ def conversations(count: int) -> list[Conversation]:
 
 
 def test_many_turns_are_cleaned_on_all_cores_as_on_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    given = conversations(2 * data_cleaner._MANY)
+    given = conversations(2 * deciding._MANY)
     started: list[list[subprocess.Popen[bytes]]] = []
     start = AllCores._start
     monkeypatch.setattr(
@@ -257,7 +255,7 @@ def test_many_turns_are_cleaned_on_all_cores_as_on_one(monkeypatch: pytest.Monke
     together = DataCleaner().filter_conversations(given)
     assert [len(children) for children in started] == [2]
     assert all(child.returncode is not None for child in started[0])
-    monkeypatch.setattr(data_cleaner, "_MANY", 1 << 60)
+    monkeypatch.setattr(deciding, "_MANY", 1 << 60)
     assert DataCleaner().filter_conversations(given) == together
 
 

@@ -48,7 +48,12 @@ def test_sequences_are_found_where_a_regular_expression_finds_them(given: list[s
 
 
 def test_an_everyday_text_has_no_signs_and_each_rule_has_one() -> None:
-    everyday = ["Could you tell me when the library opens today?", "It opens at nine, and closes late, on Tuesday."]
+    everyday = [
+        "Could you tell me when the library opens today?",
+        "It opens at nine, and closes late, on Tuesday.",
+        "Room 12 seats 40 people while the hall downstairs holds 600 of us.",
+        "Remotely? Perhaps! Neighbour, aunt, uncle? Cousin!",
+    ]
     signs = {
         "See www.example.com for it.": text_signs.URL,
         "Write to jo@example.com.": text_signs.EMAIL,
@@ -71,6 +76,6 @@ def test_an_everyday_text_has_no_signs_and_each_rule_has_one() -> None:
     }
     layouts = list(map(Layout, (*everyday, *signs)))
     screen(layouts)
-    assert [layout.signs for layout in layouts[:2]] == [0, 0]
-    for layout in layouts[2:]:
+    assert [layout.signs for layout in layouts[: len(everyday)]] == [0] * len(everyday)
+    for layout in layouts[len(everyday) :]:
         assert layout.signs & signs[layout.text] == signs[layout.text], layout.text

@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from fine_tuning.data_collection.cleaning.turn_decisions import CleanSettings, CleanTurn, clean_turn
+from fine_tuning.data_collection.cleaning.clean_turns import CleanTurn, clean_turn
+from fine_tuning.data_collection.cleaning.turn_decisions import CleanSettings
 from fine_tuning.data_collection.importers.html_text import text_of_html
 from fine_tuning.data_collection.importers.importing import Wanted, import_files
 from fine_tuning.data_collection.importers.table import IMPORTERS
