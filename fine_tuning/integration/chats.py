@@ -12,8 +12,8 @@ from datetime import date, datetime, timedelta
 from fine_tuning.conversation import Turn, conversations_of
 from fine_tuning.data_collection import data_export
 from fine_tuning.data_collection.log import chat_labels
+from fine_tuning.data_collection.log.batches import fold
 from fine_tuning.data_collection.log.chat_labels import Label, one_line
-from fine_tuning.data_collection.log.follower import fold
 from fine_tuning.data_collection.log.index import LogIndex, Session
 from fine_tuning.errors import NoConversations, TurnNotFound
 from fine_tuning.integration.service import Service

@@ -5,29 +5,29 @@ that they describe (replaced, shortened, or changed in the middle). Any number o
 this at once. The queries on the tables are in log/index.py.
 """
 
+import json
 import time
-import unicodedata
 import uuid
 import zlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from sqlite3 import Connection, Row
 from typing import Any, BinaryIO, TypeVar
 
 from fine_tuning import state
-from fine_tuning.conversation import Turn, approved, only_context
+from fine_tuning.conversation import Turn
 from fine_tuning.data_collection.log import chat_labels
+from fine_tuning.data_collection.log.batches import EVENT, STATE, TURN, Batch, Parsed, batches, state_of
 from fine_tuning.data_collection.log.file import LogFile, Stamp
-from fine_tuning.data_collection.log.lines import EVENTS, apply, decode, texts_of
+from fine_tuning.data_collection.log.lines import EVENTS, apply, decode
+from fine_tuning.data_collection.without_collections import without_collections
 from fine_tuning.errors import Busy
 
 Range = tuple[int, int]  # start and length, in bytes
 
-_PIECE = 8 << 20  # bytes of the log that are read at once
 _TAIL = 4096  # bytes before the end whose checksum shows whether the file is still the one that was read
 _PATIENCE = 30.0  # seconds for which a question is asked again if the log is replaced each time
 MOST = 500  # values in one statement
 
-CONTEXT = 2  # in the column `partial`: the answer is only context; 1: it was stopped or cut; 0: neither, or approved
 LEFT = "(turn)"  # kind, in the table of events, of a deleted turn's line that is still in the log
 
 _Found = TypeVar("_Found")
@@ -141,14 +141,6 @@ class LogFollower:
             _remember(database, log, content, stamp, min(end, stamp.size))
 
 
-def fold(text: str) -> str:
-    """Return `text` in the form that is searched: NFC, case folded, with single spaces.
-
-    NUL is replaced, since FTS5 would take it for the end of the text.
-    """
-    return " ".join(unicodedata.normalize("NFC", text).casefold().replace("\0", "\ufffd").split())
-
-
 # Reading
 
 
@@ -174,92 +166,61 @@ def _remember(database: Connection, log: Row, content: BinaryIO, stamp: Stamp, e
     )
 
 
-def _lines(content: BinaryIO, start: int) -> Iterator[tuple[int, bytes, bool]]:
-    """Yield (start, line, whether it has a line end) for the lines from the offset `start` on."""
-    content.seek(start)
-    rest = b""
-    while piece := content.read(_PIECE):
-        *lines, rest = (rest + piece).split(b"\n")
-        for line in lines:
-            yield start, line, True
-            start += len(line) + 1
-    if rest:
-        yield start, rest, False
-
-
 def _take_in(database: Connection, log: Row, content: BinaryIO, stamp: Stamp) -> None:
     """Add the lines that were appended to the log since the last time to the tables."""
     entry = _Entry(database, log)
-    end = log["end"]
-    for start, line, ended in _lines(content, end):
-        if line.strip() and not entry.take(start, line, ended):
-            break  # it is being written, or its writer was killed
-        end = start + len(line) + ended
+    with without_collections():
+        for batch in batches(content, log["end"]):
+            entry.add(batch)
     entry.settle(content)
     database.execute(
         "UPDATE logs SET size = ?, modified = ?, changes = ?, damaged = damaged + ?, torn = ?, turns = turns + ? "
         "WHERE id = ?",
-        (stamp.size, stamp.mtime, entry.batch, entry.damaged, entry.torn, entry.turns, log["id"]),
+        (stamp.size, stamp.mtime, entry.change, entry.damaged, entry.torn, entry.turns, log["id"]),
     )
-    _remember(database, log, content, stamp, end)
+    _remember(database, log, content, stamp, entry.end)
 
 
 class _Entry:
     """Adds new lines of the log to the tables."""
 
     def __init__(self, database: Connection, log: Row) -> None:
-        self.database, self.log, self.batch = database, log["id"], log["changes"] + 1
+        self.database, self.log, self.change = database, log["id"], log["changes"] + 1
         self.damaged = self.turns = 0
-        self.torn = False
+        self.torn, self.end = False, log["end"]
         self.touched: set[str] = set()  # turns with new events
-        self.next = {
-            table: number(database, f"SELECT ifnull(max(key), 0) + 1 FROM {table}")
-            for table in ("log_turns", "log_events")
-        }
 
-    def take(self, start: int, line: bytes, ended: bool) -> bool:
-        """Add the turn or event on one line of the log to the tables.
+    def add(self, batch: Batch) -> None:
+        """Add the turns and events of a batch.
 
-        Return False for an incomplete last line, which is not added. A complete line that is not a
-        record is only counted as damaged. `start`: the line's offset in the log; `ended`: whether
-        the line has a line end.
+        A turn with the id of an earlier one is left out, and its line counts as damaged.
         """
-        try:
-            record = decode(line)
-        except ValueError:
-            self.torn = not ended
-            self.damaged += ended
-            return ended
-        if isinstance(record, Turn):
-            self.damaged += not self._turn(record, start, len(line))
-        else:
-            self._event(record, start, len(line))
-        return True
+        turns = self._numbered("log_turns", batch.turns)
+        rows = [(key, self.log, self.change, *turn.values) for key, turn in turns.items()]
+        entered = self._insert("log_turns", ("key", "log", "changed", *TURN), rows)
+        if entered < len(turns):
+            among = self.database.execute("SELECT key FROM log_turns WHERE key >= ?", (min(turns),))
+            turns = {key: turns[key] for (key,) in among}
+        events = self._numbered("log_events", batch.events)
+        rows = [(key, self.log, *event.values) for key, event in events.items()]
+        self._insert("log_events", ("key", "log", *EVENT), rows)
+        texts = {-key: event.text for key, event in events.items() if event.text}
+        texts |= {key: turn.text for key, turn in turns.items()}
+        self._insert("log_texts", ("rowid", "text"), sorted(texts.items()))  # FTS5 is fastest in this order
+        self.turns += entered
+        self.damaged += batch.damaged + len(batch.turns) - entered
+        self.torn, self.end = batch.torn, batch.end
+        self.touched.update(event.values[EVENT.index("turn")] for event in batch.events)
 
-    def _turn(self, turn: Turn, start: int, length: int) -> bool:
-        """Add a turn. Return False, and add nothing, if an earlier turn has the same id."""
-        key, facts = self.next["log_turns"], turn.metadata
-        model = str(facts["model"]) if "model" in facts else None
-        place = (key, self.log, turn.id, turn.session_id, start, length)
-        imported = str(facts["import"]) if "import" in facts else None
-        *now, partial = _state(turn)
-        row = (*place, turn.timestamp, model, len(turn.user_message), self.batch, *now, imported, partial)
-        entered = self.database.execute(f"INSERT OR IGNORE INTO log_turns VALUES ({', '.join('?' * len(row))})", row)
-        if entered.rowcount:
-            self.next["log_turns"] += 1
-            self.turns += 1
-            self.database.execute("INSERT INTO log_texts (rowid, text) VALUES (?, ?)", (key, _said(turn)))
-        return bool(entered.rowcount)
+    def _numbered(self, table: str, parsed: Sequence[Parsed]) -> dict[int, Parsed]:
+        """Return these new rows by the keys that they get."""
+        return dict(enumerate(parsed, number(self.database, f"SELECT ifnull(max(key), 0) + 1 FROM {table}")))
 
-    def _event(self, event: dict[str, Any], start: int, length: int) -> None:
-        key, kind, turn = self.next["log_events"], event["event"], event["turn_id"]
-        self.next["log_events"] += 1
-        self.touched.add(turn)
-        self.database.execute(
-            "INSERT INTO log_events VALUES (?, ?, ?, ?, ?, ?)", (key, self.log, turn, kind, start, length)
-        )
-        if said := _said(event):
-            self.database.execute("INSERT INTO log_texts (rowid, text) VALUES (?, ?)", (-key, said))
+    def _insert(self, table: str, columns: Sequence[str], rows: Sequence[tuple[object, ...]]) -> int:
+        """Insert rows, except those whose key or id is there already; return how many were inserted."""
+        places = ", ".join("?" * len(columns))
+        insert = f"INSERT OR IGNORE INTO {table} ({', '.join(columns)}) VALUES ({places})"
+        return self.database.executemany(insert, rows).rowcount if rows else 0
 
     def settle(self, content: BinaryIO) -> None:
         """Apply the new events (ratings, edits, exclusions, deletions) to the turns that they are about.
@@ -270,7 +231,7 @@ class _Entry:
         new = self.database.execute(  # turns that come after their events, on lines that were repaired
             "SELECT DISTINCT turn FROM log_events WHERE log = ? AND turn IN (SELECT id FROM log_turns WHERE log = ? "
             "AND changed = ?)",
-            (self.log, self.log, self.batch),
+            (self.log, self.log, self.change),
         )
         touched = self.touched | {row["turn"] for row in new}
         events = _events_of(self.database, log, touched)
@@ -279,9 +240,9 @@ class _Entry:
             if any(event["kind"] == "delete" for event in later):
                 self._set_aside(row)
                 continue
-            now = (*_state(_read_turn(content, row, later)), self.batch, row["key"])
+            now = (*state_of(_read_turn(content, row, later)), self.change, row["key"])
             self.database.execute(
-                f"UPDATE log_turns SET {', '.join(f'{name} = ?' for name in _STATE)}, changed = ? WHERE key = ?", now
+                f"UPDATE log_turns SET {', '.join(f'{name} = ?' for name in STATE)}, changed = ? WHERE key = ?", now
             )
 
     def _set_aside(self, row: Row) -> None:
@@ -294,27 +255,6 @@ class _Entry:
         key = number(self.database, "SELECT ifnull(max(key), 0) + 1 FROM log_events")
         values = (key, self.log, row["id"], LEFT, row["start"], row["length"])
         self.database.execute("INSERT INTO log_events VALUES (?, ?, ?, ?, ?, ?)", values)
-
-
-# columns of log_turns that later events change
-_STATE = ("answered", "rating", "excluded", "edited", "state_hash", "partial")
-
-
-def _state(turn: Turn) -> tuple[int, str | None, bool, bool, str, int]:
-    facts = turn.metadata
-    rating = facts.get("rating")
-    return (
-        len(turn.bot_response),
-        str(rating) if rating else None,
-        bool(facts.get("excluded")),
-        "original_response" in facts,
-        turn.state_hash,
-        CONTEXT if only_context(turn) else int(bool(facts.get("incomplete")) and not approved(turn)),
-    )
-
-
-def _said(record: Turn | dict[str, object]) -> str:
-    return fold("\n".join(texts_of(record)))
 
 
 def _read_turn(content: BinaryIO, row: Row, events: Sequence[Row]) -> Turn:
@@ -365,6 +305,13 @@ def among(database: Connection, table: str, log: Any, column: str, values: Colle
         part = wanted[first : first + MOST]
         found += rows_of(database, table, log, f"{column} IN ({','.join('?' * len(part))})", *part)
     return sorted(found, key=lambda row: row["key"])
+
+
+def turns_at(database: Connection, keys: Collection[int]) -> dict[int, Row]:
+    """Return the rows of `log_turns` with these keys, by key."""
+    # without a condition on `log`, by which SQLite would read all rows of the log if there are many keys
+    query = "SELECT * FROM log_turns WHERE key IN (SELECT value FROM json_each(?))"
+    return {row["key"]: row for row in database.execute(query, (json.dumps(list(keys)),))}
 
 
 def _events_of(database: Connection, log: object, turns: Collection[str]) -> dict[str, list[Row]]:

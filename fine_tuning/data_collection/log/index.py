@@ -14,8 +14,9 @@ from sqlite3 import Connection, Row
 from typing import Any, TypeVar
 
 from fine_tuning.conversation import Turn
+from fine_tuning.data_collection.log.batches import fold
 from fine_tuning.data_collection.log.file import LogFile, Stamp
-from fine_tuning.data_collection.log.follower import LEFT, MOST, LogFollower, Range, among, fold, number, rows_of
+from fine_tuning.data_collection.log.follower import LEFT, MOST, LogFollower, Range, among, number, rows_of, turns_at
 from fine_tuning.data_collection.log.lines import EVENTS
 from fine_tuning.errors import TurnNotFound
 
@@ -138,17 +139,15 @@ class LogIndex:
 
         def listed(database: Connection, log: Row) -> list[tuple[str, int, str]]:
             found = database.execute(query, (log["id"],)).fetchall()
-            ids = {
-                row["key"]: row["id"]
-                for row in among(database, "log_turns", log, "key", [row["first"] for row in found])
-            }
-            return [(row["imported"], row[1], ids[row["first"]]) for row in found]
+            firsts = turns_at(database, [row["first"] for row in found])
+            return [(row["imported"], row[1], firsts[row["first"]]["id"]) for row in found]
 
         return self.ask(listed)
 
     def sessions_of_import(self, id: str) -> list[str]:
         """Return the ids of the sessions that contain turns of an import."""
-        query = "SELECT DISTINCT session FROM log_turns WHERE log = ? AND imported = ?"
+        # +: by the index on imports, and not by the one on all sessions
+        query = "SELECT DISTINCT +session FROM log_turns WHERE log = ? AND imported = ?"
         return self.ask(lambda database, log: [row[0] for row in database.execute(query, (log["id"], id))])
 
     def lines_of_import(self, id: str) -> tuple[int, list[Range]]:
@@ -318,27 +317,18 @@ class LogIndex:
 
     def _sessions(self, database: Connection, log: Row, found: Sequence[Row]) -> list[Session]:
         """Return the sessions of these rows, whose columns are session, first and last (keys of turns), and turns."""
-        rows = {
-            row["key"]: row
-            for row in among(database, "log_turns", log, "key", {row[end] for row in found for end in _ENDS})
-        }
-        asked = dict(
-            zip(
-                [row["first"] for row in found],
-                self.read(database, log, [rows[row["first"]] for row in found]),
-                strict=True,
-            )
-        )
+        rows = turns_at(database, {row[end] for row in found for end in ("first", "last")})
+        asked = self.read(database, log, [rows[row["first"]] for row in found])
         return [
             Session(
                 id=row["session"],
                 turns=row["turns"],
-                question=asked[row["first"]].user_message,
+                question=turn.user_message,
                 begun=rows[row["first"]]["time"],
                 last=rows[row["last"]]["time"],
                 last_turn=rows[row["last"]]["id"],
             )
-            for row in found
+            for row, turn in zip(found, asked, strict=True)
         ]
 
     def removed(self, ranges: Sequence[Range], before: Stamp) -> None:
@@ -347,8 +337,6 @@ class LogIndex:
 
 
 # Asking the tables
-
-_ENDS = ("first", "last")  # columns with a session's first and last turn
 
 # Scans the turns from the newest on, without the index on `log` (+log), and selects those that are
 # the last of their session.

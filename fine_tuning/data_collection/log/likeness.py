@@ -17,7 +17,7 @@ from sqlite3 import Connection
 from fine_tuning import state
 from fine_tuning.conversation import Turn, only_context
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
-from fine_tuning.data_collection.log.follower import fold
+from fine_tuning.data_collection.log.batches import fold
 
 _GRAM = 3  # letters of a piece, as in the full-text table
 _LONGEST = 1500  # characters of a question, and of an answer, that are compared
@@ -86,7 +86,8 @@ def count_taught(log: ConversationLogger, taught: Teaches) -> tuple[int, int, in
 def newest_of(log: ConversationLogger, prefix: str) -> str | None:
     """Return the id of the newest turn that a model whose tag begins with `prefix` answered; None if there is none."""
     log.index.mark()
-    query = f"SELECT id FROM log_turns WHERE log = {_LOG} AND substr(model, 1, ?) = ? ORDER BY key DESC LIMIT 1"
+    # +log: from the newest turn on, without the index on `log`
+    query = f"SELECT id FROM log_turns WHERE +log = {_LOG} AND substr(model, 1, ?) = ? ORDER BY key DESC LIMIT 1"
     with state.connect() as database:
         row = database.execute(query, (str(log.path), len(prefix), prefix)).fetchone()
     return row and str(row[0])

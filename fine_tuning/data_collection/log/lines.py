@@ -12,6 +12,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 from fine_tuning.conversation import Turn, whole_characters
@@ -82,8 +83,8 @@ def texts_of(record: Turn | dict[str, object]) -> Iterator[str]:
     Metadata that byoai itself writes, such as the name of the model, is left out.
     """
     if isinstance(record, Turn):
-        told = {key: value for key, value in record.metadata.items() if key not in _OURS}
-        return texts_in([record.user_message, record.bot_response, told])
+        told = [value for key, value in record.metadata.items() if key not in _OURS]
+        return chain((record.user_message, record.bot_response), texts_in(told) if told else ())
     return texts_in([record.get("bot_response"), record.get("reason")])
 
 

@@ -7,7 +7,7 @@ from sqlite3 import Connection, Row
 from typing import Literal
 
 from fine_tuning.conversation import Turn
-from fine_tuning.data_collection.log.follower import CONTEXT
+from fine_tuning.data_collection.log.batches import CONTEXT
 from fine_tuning.data_collection.log.index import LogIndex, matching
 from fine_tuning.data_collection.log.outcomes import StoredSurvey, last, place
 

@@ -1,5 +1,6 @@
 """The index says what the log says, whatever happened to either; and nothing of what was deleted stays in it."""
 
+import codecs
 import multiprocessing
 import os
 import random
@@ -7,7 +8,9 @@ import re
 import sqlite3
 import sys
 import uuid
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -16,9 +19,11 @@ from hypothesis import strategies as st
 from fine_tuning import paths, state
 from fine_tuning.conversation import Turn
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
+from fine_tuning.data_collection.log import batches
 from fine_tuning.data_collection.log.file import LogFile
 from fine_tuning.data_collection.log.follower import LogFollower, rows_of
 from fine_tuning.data_collection.log.index import LogIndex, Session, matching
+from fine_tuning.data_collection.log.likeness import newest_of
 from fine_tuning.data_collection.log.lines import decode, encode, texts_of
 from fine_tuning.data_collection.log.whole import WholeLog
 from fine_tuning.data_collection.redaction import holds, pattern
@@ -145,6 +150,28 @@ def test_an_index_that_was_deleted_is_made_again(logger: ConversationLogger) -> 
     for file in paths.home().glob("state.db*"):
         file.unlink()
     check(logger)
+
+
+@pytest.mark.parametrize("size", [1, 300, 1 << 20])
+@pytest.mark.parametrize("end", [b"", b"\n", b'\n{"id": "0123", "session_id": "to'])
+def test_lines_of_all_kinds_are_read_in_batches_of_any_size(
+    logger: ConversationLogger, monkeypatch: pytest.MonkeyPatch, size: int, end: bytes
+) -> None:
+    monkeypatch.setattr(batches, "_SIZE", size)
+    turn = {"session_id": "s", "timestamp": "", "user_message": "a holiday?", "bot_response": "paid"}
+    one, two, three = (encode({"id": id, **turn}) for id in ("one", "two", "three"))
+    edit = encode({"event": "edit", "turn_id": "two", "timestamp": "", "bot_response": "the Straße"})
+    again = encode({"id": "one", **turn, "bot_response": "another with the same id"})
+    lines = [b"", edit, one, one, b"  \t", codecs.BOM_UTF8 + two + b"\r", b"{broken", again, b"\xff", three]
+    logger.path.parent.mkdir(parents=True, exist_ok=True)
+    logger.path.write_bytes(b"\n".join(lines) + end)
+    check(logger)
+    assert {turn.id for turn in logger.search("paid")} == {"one", "two", "three"}
+    assert [turn.bot_response for turn in logger.search("strasse")] == ["the Straße"] and not logger.search("same")
+    with logger.path.open("ab") as file:
+        file.write(b"\n" + encode({"id": "four", **turn}))
+    check(logger)
+    assert {turn.id for turn in logger.search("paid")} == {"one", "two", "three", "four"}
 
 
 def test_reading_the_index_leaves_the_log_as_it_is(logger: ConversationLogger) -> None:
@@ -311,6 +338,42 @@ def test_as_many_texts_are_read_for_what_is_often_said_however_long_the_log_is(
 
     assert logger.index.ask(found) == [f"t{turns - 1 - number}" for number in range(50)]
     assert len(read) <= (50 + 2) * len(wanted.split())  # a row ahead
+
+
+def test_what_is_asked_of_a_long_log_costs_as_many_steps_as_of_a_short_one(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite chooses another index where many rows are asked for, so 60 are."""
+    turn = {"timestamp": "", "user_message": "common words", "bot_response": "yes", "metadata": {"model": "m:1"}}
+    ids = [f"t{number}" for number in range(60)]
+    sessions = [f"s{number}" for number in range(60)]
+    steps, opened = Counter[int](), sqlite3.connect
+    turns = 0
+
+    def step() -> None:
+        steps[turns] += 1
+
+    def counted(*arguments: Any, **named: Any) -> sqlite3.Connection:
+        connection: sqlite3.Connection = opened(*arguments, **named)
+        connection.set_progress_handler(step, 10)
+        return connection
+
+    for turns in (600, 6000):
+        logger = ConversationLogger(f"{turns}.jsonl")
+        lines = (encode({"id": f"t{number}", "session_id": f"s{number // 5}", **turn}) for number in range(turns))
+        logger.path.parent.mkdir(parents=True, exist_ok=True)
+        logger.path.write_bytes(b"".join(line + b"\n" for line in lines))
+        mark, index = logger.index.mark(), logger.index
+        with monkeypatch.context() as patch:
+            patch.setattr(sqlite3, "connect", counted)
+            assert (
+                len(index.sessions(60)) == len(index.sessions(60, loose=True)) == len(index.sessions_of(sessions)) == 60
+            )
+            assert len(index.turns(ids)) == len(index.session_by_turn(ids)) == len(index.search("common", 60)) == 60
+            assert index.count() == turns and index.count_whole() == turns and index.is_sound()
+            assert index.changed_since(mark) == [] and len(index.turns_of("s7")) == 5 and index.has("t7")
+            assert newest_of(logger, "m") == f"t{turns - 1}"
+    assert steps[6000] < 1.2 * steps[600]
 
 
 def test_a_turn_that_was_edited_many_times_is_found_once_beside_others(logger: ConversationLogger) -> None:
