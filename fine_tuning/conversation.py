@@ -118,7 +118,7 @@ class Conversation(BaseModel):
     @property
     def learned(self) -> list[Turn]:
         """The turns whose answers are trained on; the others are only context."""
-        return [turn for turn in self.turns if not only_context(turn)]
+        return [turn for turn in self.turns if not is_context(turn.metadata)]
 
     def messages(self, thoughts: bool = False) -> list[Message]:
         """Return the system message (if any), then the question and answer of each turn; `thoughts` as in Turn."""
@@ -129,6 +129,11 @@ class Conversation(BaseModel):
 def approved(turn: Turn) -> bool:
     """Return whether the user approved the answer: rated it up, or edited it."""
     return _approve(turn.metadata)
+
+
+def is_judged(turn: Turn) -> bool:
+    """Return whether the user rated or edited the answer."""
+    return "rating" in turn.metadata or "original_response" in turn.metadata
 
 
 def _approve(facts: Mapping[str, Any]) -> bool:

@@ -49,7 +49,8 @@ class Plan:
     fitting: dict[str, int] | None  # lower settings that fit into memory; None if it fits already, or none do
     basis: "Basis" = field(repr=False)  # the inputs of the estimate
     around: Around = field(repr=False)  # the inputs of the forecast for all but the training
-    seen: dict[str, str] = field(repr=False)  # the state (`Turn.state_hash`) of each turn that was read, by id
+    # the state (`Turn.state_hash`) of each turn that was read, by id; {} unless a training follows
+    seen: dict[str, str] = field(repr=False)
     mark: Mark | None = None  # the state of the log's index before it was read; None for the sample
     warnings: tuple[str, ...] = ()  # messages that the user should read before the training
 

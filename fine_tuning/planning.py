@@ -58,7 +58,8 @@ def make_plan(shop: Workshop, said: "Said | None" = None, *, to_train: bool = Fa
 
     No model is loaded or trained. With `--auto`, settings that do not fit into memory are lowered.
     `said`: the result of `collect`, if it was called already. `to_train`: also test the engine, by
-    creating and deleting a model. Raises NoConversations if there is nothing to train on.
+    creating and deleting a model, and record in the plan what the version will have seen. Raises
+    NoConversations if there is nothing to train on.
     """
     with shop.watch.stage("Reading what was said"):
         said = said or collect(shop)
@@ -74,7 +75,7 @@ def make_plan(shop: Workshop, said: "Said | None" = None, *, to_train: bool = Fa
         check_deployment(shop)
         if to_train and shop.mode is not None:
             check_engine(shop)
-        plan = _plan(shop, said, cleaned)
+        plan = _plan(shop, said, cleaned, to_train)
     if shop.request.auto and plan.fitting:
         lowered = " ".join(f"{key}={value}" for key, value in plan.fitting.items())
         needed, free = gigabytes(plan.estimate.memory), gigabytes(plan.estimate.available)
@@ -82,7 +83,7 @@ def make_plan(shop: Workshop, said: "Said | None" = None, *, to_train: bool = Fa
             f"the training would need about {needed} of memory, and {free} are free: --auto changes the settings to "
             f"{lowered}"
         )
-        plan = _plan(shop.with_config(shop.config.changed(plan.fitting)), said, cleaned)
+        plan = _plan(shop.with_config(shop.config.changed(plan.fitting)), said, cleaned, to_train)
     shop.watch.tell(Planned(plan.facts(), dict(plan.times.parts)))
     return plan
 
@@ -183,7 +184,7 @@ def clean_settings(config: FineTuningConfig) -> CleanSettings:
     )
 
 
-def _plan(shop: Workshop, said: Said, cleaned: Cleaned) -> Plan:
+def _plan(shop: Workshop, said: Said, cleaned: Cleaned, to_train: bool) -> Plan:
     from fine_tuning.training.estimate import estimate_training
 
     config = shop.config
@@ -226,7 +227,7 @@ def _plan(shop: Workshop, said: Said, cleaned: Cleaned) -> Plan:
         fitting=forecast.fitting,
         basis=forecast.basis,
         around=_around(shop, said, forecast.basis, counts),
-        seen={turn.id: turn.state_hash for turn in said.turns},
+        seen={turn.id: turn.state_hash for turn in said.turns} if to_train else {},
         mark=said.mark,
         warnings=tuple(filter(None, doubts)),
     )

@@ -51,7 +51,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory, base_gguf: Path) -> Iterator[
 
 @pytest.fixture(scope="module")
 def made(shop: Workshop) -> Plan:
-    return make_plan(shop)
+    return make_plan(shop, to_train=True)
 
 
 @pytest.fixture

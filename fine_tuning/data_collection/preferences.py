@@ -13,12 +13,12 @@ the same question after the same turns and under the same system prompt; all bra
 are considered.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fine_tuning.branches import Tree, system_of
-from fine_tuning.conversation import Message, Turn, approved, conversations_of, only_context
+from fine_tuning.conversation import Message, Turn, approved, conversations_of, is_judged, only_context
 
 if TYPE_CHECKING:
     from fine_tuning.data_collection.cleaning.clean_turns import CleanTurn
@@ -35,23 +35,24 @@ class Preference:
     turn_ids: tuple[str, ...] = ()  # ids of all turns whose text is used here, including earlier turns
 
 
-def preferences_of(turns: Iterable[Turn], fit: "Mapping[str, CleanTurn]") -> list[Preference]:
+def preferences_of(turns: Sequence[Turn], fit: "Mapping[str, CleanTurn]") -> list[Preference]:
     """Return the pairs and ratings that the log contains, in its order.
 
     `turns` are the turns of the log, `fit` maps ids to the cleaned turns that may be used for
     training. An answer that is in a pair does not also become a rating.
     """
-    return [
-        preference for conversation in conversations_of(turns) for preference in _of_session(conversation.turns, fit)
-    ]
+    sessions = {turn.session_id for turn in turns if is_judged(turn)}  # few, and only they are looked at
+    judged = conversations_of(turn for turn in turns if turn.session_id in sessions)
+    return [preference for conversation in judged for preference in _of_session(conversation.turns, fit)]
 
 
 def _of_session(turns: Sequence[Turn], fit: "Mapping[str, CleanTurn]") -> Iterator[Preference]:
-    if not any("rating" in turn.metadata or "original_response" in turn.metadata for turn in turns):
-        return  # most sessions have no rating and no edit
-    tree, usable = Tree(turns), {id: clean for id, clean in fit.items() if "incomplete" not in clean.turn.metadata}
+    tree = Tree(turns)
+    usable = {
+        turn.id: clean for turn in turns if (clean := fit.get(turn.id)) and "incomplete" not in clean.turn.metadata
+    }
     for answers in tree.questions():
-        if any("rating" in turn.metadata or "original_response" in turn.metadata for turn in answers):
+        if any(map(is_judged, answers)):
             by_system: dict[str, list[CleanTurn]] = {}
             for clean in (usable[turn.id] for turn in answers if turn.id in usable and not only_context(turn)):
                 by_system.setdefault(system_of(clean.turn), []).append(clean)

@@ -1,5 +1,6 @@
 """Preferences are what an owner said of answers, and nothing that only looks like it."""
 
+from collections import UserDict
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from fine_tuning import paths
 from fine_tuning.conversation import Message, Turn, conversations_of
 from fine_tuning.data_collection.cleaning import turn_decisions
+from fine_tuning.data_collection.cleaning.clean_turns import CleanTurn
 from fine_tuning.data_collection.cleaning.turn_decisions import CleanSettings
 from fine_tuning.data_collection.data_cleaner import DataCleaner
 from fine_tuning.data_collection.preferences import Preference, preferences_of
@@ -47,6 +49,22 @@ def test_a_thumb_up_among_answers_given_again_prefers_that_one_to_all_others():
 
 def test_that_an_answer_was_given_again_says_nothing_by_itself():
     assert sides([turn("1", "In the sea."), turn("2", "Under the mat.", regenerates="1")]) == []
+
+
+def test_a_rating_costs_what_its_chat_costs_however_many_turns_the_log_has():
+    turns = [turn(str(number), f"Under the mat {number}.", session=f"s{number // 3}") for number in range(30)]
+    turns[10] = turn("10", "In the sea.", session="s3", rating="down")
+    fit = DataCleaner(CleanSettings(min_length=4)).filter_conversations(conversations_of(turns)).fit
+    looked_up = []
+
+    class Fit(UserDict[str, CleanTurn]):
+        def __getitem__(self, id: str) -> CleanTurn:
+            looked_up.append(id)
+            return fit[id]
+
+    (found,) = preferences_of(turns, Fit(fit))
+    assert (found.chosen, found.wanted, found.turn_ids) == ("In the sea.", False, ("9", "10"))
+    assert set(looked_up) == {"9", "10", "11"}
 
 
 @pytest.mark.parametrize(("rating", "wanted"), [("up", True), ("down", False)])
