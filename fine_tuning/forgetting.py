@@ -174,10 +174,13 @@ def learners(engine: Engine, turns: Collection[str]) -> tuple[Version, ...]:
     Versions of which neither a tag nor a run remains are left out.
     """
     registry, tags = Registry(), {model.tag for model in engine.list_models()}
-    learned = {(version.name, version.number) for turn in turns for version in registry.versions_of_turn(turn)}
+    trained = registry.versions_of_turns(turns, with_context=True)
+    learned = {(version.name, version.number) for version in trained}
 
     def may_have(version: Version) -> bool:
-        return (version.name, version.number) in learned or not registry.turns_of(version.name, version.number)
+        return (version.name, version.number) in learned or not registry.turns_of(
+            version.name, version.number, with_context=True
+        )
 
     def is_there(version: Version) -> bool:
         run = run_of(version)

@@ -196,6 +196,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     # 10: data_collection/log/follower.py: rows from before migration 9 have partial = 0 whatever the answer is, so
     # each log is read anew: no file has these values
     ("UPDATE logs SET size = -1, tail = -1",),
+    # 11: model_management/model_registry.py: whether a version only read a turn as context when it was trained
+    ("ALTER TABLE version_turns ADD COLUMN context INTEGER NOT NULL DEFAULT 0",),
 )
 
 JOB_TEXTS = {"jobs": ("request", "reason", "origin")}  # columns that may contain text of chats

@@ -213,6 +213,13 @@ def test_a_version_of_which_nobody_knows_what_taught_it_goes_too(engine: Engine,
     assert [version.number for version in examine(CONFIG, engine, ids["asked"]).versions] == [2, 7]
 
 
+def test_a_version_that_only_read_it_as_context_goes_too(engine: Engine, home: Path) -> None:
+    _, ids = fill(engine, home)
+    Registry().add(NAME, 7, turns=[ids["edited"], ids["clean"]], context=[ids["edited"]])
+    engine.create(f"{NAME}:v7", ModelSpec(from_=BASE, parameters={"seed": 7}))
+    assert [version.number for version in examine(CONFIG, engine, ids["edited"]).versions] == [7]
+
+
 def test_what_no_version_learned_is_forgotten_without_a_training(engine: Engine, home: Path) -> None:
     _, ids = fill(engine, home)
     before = tags(engine)
