@@ -10,7 +10,9 @@ import multiprocessing
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,7 +23,7 @@ from fine_tuning import forgetting, paths
 from fine_tuning.cli.main import main
 from fine_tuning.config import FineTuningConfig
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
-from fine_tuning.data_collection.data_export import DataExporter
+from fine_tuning.data_collection.data_export import DataExporter, exporting
 from fine_tuning.data_collection.importers.importing import Wanted, import_files
 from fine_tuning.data_collection.log.chat_labels import labels, set_label
 from fine_tuning.data_preparation.dataset_builder import build_dataset
@@ -154,6 +156,21 @@ def test_no_byte_of_it_is_left_anywhere_and_the_rest_stays(engine: Engine, home:
     assert not (home / "runs" / "run-2").exists() and not (home / "runs" / "run-3").exists()
     assert not list((home / "datasets").iterdir())
     assert not (home / "forgetting.json").exists()
+
+
+def test_an_export_that_read_the_log_before_keeps_nothing(engine: Engine, home: Path) -> None:
+    log, _ = fill(engine, home)
+    case = examine(CONFIG, engine, matching=SECRET.lower())
+    with ThreadPoolExecutor() as pool:
+        with exporting():
+            said = log.conversations()
+            forgetting_it = pool.submit(forget, CONFIG, engine, Watch(), case, teach_again=False)
+            while log.find("Zorbexine"):
+                time.sleep(0.01)
+            wait([forgetting_it], timeout=1)
+            DataExporter().export(said, ["jsonl", "sharegpt.csv"])
+        assert forgetting_it.result().left == ()
+    assert holding(home) == [] and (home / "exports" / "conversations.jsonl").exists()
 
 
 @pytest.mark.parametrize("brackets", [400, 5000])
