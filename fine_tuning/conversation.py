@@ -153,6 +153,16 @@ def is_context(facts: Mapping[str, Any]) -> bool:
     return facts.get("weight") == 0 and not _approve(facts)
 
 
+def refused(turn: Turn) -> bool:
+    """Return whether an answer must not be trained on: rated down, or incomplete and not approved by the user."""
+    return is_refused(turn.metadata)
+
+
+def is_refused(facts: Mapping[str, Any]) -> bool:
+    """Return `refused` of a turn with this metadata."""
+    return facts.get("rating") == "down" or (bool(facts.get("incomplete")) and not _approve(facts))
+
+
 def trained_answers(messages: Iterable[Mapping[str, Any]]) -> int:
     """Return how many answers of a dataset's record are trained on: all but those that are only context."""
     return sum(message["role"] == "assistant" and message.get("weight", 1) != 0 for message in messages)

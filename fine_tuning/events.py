@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from fine_tuning import paths
 from fine_tuning.errors import Cancelled
 from fine_tuning.json_values import parse_json
 from fine_tuning.units import counted
@@ -219,11 +220,8 @@ class _Recorder:
         line = ("\n" if self._torn else "") + json.dumps(record) + "\n"
         try:
             # Opened for each event, because a redaction may have replaced the file meanwhile.
-            handle = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-            try:
+            with paths.appending(self._file) as handle:
                 written = os.write(handle, line.encode())
-            finally:
-                os.close(handle)
         except OSError as error:
             self._why = error.strerror or str(error)
             return False

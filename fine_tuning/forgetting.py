@@ -23,7 +23,7 @@ from fine_tuning.config import FineTuningConfig
 from fine_tuning.conversation import conversations_of
 from fine_tuning.data_collection import uploads
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
-from fine_tuning.data_collection.data_export import DataExporter
+from fine_tuning.data_collection.data_export import DataExporter, exporting
 from fine_tuning.data_collection.log import chat_labels
 from fine_tuning.data_collection.redaction import (
     Pattern,
@@ -174,10 +174,13 @@ def learners(engine: Engine, turns: Collection[str]) -> tuple[Version, ...]:
     Versions of which neither a tag nor a run remains are left out.
     """
     registry, tags = Registry(), {model.tag for model in engine.list_models()}
-    learned = {(version.name, version.number) for turn in turns for version in registry.versions_of_turn(turn)}
+    trained = registry.versions_of_turns(turns, with_context=True)
+    learned = {(version.name, version.number) for version in trained}
 
     def may_have(version: Version) -> bool:
-        return (version.name, version.number) in learned or not registry.turns_of(version.name, version.number)
+        return (version.name, version.number) in learned or not registry.turns_of(
+            version.name, version.number, with_context=True
+        )
 
     def is_there(version: Version) -> bool:
         run = run_of(version)
@@ -243,8 +246,11 @@ def _erase(config: FineTuningConfig, watch: Watch, case: Case) -> tuple[Path, ..
     with watch.stage("Removing it from the log"):
         gone = sum(log.forget(case.turns, wanted) for log in logs)
         watch.note(counted(gone, "turn"))
-    if formats:
-        exporter.export(ConversationLogger(config.log_path).conversations(), formats)
+    with exporting():
+        formats += [format for format in exporter.exported() if format not in formats]
+        exporter.remove()  # again: an export may have read the log before it was cleaned
+        if formats:
+            exporter.export(ConversationLogger(config.log_path).conversations(), formats)
     told = {log.path for log in logs for text in case.texts if log.find(text)}
     return tuple(sorted(told | set(search(paths.home(), wanted, _without_sayings(config, logs))))) if wanted else ()
 

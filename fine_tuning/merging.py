@@ -176,7 +176,7 @@ def _material(shop: Workshop, parts: Sequence[Part]) -> Material:
         shop.watch.note(
             f"the held-out chats of {', '.join(gone)} are missing: only those of the other versions are used"
         )
-    turns = {id for part in parts for id in shop.registry.turns_of(part.version.name, part.version.number)}
+    learned, turns = (_turns_of(shop, parts, with_context=also) for also in (False, True))
     dataset = unite([folder for folder in found.values() if folder], turns)
     left = dataset.manifest["splits"]["test"]["conversations"]
     if not left:
@@ -189,7 +189,15 @@ def _material(shop: Workshop, parts: Sequence[Part]) -> Material:
     )
     key = f"{shop.engine.name} {shop.base.digest}"
     rows = tokenize_dataset(dataset.path, shop.render, shop.vocabulary, shop.config.data_preparation.max_length, key)
-    return Material(dataset, rows, dataset.manifest["turn_ids"])
+    return Material(dataset, rows, dataset.manifest["turn_ids"], sorted(turns - learned))
+
+
+def _turns_of(shop: Workshop, parts: Sequence[Part], *, with_context: bool) -> set[str]:
+    """Return the ids of the turns that one of the versions learned; `with_context`: or only read as context."""
+    versions = (part.version for part in parts)
+    return set[str]().union(
+        *(shop.registry.turns_of(each.name, each.number, with_context=with_context) for each in versions)
+    )
 
 
 def _taught(shop: Workshop, parts: Sequence[Part], material: Material) -> Material:

@@ -11,6 +11,7 @@ import os
 import re
 import stat
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -275,11 +276,72 @@ def append_limited(file: Path, content: bytes, limit: int, older: Path) -> None:
         return stamp(file)[1] + len(content) > limit and stamp(file)[1] > 0
 
     if is_full():
-        with locked(file):
+        with replacing(file):
             if is_full():  # else another thread or process has just renamed it
                 file.replace(older)
-    with os.fdopen(os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab") as target:
-        target.write(content)
+    with appending(file) as target, os.fdopen(target, "ab", closefd=False) as opened:
+        opened.write(content)
+
+
+@contextmanager
+def appending(file: Path) -> Iterator[int]:
+    """Open a file that only its owner may read, and yield a descriptor that appends to it.
+
+    If the file is just being replaced (`replacing`), wait until it is done, for at most ten seconds, so that
+    nothing is written to the old one.
+    """
+    while True:
+        target = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            _lock(target, alone=False)
+            if os.name == "nt" or os.fstat(target).st_ino == stamp(file)[0]:
+                yield target
+                return
+        finally:
+            os.close(target)
+
+
+@contextmanager
+def replacing(file: Path) -> Iterator[None]:
+    """Keep out those who are `appending` to a file, while it is renamed or written anew in the `with` block.
+
+    Raises FileNotFoundError if there is no such file, and Busy if another program keeps it for more than ten
+    seconds.
+    """
+    if os.name == "nt":  # which replaces no open file
+        with locked(file):
+            yield
+        return
+    handle = os.open(file, os.O_RDONLY)
+    try:
+        if not _lock(handle, alone=True):
+            raise Busy(f"{file} is being changed by another program: try again")
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int, *, alone: bool) -> bool:
+    """Lock an open file until it is closed, and return whether that was possible within ten seconds.
+
+    Without `alone`, others may hold such a lock, too. Nothing is locked on Windows, and on file systems
+    without locks.
+    """
+    if os.name == "nt":
+        return True
+    import fcntl
+
+    deadline = time.monotonic() + _PATIENCE
+    while time.monotonic() < deadline:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_NB | (fcntl.LOCK_EX if alone else fcntl.LOCK_SH))
+        except BlockingIOError:
+            time.sleep(0.001)
+        except OSError:
+            return True
+        else:
+            return True
+    return False
 
 
 _MOST_FAULTS = 1_000_000  # bytes of faults.log, and of faults.1.log, which holds older ones

@@ -289,6 +289,7 @@ def register_version(
                 verdict=str(verdict),
                 notes=str(lineage or ""),
                 turns=material.turn_ids,
+                context=material.context,
             )
         register(shop.engine, version_tag(shop.name, number), spec)
     return number

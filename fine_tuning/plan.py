@@ -25,6 +25,7 @@ class Material:
     dataset: Dataset
     rows: Path  # the folder of the dataset's token rows
     turn_ids: Sequence[str]  # ids of the turns that the version is trained on
+    context: Sequence[str] = ()  # ids of those whose answers it only reads (`conversation.only_context`)
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Plan:
     around: Around = field(repr=False)  # the inputs of the forecast for all but the training
     # the state (`Turn.state_hash`) of each turn that was read, by id; {} unless a training follows
     seen: dict[str, str] = field(repr=False)
+    context: Sequence[str] = ()  # ids of the turns whose answers are only read (`conversation.only_context`)
     mark: Mark | None = None  # the state of the log's index before it was read; None for the sample
     warnings: tuple[str, ...] = ()  # messages that the user should read before the training
 
@@ -62,7 +64,7 @@ class Plan:
 
     @property
     def material(self) -> Material:
-        return Material(self.dataset, self.rows, self.turn_ids)
+        return Material(self.dataset, self.rows, self.turn_ids, self.context)
 
     @property
     def times(self) -> Times:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from fine_tuning import paths
 from fine_tuning.config import DatasetFormat, FineTuningConfig
-from fine_tuning.conversation import Turn, conversations_of
+from fine_tuning.conversation import Turn, conversations_of, only_context
 from fine_tuning.data_collection.cleaning.kept_decisions import KeptDecisions
 from fine_tuning.data_collection.cleaning.turn_decisions import CleanSettings
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
@@ -228,6 +228,7 @@ def _plan(shop: Workshop, said: Said, cleaned: Cleaned, to_train: bool) -> Plan:
         basis=forecast.basis,
         around=_around(shop, said, forecast.basis, counts),
         seen={turn.id: turn.state_hash for turn in said.turns} if to_train else {},
+        context=[turn.id for turn in said.turns if only_context(turn)],
         mark=said.mark,
         warnings=tuple(filter(None, doubts)),
     )

@@ -150,7 +150,8 @@ def _material(shop: Workshop, version: Version) -> Material:
             f"a quantisation of {version.tag} cannot be tested, because the chats that were kept to test it were "
             "deleted. Retrain, and quantise the new version"
         )
-    return Material(Dataset(found[0]), found[1], sorted(shop.registry.turns_of(version.name, version.number)))
+    learned, turns = (shop.registry.turns_of(version.name, version.number, with_context=also) for also in (False, True))
+    return Material(Dataset(found[0]), found[1], sorted(turns), sorted(turns - learned))
 
 
 def _rows(shop: Workshop, version: Version) -> "list[ScoredRow]":

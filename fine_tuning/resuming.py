@@ -46,6 +46,7 @@ def open_run(shop: Workshop, plan: Plan) -> tuple[Run, Plan]:
         "base_digest": plan.base.gguf_digest,
         "base": plan.base.tag,
         "seen": plan.seen,
+        "context": plan.context,
         "mark": plan.mark and asdict(plan.mark),
     }
     for run in all_runs(plan.config.runs_dir):
@@ -163,6 +164,7 @@ def _data_of(plan: Plan, before: dict[str, Any]) -> dict[str, Any]:
         "counts": counts,
         "replay_prompts": replay_prompts(plan.config, counts),
         "seen": before["seen"],
+        "context": before.get("context", ()),
         "mark": Mark(**before["mark"]) if before.get("mark") else None,
     }
 

@@ -196,6 +196,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     # 10: data_collection/log/follower.py: rows from before migration 9 have partial = 0 whatever the answer is, so
     # each log is read anew: no file has these values
     ("UPDATE logs SET size = -1, tail = -1",),
+    # 11: model_management/model_registry.py: whether a version only read a turn as context when it was trained
+    ("ALTER TABLE version_turns ADD COLUMN context INTEGER NOT NULL DEFAULT 0",),
 )
 
 JOB_TEXTS = {"jobs": ("request", "reason", "origin")}  # columns that may contain text of chats
@@ -316,20 +318,30 @@ def _keep_private(file: Path) -> None:
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:
-    """Put the database into WAL mode.
+    """Put the database into WAL mode. Of two connections that do so to a new file at once, SQLite refuses one."""
 
-    If two connections do so to a new file at once, SQLite refuses one of them without waiting for
-    BUSY_TIMEOUT, so it is tried again here.
-    """
-    deadline = time.monotonic() + BUSY_TIMEOUT
-    while True:
+    def is_done() -> bool:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
-            return
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
                 raise
+            return False
+        return True
+
+    if not _in_time(is_done):
+        raise Busy("the database cannot be opened, because other programs keep using it: close them, and try again")
+
+
+def _in_time(is_done: Callable[[], bool]) -> bool:
+    """Call `is_done` until it returns True, for at most BUSY_TIMEOUT; return its last result.
+
+    Use it for statements that SQLite gives up at once if another connection is in the way.
+    """
+    deadline = time.monotonic() + BUSY_TIMEOUT
+    while not (done := is_done()) and time.monotonic() < deadline:
         time.sleep(0.01)
+    return done
 
 
 @contextmanager
@@ -376,17 +388,14 @@ def leave_no_trace(connection: sqlite3.Connection) -> None:
 def _empty_wal(connection: sqlite3.Connection) -> None:
     """Move the content of the WAL into the database, so that no deleted text is left in the WAL.
 
-    If another connection does so at the same time, SQLite gives up without waiting for BUSY_TIMEOUT
-    and without an error (https://sqlite.org/c3ref/wal_checkpoint_v2.html), so it is tried again here.
+    If another connection does so at the same time, SQLite gives up without an error
+    (https://sqlite.org/c3ref/wal_checkpoint_v2.html).
     """
-    deadline = time.monotonic() + BUSY_TIMEOUT
-    while connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
-        if time.monotonic() > deadline:
-            raise Busy(
-                "deleted text may still be in the database's file -wal, because other programs keep using it: close "
-                "them, and try again"
-            )
-        time.sleep(0.01)
+    if not _in_time(lambda: connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0):
+        raise Busy(
+            "deleted text may still be in the database's -wal file, because other programs keep using it: close "
+            "them, and try again"
+        )
 
 
 def _make_folder(file: Path) -> None:

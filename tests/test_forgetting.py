@@ -10,7 +10,9 @@ import multiprocessing
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,7 +23,7 @@ from fine_tuning import forgetting, paths
 from fine_tuning.cli.main import main
 from fine_tuning.config import FineTuningConfig
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
-from fine_tuning.data_collection.data_export import DataExporter
+from fine_tuning.data_collection.data_export import DataExporter, exporting
 from fine_tuning.data_collection.importers.importing import Wanted, import_files
 from fine_tuning.data_collection.log.chat_labels import labels, set_label
 from fine_tuning.data_preparation.dataset_builder import build_dataset
@@ -156,6 +158,21 @@ def test_no_byte_of_it_is_left_anywhere_and_the_rest_stays(engine: Engine, home:
     assert not (home / "forgetting.json").exists()
 
 
+def test_an_export_that_read_the_log_before_keeps_nothing(engine: Engine, home: Path) -> None:
+    log, _ = fill(engine, home)
+    case = examine(CONFIG, engine, matching=SECRET.lower())
+    with ThreadPoolExecutor() as pool:
+        with exporting():
+            said = log.conversations()
+            forgetting_it = pool.submit(forget, CONFIG, engine, Watch(), case, teach_again=False)
+            while log.find("Zorbexine"):
+                time.sleep(0.01)
+            wait([forgetting_it], timeout=1)
+            DataExporter().export(said, ["jsonl", "sharegpt.csv"])
+        assert forgetting_it.result().left == ()
+    assert holding(home) == [] and (home / "exports" / "conversations.jsonl").exists()
+
+
 @pytest.mark.parametrize("brackets", [400, 5000])
 def test_no_text_in_the_database_stops_it(engine: Engine, home: Path, brackets: int) -> None:
     """A note of many brackets looks like JSON that is nested too deeply to be read."""
@@ -211,6 +228,13 @@ def test_a_version_of_which_nobody_knows_what_taught_it_goes_too(engine: Engine,
     engine.create(f"{NAME}:v7", ModelSpec(from_=BASE, parameters={"seed": 7}))
     Registry().add(NAME, 7, notes="found in the engine")
     assert [version.number for version in examine(CONFIG, engine, ids["asked"]).versions] == [2, 7]
+
+
+def test_a_version_that_only_read_it_as_context_goes_too(engine: Engine, home: Path) -> None:
+    _, ids = fill(engine, home)
+    Registry().add(NAME, 7, turns=[ids["edited"], ids["clean"]], context=[ids["edited"]])
+    engine.create(f"{NAME}:v7", ModelSpec(from_=BASE, parameters={"seed": 7}))
+    assert [version.number for version in examine(CONFIG, engine, ids["edited"]).versions] == [7]
 
 
 def test_what_no_version_learned_is_forgotten_without_a_training(engine: Engine, home: Path) -> None:

@@ -66,7 +66,7 @@ def test_of_two_that_find_a_file_of_messages_full_one_renames_it(tmp_path):
     file, older = tmp_path / "log.txt", tmp_path / "log.1.txt"
     paths.append_limited(file, b"x" * 90, 100, older)
     with ThreadPoolExecutor() as pool:
-        with paths.locked(file):
+        with paths.replacing(file):
             other = pool.submit(paths.append_limited, file, b"other's " * 2, 100, older)
             time.sleep(0.2)  # it has found the file full, and waits
             file.rename(older)

@@ -46,6 +46,9 @@ def shop(tmp_path_factory: pytest.TempPathFactory, base_gguf: Path) -> Iterator[
             log.log_conversation(
                 f"Which door has the number {number} here?", f"Door {number} is the one with the blue frame."
             )
+        log.new_session()
+        log.log_conversation("May I ask about the doors?", "Ask me later, at the gate.", {"weight": 0})
+        log.log_conversation("Which door is locked at night?", "The one behind the kitchen is locked.")
         yield Workshop(settings(), engine)
 
 
@@ -77,10 +80,14 @@ def test_a_first_run_is_fresh_and_says_what_it_learns(shop: Workshop, plan: Plan
 
 def test_an_unfinished_run_is_gone_on_with_and_learns_its_own_data(shop: Workshop, plan: Plan) -> None:
     first, *_ = opened(shop, plan)
-    later = replace(plan, seen={**plan.seen, "new-1": "x", "new-2": "y"}, rows=plan.rows.parent / "rows-other")
+    later = replace(
+        plan, seen={**plan.seen, "new-1": "x", "new-2": "y"}, context=["new-1"], rows=plan.rows.parent / "rows-other"
+    )
     run, planned, notes, resumed = opened(shop, later)
     assert resumed and run == first and "it continues from" in notes[0] and "2 newer turns" in notes[0]
     assert planned.rows == plan.rows and planned.seen == plan.seen
+    (read,) = planned.material.context
+    assert read in planned.material.turn_ids and planned.seen[read]
 
 
 def test_how_much_memory_is_free_does_not_keep_it_from_going_on(shop: Workshop, plan: Plan) -> None:

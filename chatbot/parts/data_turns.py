@@ -249,6 +249,8 @@ def _export(log: ConversationLogger, known: Learned, wanted: Wanted) -> None:
             st.caption(
                 "A pair is an edited answer with its original, or two answers to one question, one with a thumb up"
             )
+        elif format not in data_export.LOG_FORMATS:
+            st.caption("Answers with a thumb down, and those that were stopped or cut, are left out")
         st.download_button(
             "Download",
             lambda: exported(log, known, wanted, format),

@@ -209,7 +209,7 @@ def _edit(opened: Opened, turn: Turn) -> None:
 
 
 def _confirm(opened: Opened, turn: Turn) -> None:
-    versions = ", ".join(version.tag for version in service().registry.versions_of_turn(turn.id))
+    versions = ", ".join(version.tag for version in service().registry.versions_of_turns([turn.id], with_context=True))
     st.warning(
         "It is deleted for good from the log and from all files, and so are the versions that learned it: "
         f"{versions}. A version is then trained without it.",

@@ -25,7 +25,8 @@ from fine_tuning.units import counted
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from fine_tuning.conversation import Turn
+    from fine_tuning.config import FineTuningConfig
+    from fine_tuning.conversation import Conversation, Turn
     from fine_tuning.review import Candidate
 
 
@@ -131,7 +132,8 @@ def _add_export(commands: Commands) -> None:
         _export,
         "write the log for other programs",
         "The log is written as JSON Lines, JSON, CSV, Parquet and Markdown, and as training data in the format of "
-        "data_preparation.format_type, or in the formats of --format. The other options select turns, like the filters "
+        "data_preparation.format_type, or in the formats of --format. Training data are without answers that are rated "
+        "down or incomplete. The other options select turns, like the filters "
         "of the page Data; excluded turns are left out.",
     )
     export.add_argument(
@@ -346,20 +348,35 @@ def _data(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
+    from fine_tuning.data_collection.data_export import LOG_FORMATS, DataExporter, check_records, exporting, in_file
+
+    config = read_config(options)
+    if options.format:
+        formats = [in_file(format, options.kind) for format in options.format]
+    else:
+        formats = [*LOG_FORMATS, in_file(config.data_preparation.format_type, options.kind)]
+    with exporting():
+        conversations = _to_export(options, config)
+        for format in formats if options.format else ():
+            check_records(conversations, format)
+        files = DataExporter(options.folder).export(conversations, formats)
+    for format, path in files.items():
+        if options.json:
+            print_json(options, {"format": format, "path": path})
+        else:
+            print(f"{format}: {path}")
+
+
+def _to_export(options: argparse.Namespace, config: "FineTuningConfig") -> "list[Conversation]":
+    """Return the wanted conversations, without excluded turns. Raises NoConversations if there are none."""
     from fine_tuning.conversation import conversations_of
     from fine_tuning.data_collection.conversation_logger import ConversationLogger
-    from fine_tuning.data_collection.data_export import LOG_FORMATS, DataExporter, check_pairs, in_file
     from fine_tuning.data_collection.log import turn_list
     from fine_tuning.data_collection.log.turn_list import Wanted
     from fine_tuning.model_management.model_registry import Registry
     from fine_tuning.planning import learned
 
-    config = read_config(options)
     log = ConversationLogger(config.log_path)
-    if options.format:
-        formats = [in_file(format, options.kind) for format in options.format]
-    else:
-        formats = [*LOG_FORMATS, in_file(config.data_preparation.format_type, options.kind)]
     wanted = Wanted(text=options.text, state=options.state, model=options.model, imported=options.imported)
     if wanted == Wanted():
         conversations = log.conversations()
@@ -376,10 +393,4 @@ def _export(options: argparse.Namespace) -> None:
         raise NoConversations(
             f"nothing to export, and nothing was written: {log.path} holds {left_out}. Chat first, with recording on"
         )
-    for format in formats:
-        check_pairs(conversations, format)
-    for format, path in DataExporter(options.folder).export(conversations, formats).items():
-        if options.json:
-            print_json(options, {"format": format, "path": path})
-        else:
-            print(f"{format}: {path}")
+    return conversations

@@ -35,7 +35,7 @@ from pydantic import ValidationError
 
 from fine_tuning import paths
 from fine_tuning.conversation import Conversation, Turn, conversations_of
-from fine_tuning.data_collection.data_export import DataExporter, write_export
+from fine_tuning.data_collection.data_export import DataExporter, exporting, write_export
 from fine_tuning.data_collection.importers.chats import Entry
 from fine_tuning.data_collection.log.file import LogFile, Stamp
 from fine_tuning.data_collection.log.follower import Range
@@ -330,7 +330,8 @@ class ConversationLogger:
 
         Raises DataError for an unknown format.
         """
-        return write_export(self.conversations(), format, Path(path))
+        with exporting():
+            return write_export(self.conversations(), format, Path(path))
 
     def stamp(self) -> Stamp:
         """Return a stamp of the log's state. As long as the stamp is the same, so is the log's content.
@@ -351,7 +352,8 @@ class ConversationLogger:
         if not self._export_every:
             return
         try:
-            DataExporter().export_when_due(self.conversations(), self._export_every)
+            with exporting():
+                DataExporter().export_when_due(self.conversations(), self._export_every)
         except (ByoaiError, OSError) as error:  # for example because `forget` removes the exports at this moment
             _logger.warning("the turn was logged, but the export that was due failed: %s", error)
 

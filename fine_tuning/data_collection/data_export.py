@@ -6,13 +6,16 @@ csv          one turn per row, for spreadsheets
 parquet      one turn per row, for data frames; `metadata` is JSON
 markdown     for people: a heading for each conversation, then its messages
 
-training_formats.py lists the formats of training data. Each can also be written as jsonl, csv or
-parquet; the format is then named with the file type, such as "alpaca.csv" (`in_file`).
+The first four hold every turn with its rating, and say whether an answer is incomplete.
+training_formats.py lists the formats of training data, without the answers that must not be trained on.
+Each can also be written as jsonl, csv or parquet; the format is then named with the file type, such as
+"alpaca.csv" (`in_file`).
 """
 
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +27,7 @@ from fine_tuning.data_collection.record_files import Kind, Record, csv_rows, jso
 from fine_tuning.data_collection.training_formats import TRAINING, TrainingFormat
 from fine_tuning.errors import ConfigError, DataError, NoConversations
 
-_COLUMNS = ("id", "session_id", "timestamp", "user_message", "bot_response", "model", "rating", "weight")
+_COLUMNS = ("id", "session_id", "timestamp", "user_message", "bot_response", "model", "rating", "weight", "incomplete")
 _MARK = "exported.json"  # the number of turns in the last export
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 _ALSO_AS = ("jsonl", "csv", "parquet")  # file types in which every format of training data can be written
@@ -75,6 +78,17 @@ class DataExporter:
         for file in there:
             file.unlink()
         return there
+
+
+@contextmanager
+def exporting() -> Iterator[None]:
+    """Hold a lock within the `with` block, from reading the log until its exports are written.
+
+    So `forget` runs before or after, and no export keeps what it removes. Raises Busy if another program
+    holds the lock for more than ten seconds.
+    """
+    with paths.locked(paths.home() / "exports"):
+        yield
 
 
 def write_export(conversations: Sequence[Conversation | dict[str, object]], format: str, path: Path) -> Path:
@@ -241,13 +255,19 @@ def is_of_pairs(format: str) -> bool:
     return known is not None and known.of_pairs
 
 
-def check_pairs(conversations: Sequence[Conversation], format: str) -> None:
-    """Raise NoConversations for a format of preferences if the conversations hold no pair of answers."""
-    if is_of_pairs(format) and not any(True for _ in TRAINING[format.partition(".")[0]].records(conversations)):
-        raise NoConversations(
-            "nothing to export, and nothing was written: there is no pair of answers to one question. Edit an answer, "
-            "or regenerate it and rate one of the two with a thumb up"
-        )
+def check_records(conversations: Sequence[Conversation], format: str) -> None:
+    """Raise NoConversations for a format of training data if the conversations give no record in it."""
+    known = TRAINING.get(format.partition(".")[0])
+    if known is None or any(True for _ in known.records(conversations)):
+        return
+    why = (
+        "there is no pair of answers to one question. Edit an answer, or regenerate it and rate one of the two with a "
+        "thumb up"
+        if known.of_pairs
+        else f"{format} leaves out answers that are rated down, incomplete or only context, and there is no other. "
+        "Choose jsonl, which holds every turn"
+    )
+    raise NoConversations(f"nothing to export, and nothing was written: {why}")
 
 
 def _known(format: str) -> _Format:

@@ -21,7 +21,7 @@ from fine_tuning.json_values import parse_json
 Pattern = re.Pattern[bytes]
 
 _NUMBERS = {".gguf", ".safetensors", ".sketches"}  # they contain numbers and perhaps a vocabulary, but no messages
-_MOMENT = 0.005  # seconds in which a job that has opened a file to append a line has done so
+_MOMENT = 0.005  # seconds in which a program that has opened a file to append a line has done so
 _GGUF = b"GGUF"  # first bytes of a GGUF file, whatever its name: engines name their blobs by digests
 _PACKED: dict[str, tuple[Callable[[bytes], bytes], Callable[[bytes], bytes]]] = {
     ".gz": (gzip.decompress, gzip.compress),
@@ -99,9 +99,10 @@ def redact(path: Path, wanted: Pattern) -> None:
     """Overwrite every match in a file with asterisks.
 
     In JSON only strings are changed, not the keys. In other files a match keeps its length. A
-    compressed file is compressed again. What a running job appends meanwhile is redacted, too.
+    compressed file is compressed again. A running job waits before it appends (`paths.appending`); what its
+    children print meanwhile is redacted, too.
     """
-    with suppress(FileNotFoundError), path.open("rb") as file:
+    with suppress(FileNotFoundError), paths.replacing(path), path.open("rb") as file:
         pack = _PACKED[path.suffix][1] if path.suffix in _PACKED else bytes
         content = _unpacked(path, file.read())
         if os.name == "nt":  # Windows replaces no open file

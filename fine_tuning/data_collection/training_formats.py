@@ -7,8 +7,10 @@ instruction  one turn per record, with the turns before it as its history
 dpo          one preference per record: `prompt`, `chosen` and `rejected` as lists of messages
 dpo-text     the same as texts; an earlier exchange is part of the prompt, as in Anthropic's HH-RLHF
 
-An answer that is only context has "weight": 0 in chatml and sharegpt, which OpenAI and axolotl read;
-alpaca and instruction have no record for it, and its weight in `weights` where it is in a history.
+An answer that is rated down, or incomplete and not approved, is in none of the first four: the
+conversation ends before it, and what follows is another one, as in byoai's own training. An answer
+that is only context has "weight": 0 in chatml and sharegpt, which OpenAI and axolotl read; alpaca and
+instruction have no record for it, and its weight in `weights` where it is in a history.
 
 The first four have one answer to each question; pair_formats.py shows the keys of chatml, alpaca and
 instruction. The last two are TRL's conversational and standard preference format. Their pairs are
@@ -17,11 +19,12 @@ answer with a thumb up and one without.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 from fine_tuning.branches import stretches, system_of
 from fine_tuning.config import DatasetFormat
-from fine_tuning.conversation import Conversation, Message, only_context
+from fine_tuning.conversation import Conversation, Message, only_context, refused
 from fine_tuning.data_collection.pair_formats import FORMATS, Example
 from fine_tuning.data_collection.preferences import Preference, preferences_of
 from fine_tuning.data_collection.record_files import Kind, Record
@@ -96,11 +99,17 @@ def _pairs(conversations: Iterable[Conversation]) -> Iterator[Preference]:
 
 
 def _examples(conversation: Conversation) -> Iterator[Example]:
-    """Yield the chosen path of a conversation as one example, or as several if the system prompt changes."""
+    """Yield the chosen path of a conversation as one example.
+
+    Yield several if the system prompt changes, or if an answer on it is refused, which is left out.
+    """
     for stretch in stretches(conversation):
-        context = frozenset(index for index, turn in enumerate(stretch.turns) if only_context(turn))
-        exchanges = [(turn.user_message, turn.bot_response) for turn in stretch.turns]
-        yield Example(exchanges, stretch.system, context=context)
+        for is_refused, group in groupby(stretch.turns, refused):
+            if not is_refused:
+                turns = [*group]
+                context = frozenset(index for index, turn in enumerate(turns) if only_context(turn))
+                exchanges = [(turn.user_message, turn.bot_response) for turn in turns]
+                yield Example(exchanges, stretch.system, context=context)
 
 
 def _by_turn(conversations: Iterable[Conversation]) -> Iterator[Example]:

@@ -22,9 +22,13 @@ from typing import Any
 
 from fine_tuning import paths
 from fine_tuning.config import DatasetFormat
-from fine_tuning.conversation import Turn, is_context
+from fine_tuning.conversation import Turn, is_context, is_refused
+from fine_tuning.data_collection.importers.chats import BadRecord, Said, label_in
 from fine_tuning.data_collection.importers.huggingface import PREFIX
-from fine_tuning.data_collection.importers.marks import answers_learned, is_learned, own_facts
+from fine_tuning.data_collection.importers.marks import is_learned, own_facts
+from fine_tuning.data_collection.importers.pairs import after_history
+from fine_tuning.data_collection.importers.records import cell_value
+from fine_tuning.data_collection.importers.shape import without_beginnings
 from fine_tuning.errors import ConfigError, DataError, NoConversations
 from fine_tuning.json_values import parse_json
 
@@ -83,17 +87,20 @@ def read_records(source: str | Path, format: DatasetFormat, *, trusted: bool = F
 def read_turns(source: Path, format: DatasetFormat) -> list[Turn]:
     """Return the records of a dataset as turns of the log; each record becomes one session.
 
-    Equal records become the same session, and are returned once. Raises NoConversations if there is
-    no question with an answer, and the errors of `read_records`.
+    Equal records become the same session, and are returned once; a record that only repeats the beginning
+    of the next one is left out. Raises NoConversations if there is no question with an answer, and the
+    errors of `read_records`.
     """
     turns: list[Turn] = []
-    for record in read_records(source, format):
-        said = list(_exchanges(record))
-        # without marks the ids are those of versions that did not read them
-        content = [(asked, answered, *([0] if context else [])) for asked, answered, context in said]
+    said_in = ((_system(record), *_exchanges(record)) for record in read_records(source, format))
+    for system, *said in without_beginnings(said_in, tuple):
+        # without marks and a system prompt the ids are those of versions that did not read them
+        content: list[object] = [(asked, answered, *([0] if context else [])) for asked, answered, context in said]
+        content += [{"system": system}] if system else []
         session = "dataset-" + hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+        told = {"source": str(source), **({"system": system} if system else {})}
         for number, (asked, answered, context) in enumerate(said):
-            facts = {"source": str(source), **({"weight": 0} if context else {})}
+            facts = {**told, **({"weight": 0} if context else {})}
             turns.append(
                 Turn(
                     id=f"{session}-{number}",
@@ -143,6 +150,11 @@ def _exchanges(record: Record) -> Iterator[tuple[str, str, bool]]:
             asked = None
 
 
+def _system(record: Record) -> str:
+    first = next(iter(record.get("messages", ())), None)
+    return str(first["content"]) if first and first["role"] == "system" else ""
+
+
 # Map a record's field names to messages or text
 
 
@@ -154,14 +166,21 @@ def _record(place: str, record: object) -> Record:
     fields = {str(key).strip().lower(): value for key, value in record.items() if key is not None}
     for name in _LISTS:
         if isinstance(fields.get(name), (list, tuple)):
-            return {"messages": [_message(place, message) for message in fields[name]]}
+            messages = [_message(place, message) for message in fields[name]]
+            if label_in(fields) is False and messages and messages[-1]["role"] == "assistant":
+                messages[-1]["weight"] = 0
+            return {"messages": messages}
     for asks, gives, answers in _PAIRS:
         if fields.get(asks) is not None and fields.get(answers) is not None:
             asked, more = _string(fields[asks]), _string(fields.get(gives) or "") if gives else ""
-            messages = [{"role": "system", "content": _string(fields["system"])}] if fields.get("system") else []
-            messages.append({"role": "user", "content": f"{asked}\n\n{more}" if more.strip() else asked})
-            answer: Record = {"role": "assistant", "content": _string(fields[answers])}
-            return {"messages": [*messages, answer | ({} if _answer_is_learned(fields) else {"weight": 0})]}
+            question = Said("user", f"{asked}\n\n{more}" if more.strip() else asked)
+            answer = Said("assistant", _string(fields[answers]), learned=_answer_is_learned(fields))
+            own = {"system": own_facts(fields).get("system")} if "user_message" in fields else fields
+            try:
+                said = after_history(own, [question, answer])
+            except BadRecord as error:
+                raise DataError(f"{place}: expected {error}. Correct the record, or leave the field out") from error
+            return {"messages": [_plain(each) for each in said]}
     for name in _SINGLE:
         if isinstance(fields.get(name), str):
             return {"text": fields[name]}
@@ -173,8 +192,13 @@ def _record(place: str, record: object) -> Record:
 def _answer_is_learned(fields: Mapping[str, Any]) -> bool:
     """Return whether the answer of a question may be trained on; of byoai's own turns, as the log decides."""
     if "user_message" in fields:
-        return not is_context(own_facts(fields))
-    return all(answers_learned(fields)[-1:])
+        facts = own_facts(fields)
+        return not (is_context(facts) or is_refused(facts))
+    return label_in(fields) is not False
+
+
+def _plain(said: Said) -> Record:
+    return {"role": said.role, "content": said.text, **({} if said.learned else {"weight": 0})}
 
 
 def _message(place: str, message: object) -> Record:
@@ -246,7 +270,8 @@ def _csv(file: tuple[Path, str]) -> Iterator[tuple[str, object]]:
                 cure = f"put texts that hold {separator!r} in quotes"
                 raise DataError(f"{path}, line {reader.line_num}: more values than the first line has names; {cure}")
             if any(record.values()):
-                yield f"{path}, line {reader.line_num}", record
+                cells = {name: cell if cell is None else cell_value(cell) for name, cell in record.items()}
+                yield f"{path}, line {reader.line_num}", cells
     except csv.Error as error:
         raise DataError(
             f"{path}, line {reader.line_num}: not valid CSV ({error}). Correct the line, or choose another format"

@@ -321,4 +321,5 @@ def not_forgotten(queue: Queue, index: LogIndex) -> Job | None:
 
 def learned_by(index: LogIndex, registry: Registry, id: str) -> list[str]:
     """Return the tags of all versions, except retired versions, that were trained on a chat."""
-    return [version.tag for version in registry.versions_of_turns(index.ids_of(id)) if version.state != "retired"]
+    versions = registry.versions_of_turns(index.ids_of(id), with_context=True)
+    return [version.tag for version in versions if version.state != "retired"]

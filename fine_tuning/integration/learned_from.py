@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from fine_tuning.conversation import Turn, only_context
+from fine_tuning.conversation import Turn
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.log.likeness import alike_among, count_taught, most_alike, newest_of
 from fine_tuning.engines.base import Engine
@@ -115,7 +115,7 @@ def learned_from(log: ConversationLogger, registry: Registry, turn_id: str, limi
     alike = most_alike(log, turn, (version.name, version.number), limit)
     teachers = [Teacher(each.turn, each.likeness, each.shared) for each in alike]
     beside = {each.turn.id: each for each in taught_elsewhere(log, registry, version)}
-    alike = alike_among(turn, [each.turn for each in beside.values() if not only_context(each.turn)], limit)
+    alike = alike_among(turn, [each.turn for each in beside.values()], limit)
     teachers += [Teacher(each.turn, each.likeness, each.shared, source=beside[each.turn.id].source) for each in alike]
     best = tuple(sorted(teachers, key=lambda each: -each.likeness)[:limit])
     return LearnedFrom(turn, version, best, taught, taught - there - len(beside), excluded)

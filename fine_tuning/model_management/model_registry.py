@@ -5,7 +5,7 @@ which a rollback returns), and then retired.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
@@ -148,12 +148,14 @@ class Registry:
         verdict: str = "",
         notes: str = "",
         turns: Iterable[str] = (),
+        context: Collection[str] = (),
     ) -> Version:
         """Add a version as a candidate, and return it. For the arguments see Version.
 
-        `turns` are the ids of the turns that it was trained on. Call this before the engine's tag is
-        created, so that an interruption leaves a candidate without a tag rather than a tag without a
-        version. Raises ByoaiError if the number is taken.
+        `turns` are the ids of the turns that it was trained on, `context` those of them whose answers it
+        only read (`conversation.only_context`). Call this before the engine's tag is created, so that an
+        interruption leaves a candidate without a tag rather than a tag without a version. Raises
+        ByoaiError if the number is taken.
         """
         made_of = (base_tag, base_digest, run, dataset, method, mode)
         with state.connect(self._path) as connection, state.transaction(connection):
@@ -171,8 +173,9 @@ class Registry:
                     f"{name} cannot get a version {number}, because the number is taken or below 1: call next_number() "
                     "for a free one"
                 ) from error
-            pairs = ((cursor.lastrowid, turn) for turn in dict.fromkeys(turns))
-            connection.executemany("INSERT INTO version_turns (version_id, turn_id) VALUES (?, ?)", pairs)
+            only_read = set(context)
+            rows = ((cursor.lastrowid, turn, turn in only_read) for turn in dict.fromkeys(turns))
+            connection.executemany("INSERT INTO version_turns (version_id, turn_id, context) VALUES (?, ?, ?)", rows)
             return _one(connection, name, number)
 
     def update(self, name: str, number: int, **changes: Any) -> Version:
@@ -255,33 +258,40 @@ class Registry:
             )
             return _one(connection, name, number)
 
-    def turns_of(self, name: str, number: int) -> set[str]:
-        """Return the ids of the turns that a version was trained on; an empty set for an unknown version."""
+    def turns_of(self, name: str, number: int, *, with_context: bool = False) -> set[str]:
+        """Return the ids of the turns that a version learned; an empty set for an unknown version.
+
+        `with_context`: and of those whose answers it only read.
+        """
         with state.connect(self._path) as connection:
             rows = connection.execute(
                 "SELECT turn_id FROM version_turns JOIN versions ON versions.id = version_id WHERE name = ? AND "
-                "number = ?",
-                (name, number),
+                "number = ? AND context <= ?",
+                (name, number, with_context),
             )
             return {row["turn_id"] for row in rows}
 
     def turn_counts(self) -> dict[tuple[str, int], int]:
-        """Return by (name, number) how many turns each version was trained on; versions with none are left out."""
+        """Return by (name, number) how many turns each version learned; versions with none are left out."""
         with state.connect(self._path) as connection:
             rows = connection.execute(
                 "SELECT name, number, count(*) AS turns FROM version_turns JOIN versions ON versions.id = version_id "
-                "GROUP BY version_id"
+                "WHERE NOT context GROUP BY version_id"
             )
             return {(row["name"], row["number"]): row["turns"] for row in rows}
 
     def versions_of_turn(self, turn_id: str) -> tuple[Version, ...]:
-        """Return the versions that were trained on a turn, ordered by name and number."""
+        """Return the versions that learned a turn, ordered by name and number."""
         return self.versions_of_turns([turn_id])
 
-    def versions_of_turns(self, turn_ids: Iterable[str]) -> tuple[Version, ...]:
-        """Return the versions that were trained on any of the turns, ordered by name and number."""
-        learned = "SELECT version_id FROM version_turns WHERE turn_id IN (SELECT value FROM json_each(?))"
-        return self._select(f"WHERE id IN ({learned})", json.dumps(list(turn_ids)))
+    def versions_of_turns(self, turn_ids: Iterable[str], *, with_context: bool = False) -> tuple[Version, ...]:
+        """Return the versions that learned any of the turns, ordered by name and number.
+
+        `with_context`: and those that only read an answer of them.
+        """
+        among = "turn_id IN (SELECT value FROM json_each(?)) AND context <= ?"
+        learned = f"SELECT version_id FROM version_turns WHERE {among}"
+        return self._select(f"WHERE id IN ({learned})", json.dumps(list(turn_ids)), with_context)
 
     def list(self, name: str | None = None) -> tuple[Version, ...]:
         """Return all versions, or those of `name`, ordered by name and number."""
@@ -290,7 +300,7 @@ class Registry:
     def _in_state(self, name: str, wanted: State) -> Version | None:
         return next(iter(self._select("WHERE name = ? AND state = ?", name, wanted)), None)
 
-    def _select(self, condition: str, *values: str) -> tuple[Version, ...]:
+    def _select(self, condition: str, *values: str | bool) -> tuple[Version, ...]:
         with state.connect(self._path) as connection:
             rows = connection.execute(f"SELECT versions.* FROM versions {condition} ORDER BY name, number", values)
             return tuple(_version(row) for row in rows)

@@ -121,8 +121,8 @@ class StepReporter:
             validation_loss=trainer.validated() if validates else None,
             validation_accuracy=trainer.validation_accuracy if validates else None,
         )
-        with self.file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(self.last)) + "\n")
+        with paths.appending(self.file) as file:
+            os.write(file, f"{json.dumps(asdict(self.last))}\n".encode())
         self.watch.tell(self.last)
 
 

@@ -10,6 +10,7 @@ import os
 import time
 import unicodedata
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from fine_tuning import paths
 from fine_tuning.data_collection.redaction import pattern, redact, redact_text, search
 from fine_tuning.errors import ByoaiError
+from fine_tuning.events import Note, events_to, read_events
 
 SAID = 'Grüße an "Zorbex" & Co,\n5 Ärzte'
 
@@ -162,6 +164,34 @@ def test_what_a_job_appends_meanwhile_is_kept_and_redacted(tmp_path: Path, monke
             redact(file, wanted)
         assert file.read_text() == "".join(line % number for number in (1, 2, 3)).replace("Zorbex", "******")
         assert list(search(tmp_path, wanted)) == []
+
+
+def test_a_job_that_opened_its_events_long_before_they_are_replaced_loses_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process may rest for any time between opening the file and writing to it."""
+    wanted, file, opened = pattern(["Zorbex"]), tmp_path / "events.jsonl", os.open
+    assert wanted
+    pool = ThreadPoolExecutor()
+    with events_to(file) as tell:
+        tell(Note("Zorbex 1"))
+        job = list[Future[None]]()
+
+        def open_and_rest(path: Path, *rest: int) -> int:
+            handle = opened(path, *rest)
+            if path == file:
+                monkeypatch.undo()
+                job.append(pool.submit(redact, file, wanted))
+                time.sleep(0.2)
+            return handle
+
+        monkeypatch.setattr(os, "open", open_and_rest)
+        tell(Note("Zorbex 2"))
+        job[0].result()
+        tell(Note("3"))
+    pool.shutdown()
+    found = [event.text for _, event in read_events(file) if isinstance(event, Note)]
+    assert found in (["****** 1", "****** 2", "3"], ["****** 1", "Zorbex 2", "3"])
 
 
 def test_a_file_that_was_removed_meanwhile_is_not_made_again(tmp_path: Path) -> None:

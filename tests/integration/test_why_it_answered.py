@@ -71,6 +71,15 @@ def test_what_was_excluded_since_is_marked_and_what_was_forgotten_is_counted(log
     assert found(log).gone == 2 and "flowerpot" not in str([each.turn for each in found(log).teachers])
 
 
+def test_what_the_version_only_read_did_not_teach_it_also_when_it_was_approved_since(log: ConversationLogger) -> None:
+    first, *_, read, _ = log.turns()
+    Registry().add(NAME, 2, base_tag=BASE, turns=[first.id, read.id], context=[read.id])
+    again = log.log_conversation("Where is the key of the shed?", "In the blue drawer.", {"model": f"{NAME}:v2"})
+    log.rate(read.id, "up")
+    why = learned_from(log, Registry(), again.id)
+    assert why.taught == 1 and [each.turn.id for each in why.teachers] == [first.id]
+
+
 @pytest.mark.parametrize(
     ("model", "said"),
     [

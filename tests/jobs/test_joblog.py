@@ -82,7 +82,6 @@ def test_it_never_grows_beyond_its_bounds(tmp_path: Path) -> None:
     assert last_line(log).startswith("59999 ") and sorted(path.name for path in tmp_path.iterdir()) == [
         "log.1.txt",
         "log.txt",
-        "log.txt.lock",
     ]
 
 

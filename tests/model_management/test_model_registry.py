@@ -149,6 +149,13 @@ def test_lineage_is_known_from_the_version_and_from_the_turn(registry: Registry)
     assert registry.versions_of_turn("never said") == ()
 
 
+def test_what_a_version_only_read_is_not_learned_and_still_found(registry: Registry) -> None:
+    registry.add(NAME, 1, turns=["a", "b"], context=["b", "not in the data"])
+    assert registry.turns_of(NAME, 1) == {"a"} and registry.turns_of(NAME, 1, with_context=True) == {"a", "b"}
+    assert registry.turn_counts() == {(NAME, 1): 1} and registry.versions_of_turn("b") == ()
+    assert [each.number for each in registry.versions_of_turns(["b"], with_context=True)] == [1]
+
+
 def test_a_failed_entry_leaves_nothing(registry: Registry) -> None:
     registry.add(NAME, 1, turns=["a"])
     with pytest.raises(ByoaiError):

@@ -117,8 +117,8 @@ def export_conversations(
 ) -> StreamingResponse:
     """Export all conversations or one, without excluded turns.
 
-    chatml, sharegpt, alpaca and instruction are formats for training; dpo and dpo-text hold pairs of a
-    chosen and a rejected answer.
+    chatml, sharegpt, alpaca and instruction are formats for training, without answers that are rated
+    down or incomplete; dpo and dpo-text hold pairs of a chosen and a rejected answer.
     """
     log = service.log()
     turns = (
@@ -129,7 +129,7 @@ def export_conversations(
     if not turns:
         raise NoConversations("there is nothing to export: there is no turn, or all turns are excluded")
     conversations, wanted = conversations_of(turns), data_export.in_file(format, kind or "")
-    data_export.check_pairs(conversations, wanted)
+    data_export.check_records(conversations, wanted)
     name = data_export.file_of(wanted)
     headers = {"content-disposition": f'attachment; filename="{name}"'}
     pieces = _together(data_export.render(conversations, wanted))

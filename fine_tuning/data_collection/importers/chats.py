@@ -124,7 +124,8 @@ class _Exchange:
     asked: list[Said] = field(default_factory=list)
     answered: list[Said] = field(default_factory=list)
     parts: list[object] = field(default_factory=list)
-    system: list[str] = field(default_factory=list)
+    system: list[str] = field(default_factory=list)  # also of the exchanges after it, until there is another one
+    later: list[str] = field(default_factory=list)  # system prompts after the answer
     opening: list[str] = field(default_factory=list)  # answers before the first question
 
     def is_told(self) -> bool:
@@ -183,12 +184,12 @@ def _exchanges(said: Sequence[Said]) -> Iterator[_Exchange]:
     for message in said:
         if message.role == "user" and now.answered:
             yield now
-            now = _Exchange() if now.is_told() else _Exchange(system=now.system, opening=now.opening)
+            now = _Exchange(system=[*(now.later or now.system)], opening=[] if now.is_told() else now.opening)
         if message.parts:
             now.parts += [{"role": message.role, "part": plain(part)} for part in message.parts]
         match message.role:
             case "system":
-                now.system.append(message.text)
+                (now.later if now.answered else now.system).append(message.text)
             case "user":
                 now.asked.append(message)
             case "assistant" if now.asked and (message.text.strip() or message.parts or message.thoughts):
@@ -294,12 +295,17 @@ def rated(said: Sequence[Said], record: JsonObject) -> list[Said]:
 
     Data sets for KTO (arXiv 2402.01306) have such labels, and those of safe and unsafe answers.
     """
-    if _LABELS.isdisjoint(record):
-        return [*said]
-    label = next((record[key] for key in _LABELS if isinstance(record.get(key), bool)), None)
+    label = label_in(record)
     if label is None or not said:
         return [*said]
     return [*said[:-1], replace(said[-1], rating="up" if label else "down")]
+
+
+def label_in(record: Mapping[str, Any]) -> bool | None:
+    """Return the label, true or false, that a record gives its last answer (see `rated`); None without one."""
+    if _LABELS.isdisjoint(record):
+        return None
+    return next((record[key] for key in _LABELS if isinstance(record.get(key), bool)), None)
 
 
 QUESTION_MARKS = ("?", "？", "؟")

@@ -47,7 +47,7 @@ def own_facts(record: Mapping[Any, Any]) -> JsonObject:
     if isinstance(facts, str):
         with suppress(ValueError):
             facts = parse_json(facts)
-    told = {key: record.get(key) for key in ("model", "rating", "weight")}
+    told = {key: record.get(key) for key in ("model", "rating", "weight", "incomplete")}
     found = {**told, **(facts if isinstance(facts, dict) else {})}
     known = {key: value for key, value in found.items() if value is not None}
     return {**known, "weight": int(is_learned("assistant", known))}

@@ -103,9 +103,9 @@ def _own(record: JsonObject, source: Source) -> Iterable[Chat]:
 
 
 def _own_turn(record: JsonObject) -> Chat:
-    """Return the chat of one turn, with the system prompt, edit, rating and weight that the log had.
+    """Return the chat of one turn, with the system prompt, edit, rating, weight and incompleteness that the log had.
 
-    A CSV has the rating and the weight. The weight is not a mark of the message (`Said.learned`), because such
+    A CSV has no system prompt and no edit. The weight is not a mark of the message (`Said.learned`), because such
     marks outweigh edits and ratings, and these are the owner's.
     """
     facts = own_facts(record)
@@ -124,6 +124,8 @@ def _own_turn(record: JsonObject) -> Chat:
     said = [Said("user", text_of(record["user_message"], "user_message"), time), answer]
     session = text_of(record["session_id"], "an id")
     kept = task_in(facts, "task") | ({} if facts["weight"] else {"weight": 0})
+    if incomplete := text_of(facts.get("incomplete"), "how the answer ended"):
+        kept["incomplete"] = incomplete
     return Chat([Said("system", system), *said] if system else said, session, facts=kept)
 
 

@@ -280,12 +280,12 @@ def table(
             elif any("\udc80" <= sign <= "\udcff" for cell in row if not cell.isascii() for sign in cell):
                 yield Fault(place, "expected text in the file's encoding, found other bytes")
             elif len(row) == len(names):
-                yield Record(place, {name: _cell(cell) for name, cell in zip(names, row, strict=True)})
+                yield Record(place, {name: cell_value(cell) for name, cell in zip(names, row, strict=True)})
             elif any(cell.strip() for cell in row):
                 yield Fault(place, f"expected {len(names)} columns, found {len(row)}")
 
 
-def _cell(cell: str) -> object:
+def cell_value(cell: str) -> object:
     """Return the text of a cell, or the list of messages or of exchanges that is written in it as JSON.
 
     A "'" that an export puts before a text, so that spreadsheets do not take it for a formula, is

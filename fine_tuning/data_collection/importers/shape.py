@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from fine_tuning.data_collection.documents.entailment import Judge
 from fine_tuning.data_collection.importers.chats import BadRecord, Chat, Fault, kind, task_in
@@ -11,6 +11,8 @@ from fine_tuning.data_collection.importers.huggingface import Dataset
 from fine_tuning.data_collection.importers.packed import unpacked
 from fine_tuning.data_collection.importers.records import Layout, Look, Record, records, within
 from fine_tuning.data_collection.importers.sqlite_records import rows
+
+_T = TypeVar("_T")
 
 Branches = Literal["best", "all"]
 # Exceptions that are raised by reading a record that does not have the structure of its format.
@@ -122,7 +124,9 @@ def each(
 ) -> Callable[[Source], Iterator[Chat | Fault]]:
     """Return a `read` function for a format in which each record is a conversation of its own.
 
-    `tasks` are the keys under which a record may name its task, besides "task".
+    A record that only repeats the beginning of the next one is left out: some files have a record for each
+    answer, with all that was said before. `tasks` are the keys under which a record may name its task,
+    besides "task".
     """
 
     def read(source: Source) -> Iterator[Chat | Fault]:
@@ -138,4 +142,21 @@ def each(
             except UNREADABLE as error:
                 yield spoilt(error, record.place, expected, record.value)
 
-    return read
+    return lambda source: without_beginnings(read(source), _said)
+
+
+def _said(chat: Chat | Fault) -> Sequence[object]:
+    """Return what a chat must repeat from its beginning to continue another one; () for none that can be continued."""
+    return () if isinstance(chat, Fault) or chat.id else (chat.facts, chat.section, *chat.said)
+
+
+def without_beginnings(items: Iterable[_T], said: Callable[[_T], Sequence[object]]) -> Iterator[_T]:
+    """Yield the items, except those whose content `said` is the beginning of the next item's content."""
+    before: list[tuple[_T, Sequence[object]]] = []  # the item before, if there is one
+    for item in items:
+        now = said(item)
+        for earlier, content in before:
+            if not (0 < len(content) < len(now) and now[: len(content)] == content):
+                yield earlier
+        before = [(item, now)]
+    yield from (earlier for earlier, _ in before)

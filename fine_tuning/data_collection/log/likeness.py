@@ -15,7 +15,7 @@ from itertools import islice
 from sqlite3 import Connection
 
 from fine_tuning import state
-from fine_tuning.conversation import Turn, only_context
+from fine_tuning.conversation import Turn
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.log.batches import fold
 
@@ -45,10 +45,10 @@ class Alike:
 
 
 def most_alike(log: ConversationLogger, turn: Turn, taught: Teaches, limit: int = 5) -> list[Alike]:
-    """Return the turns most similar to `turn` among those on which a version was trained, the most similar first.
+    """Return the turns most similar to `turn` among those that a version learned, the most similar first.
 
-    At most `limit` turns are returned, without `turn` itself and those that are only context. Raises
-    DataError if the log cannot be read, and ByoaiError if state.db cannot.
+    At most `limit` turns are returned, without `turn` itself. Raises DataError if the log cannot be
+    read, and ByoaiError if state.db cannot.
     """
     log.index.mark()  # bring the index up to date
     question, answer = (fold(text[:_LONGEST]) for text in (turn.user_message, turn.bot_response))
@@ -56,7 +56,7 @@ def most_alike(log: ConversationLogger, turn: Turn, taught: Teaches, limit: int 
         weights = _weights(database, sorted(_grams(question) | _grams(answer)))
         ids = list(islice(_taught(database, log, _by_weight(database, weights), taught), _COMPARED))
     others = log.index.turns([id for id in ids if id != turn.id])
-    found = [_compare(question, answer, other, weights) for other in others if not only_context(other)]
+    found = [_compare(question, answer, other, weights) for other in others]
     return sorted((each for each in found if each.likeness > 0), key=lambda each: -each.likeness)[:limit]
 
 
@@ -72,11 +72,12 @@ def alike_among(turn: Turn, others: Sequence[Turn], limit: int = 5) -> list[Alik
 
 
 def count_taught(log: ConversationLogger, taught: Teaches) -> tuple[int, int, int]:
-    """Return how many turns a version was trained on, how many of these are in the log, and how many are excluded."""
+    """Return how many turns a version learned, how many of these are in the log, and how many are excluded."""
     log.index.mark()
     query = (
         "SELECT count(*), count(key), ifnull(sum(excluded), 0) FROM version_turns"
-        f" LEFT JOIN log_turns ON log_turns.id = turn_id AND log = {_LOG} WHERE version_id = {_VERSION}"
+        f" LEFT JOIN log_turns ON log_turns.id = turn_id AND log = {_LOG}"
+        f" WHERE version_id = {_VERSION} AND NOT context"
     )
     with state.connect() as database:
         row = database.execute(query, (str(log.path), *taught)).fetchone()
@@ -131,7 +132,7 @@ def _by_weight(database: Connection, weights: Mapping[str, float]) -> Iterator[i
 
 
 def _taught(database: Connection, log: ConversationLogger, rows: Iterator[int], taught: Teaches) -> Iterator[str]:
-    """Yield the ids of the turns that `rows` belong to, if the version was trained on them.
+    """Yield the ids of the turns that `rows` belong to, if the version learned them.
 
     Each id is yielded once; the ids are in the order of `rows`.
     """
@@ -150,7 +151,7 @@ def _taught(database: Connection, log: ConversationLogger, rows: Iterator[int], 
 def _turns_of(
     database: Connection, log: ConversationLogger, taught: Teaches, rows: Sequence[int] | None
 ) -> dict[int, str]:
-    """Return the ids of the turns on which a version was trained, by the number of their row in the full-text table.
+    """Return the ids of the turns that a version learned, by the number of their row in the full-text table.
 
     Rows of turns have positive numbers, rows of events negative ones. If `rows` is given, only these
     are looked up. At most `_FEW` + 1 rows of each kind are returned.
@@ -161,7 +162,7 @@ def _turns_of(
         among = "" if keys is None else f" AND key IN ({','.join('?' * len(keys))})"
         query = (
             f"SELECT key, turn_id FROM version_turns JOIN {table} ON {column} = turn_id AND log = {_LOG}"
-            f" WHERE version_id = {_VERSION}{among} LIMIT ?"
+            f" WHERE version_id = {_VERSION} AND NOT context{among} LIMIT ?"
         )
         found |= {
             sign * key: id for key, id in database.execute(query, (str(log.path), *taught, *(keys or ()), _FEW + 1))

@@ -6,9 +6,7 @@ reasons, but nothing that was said. It can be deleted: the next survey makes it 
 
 import contextlib
 import json
-import os
 import sqlite3
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -72,20 +70,15 @@ def keep(
     keys = index.keys()
     rows = ((keys[id], reason) for id, reason in reasons.items() if id in keys)
     differing = ((number, id, id == each.stands) for number, each in enumerate(conflicts) for id in each.turns)
-    handle, name = tempfile.mkstemp(dir=place().parent, prefix=f".{place().name}.")
-    os.close(handle)
-    new = Path(name)
-    try:
-        with closing(sqlite3.connect(new)) as database, database:
-            database.executescript(_SCHEMA)
-            told = (look.log, look.mark.epoch, look.mark.changes, look.made, json.dumps(look.facts))
-            database.execute("INSERT INTO look VALUES (?, ?, ?, ?, ?)", told)
-            _fill(database, "outcomes", rows)
-            _fill(database, "conflicts", differing)
-            _fill(database, "alike", ((number, id) for number, group in enumerate(alike) for id in group))
-        new.replace(place())
-    finally:
-        new.unlink(missing_ok=True)
+    with closing(sqlite3.connect(":memory:")) as database:
+        database.executescript(_SCHEMA)
+        told = (look.log, look.mark.epoch, look.mark.changes, look.made, json.dumps(look.facts))
+        database.execute("INSERT INTO look VALUES (?, ?, ?, ?, ?)", told)
+        _fill(database, "outcomes", rows)
+        _fill(database, "conflicts", differing)
+        _fill(database, "alike", ((number, id) for number, group in enumerate(alike) for id in group))
+        database.commit()
+        paths.atomic_write(place(), database.serialize())
 
 
 def _fill(database: sqlite3.Connection, table: str, rows: Iterable[tuple[object, ...]]) -> None:

@@ -7,7 +7,6 @@ from sqlite3 import Connection, Row
 from typing import Literal
 
 from fine_tuning.conversation import Turn
-from fine_tuning.data_collection.log.batches import CONTEXT
 from fine_tuning.data_collection.log.index import LogIndex, matching
 from fine_tuning.data_collection.log.outcomes import StoredSurvey, last, place
 
@@ -23,8 +22,8 @@ _ORDERS: dict[Order, str] = {
 }
 _LEARNED = (
     "EXISTS (SELECT 1 FROM version_turns JOIN versions ON versions.id = version_turns.version_id"
-    " WHERE version_turns.turn_id = turn.id AND versions.name = :name AND versions.state <> 'retired')"
-    f" AND turn.partial <> {CONTEXT}"  # what is only context was read, and not learned
+    " WHERE version_turns.turn_id = turn.id AND NOT version_turns.context"
+    " AND versions.name = :name AND versions.state <> 'retired')"
 )
 _NEW = (
     "turn.changed > :since AND NOT turn.excluded AND NOT turn.partial"

@@ -29,7 +29,7 @@ EXPECTED = {
         {},
         [
             ("When does the library open?", "At nine on weekdays.", "", {"system": "Answer briefly."}),
-            ("And on Sundays?", "It is closed on Sundays.", "", {}),
+            ("And on Sundays?", "It is closed on Sundays.", "", {"system": "Answer briefly."}),
             (
                 "What is on this picture?",
                 "A red bicycle.",
@@ -82,7 +82,7 @@ EXPECTED = {
         [
             ("Explain what a hash table is.", "It finds a value by a number made of its key.", "", {}),
             ("Hello", "Ahoy!", "", {"system": "You are a pirate."}),
-            ("Where are you?", "At sea.", "", {}),
+            ("Where are you?", "At sea.", "", {"system": "You are a pirate."}),
             ("Tell me a joke.", "A byte walks into a bar.", "", {"opening": "How can I help?"}),
         ],
         [0, 1, 1, 2],
@@ -95,7 +95,7 @@ EXPECTED = {
             ("Translate to French.\n\nGood morning", "Bonjour", "", {}),
             ("Name a prime number.", "Seven is a prime number.", "", {}),
             ("What time is it?", "It is noon.", "", {"system": "Remember everything."}),
-            ("What was my first question?", "You asked for the time.", "", {}),
+            ("What was my first question?", "You asked for the time.", "", {"system": "Remember everything."}),
         ],
         [0, 1, 2, 2],
         ["record 5: expected instruction as text, found a list"],
@@ -360,7 +360,7 @@ EXPECTED = {
         {},
         [
             ("How deep is the lake?", "Forty metres.", "", {"system": "Answer briefly."}),
-            ("And the pond?", "Two.", "", {}),
+            ("And the pond?", "Two.", "", {"system": "Answer briefly."}),
         ],
         [0, 0],
         [],
@@ -710,7 +710,12 @@ EXPECTED = {
                     "opening": "Ahoy! What shall we chart today?",
                 },
             ),
-            ("And the sand bar?", "Two fathoms, and it wanders.", "2024-03-02T09:30:30", {}),
+            (
+                "And the sand bar?",
+                "Two fathoms, and it wanders.",
+                "2024-03-02T09:30:30",
+                {"system": "Wren is a keeper of charts in a harbour."},
+            ),
         ],
         [0, 0],
         [],
@@ -834,7 +839,7 @@ EXPECTED = {
         {},
         [
             ("A name for a cat?", "Mia.", "2024-07-01T10:00:00", {"model": "gpt-4o-mini", "system": "Be brief."}),
-            ("A better one?", "Pixel.", "2024-07-01T10:01:00", {"model": "gpt-4o-mini"}),
+            ("A better one?", "Pixel.", "2024-07-01T10:01:00", {"model": "gpt-4o-mini", "system": "Be brief."}),
             ("Use the tool.", "The tool says 5.", "2024-07-02T10:00:01", {"model": "gpt-4o-mini"}),
         ],
         [0, 0, 1],

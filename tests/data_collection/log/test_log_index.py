@@ -413,6 +413,7 @@ def test_stopped_answers_in_an_index_of_an_older_schema_count_as_stopped(logger:
     with state.connect() as database:  # back to the schema before migration 9
         database.execute("DROP INDEX log_turns_partial")
         database.execute("ALTER TABLE log_turns DROP COLUMN partial")
+        database.execute("ALTER TABLE version_turns DROP COLUMN context")
         database.execute("PRAGMA user_version = 8")
     assert logger.index.count_whole() == 3
     assert {id for id, _ in logger.index.changed_since(None)} == {*whole, stopped[0]}

@@ -117,8 +117,13 @@ def test_what_versions_learned_and_what_is_new_to_them(log: ConversationLogger) 
 def test_a_cut_answer_that_was_learned_stays_so_and_what_is_only_context_never_was(log: ConversationLogger) -> None:
     cut = said("Where is the key to the office?", "Under the", incomplete="stopped")
     read = said("Where is the key to the shed?", "On the hook.", weight=0)
-    Registry().add(NAME, 1, turns=[cut.id, read.id])  # when it was learned, the cut one had a thumbs-up
-    assert found(log, Wanted(state="learned"), learned(load_config(), log, Registry())) == [cut.user_message]
+    # when it was learned, the cut one had a thumbs-up
+    Registry().add(NAME, 1, turns=[cut.id, read.id], context=[read.id])
+    for wanted in ([], [read.user_message]):
+        known = learned(load_config(), log, Registry())
+        assert found(log, Wanted(state="learned"), known) == [cut.user_message]
+        assert found(log, Wanted(state="new"), known) == wanted
+        log.rate(read.id, "up")  # approved, it will be learned by the next version
 
 
 def test_many_are_excluded_in_one_stroke_and_those_that_are_gone_left_out(log: ConversationLogger) -> None:
