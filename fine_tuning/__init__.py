@@ -5,7 +5,7 @@ Each layer imports only layers to its right:
 cli, api, chatbot > integration > jobs > evaluating, forgetting, merging, quantising, review, sweeping
     > pipeline > outcome > judging, resuming, run_answers, survey > planning > rewording > plan, workshop
     > data_preparation | training | evaluation | model_management > data_collection, engines
-    > state, paths, runs, config, conversation, branches, durations, events, measurements, token_rows, units
+    > state, paths, runs, config, conversation, branches, durations, events, measurements, row_index, token_rows, units
     > errors, json_values, thoughts
 
 The stages between the bars never import each other: `pipeline` passes paths and manifests between

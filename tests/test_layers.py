@@ -17,7 +17,7 @@ OF_OLLAMA = {"engines/ollama.py", "engines/ollama_messages.py"}
 # what runs in llama.cpp's own process
 CHILDS = {"engines/llama.py", "engines/native_child.py", "evaluation/decoder.py"}
 
-_MORE = ["measurements", "token_rows", "units"]
+_MORE = ["measurements", "row_index", "token_rows", "units"]
 
 # Left to right as in fine_tuning/__init__.py; what stands on one level does not import each other (but for itself).
 LEVELS = [

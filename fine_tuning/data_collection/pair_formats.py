@@ -221,23 +221,30 @@ def parse_pairs(format_type: DatasetFormat, pairs: Iterable[object]) -> Iterator
     _raise(faults, format_type)
 
 
-def examples_of(conversations: Iterable[Conversation], thoughts: bool = False) -> Iterator[Example]:
-    """Yield each conversation as a training pair; `thoughts`: with the model's thoughts before its answers.
+def examples_of(
+    conversations: Iterable[Conversation], thoughts: bool = False
+) -> Iterator[tuple[Conversation, Example]]:
+    """Yield each conversation with its training pair; `thoughts`: with the model's thoughts before its answers.
 
     After the last one, raise DataError with every empty text of every conversation, by index, if there are any.
     """
     faults: list[str] = []
     for index, conversation in enumerate(conversations):
-        said = [conversation.system] if conversation.system else []
-        for turn in conversation.turns:
-            said += [turn.user_message, turn.answer(thoughts)]
-        texts = [str(whole_characters(text)) for text in said]
-        if empty := [f"message {place} is empty" for place, text in enumerate(texts) if not text.strip()]:
+        turns, texts = conversation.turns, [conversation.system] if conversation.system else []
+        for turn in turns:
+            texts += turn.user_message, turn.answer(thoughts)
+        try:
+            "".join(texts).encode()
+        except UnicodeEncodeError:  # looking at each text would take longer, and next to none has any
+            texts = [str(whole_characters(text)) for text in texts]
+        if not all(map(str.strip, texts)):
+            empty = [f"message {place} is empty" for place, text in enumerate(texts) if not text.strip()]
             faults.append(f"pair {index}: {'; '.join(empty)}")
             continue
         system = texts.pop(0) if conversation.system else ""
-        context = frozenset(index for index, turn in enumerate(conversation.turns) if only_context(turn))
-        yield Example(list(zip(texts[::2], texts[1::2], strict=True)), system, context=context)
+        context = [place for place, turn in enumerate(turns) if "weight" in turn.metadata and only_context(turn)]
+        exchanges = list(zip(texts[::2], texts[1::2], strict=True))
+        yield conversation, Example(exchanges, system, context=frozenset(context))
     _raise(faults, DatasetFormat.CHATML)
 
 

@@ -1,10 +1,11 @@
 """Build datasets and their token rows, and store them on disk.
 
 data/datasets/<hash>/train.jsonl, validation.jsonl, test.jsonl   {"id", "messages": [...]}; a variant also has "augmented"; an answer with "weight": 0 is only context
-                     texts.sketches                              of its conversations, for the next dataset (kept_sketches.py)
+                     texts.sketches                              sketches and numbers of words of its conversations, for the next dataset (kept_sketches.py)
                      README.md                                   the dataset's card: counts, lengths, sources, licences; no texts
                      manifest.json                               written last: without it the dataset is unfinished, and is built again
                      rows-<hash>/train.jsonl, ...                {"id", "input_ids", "trained"}: token rows of the dataset for one model of the engine
+                                 train.index, ...                what is in each row, to find and count rows without parsing them (row_index.py)
                                  manifest.json                   written last: without it the rows are built again
 Both folders are named by a hash of everything that they are made from, so nothing is built twice.
 """  # noqa: E501
@@ -12,7 +13,7 @@ Both folders are named by a hash of everything that they are made from, so nothi
 import hashlib
 import json
 import shutil
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,18 +21,21 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fine_tuning import paths
-from fine_tuning.config import DataPreparation, DatasetFormat
+from fine_tuning.config import DataPreparation
 from fine_tuning.config.augmentation import Augmentation
 from fine_tuning.config.mix import Mix
-from fine_tuning.conversation import Conversation, Message, parse_conversations
+from fine_tuning.conversation import Conversation, Message, parse_conversations, trained_answers
 from fine_tuning.data_collection.cleaning.dedupe import grouped
 from fine_tuning.data_collection.cleaning.sketches import Sketches
+from fine_tuning.data_collection.pair_formats import examples_of
 from fine_tuning.data_preparation import kept_sketches, mixing
 from fine_tuning.data_preparation.augmentation import augmenter
+from fine_tuning.data_preparation.by_hash import hashes_of, stretches
 from fine_tuning.data_preparation.dataset_card import card_of, facts_of
-from fine_tuning.data_preparation.formatter import TrainingDataFormatter
-from fine_tuning.data_preparation.kept_rows import Counts, EarlierRows, Index, Kept, earlier_rows
+from fine_tuning.data_preparation.kept_rows import EarlierRows, earlier_rows
 from fine_tuning.data_preparation.manifest import read_facts, read_turn_ids, write_manifest
 from fine_tuning.data_preparation.paraphrase import Rewording
 from fine_tuning.data_preparation.rows import ConversationTokenizer, Render, Tokenizer
@@ -40,7 +44,7 @@ from fine_tuning.data_preparation.spool import Spool
 from fine_tuning.data_preparation.tokenizer import fingerprint
 from fine_tuning.data_preparation.topics import topics_of
 from fine_tuning.errors import DataError, NoConversations, TooLittleData
-from fine_tuning.token_rows import TokenRow
+from fine_tuning.row_index import ENTRY, Entries, counts_of, entries_of, write_index
 from fine_tuning.units import counted
 
 MANIFEST, CARD = "manifest.json", "README.md"
@@ -89,10 +93,9 @@ def build_dataset(
         augmentation: How many variants of each conversation are added to the train split.
         reword: Rewords the questions of variants with a model.
     """
-    if isinstance(conversations, Sequence):
-        conversations = parse_conversations(conversations)
+    parsed: Iterable[Any] = parse_conversations(conversations) if isinstance(conversations, Sequence) else conversations
     with Spool() as spool, Sketches() as sketches:
-        for conversation, pair in _pairs(conversations, settings.teach_thoughts):
+        for conversation, pair in examples_of(parsed, settings.teach_thoughts):
             spool.add(conversation, pair)
         if not len(spool):
             raise NoConversations("No conversations to train on: turn recording on, chat, and try again")
@@ -100,16 +103,18 @@ def build_dataset(
         digest = hash_of({**facts, "conversations": spool.digest})
         folder = paths.datasets_dir() / digest[:16]
         if not is_finished(folder):
+            words = kept_sketches.sketch_all(spool, sketches)
             splits = _split(spool, sketches, settings)
             often = _mixed(spool, splits, mix, settings.seed)
             variants = _write_splits(folder, spool, splits, often, settings.seed, augmentation, reword)
             sizes = spool.sizes(splits, often)
             for unit in sizes["train"]:
                 sizes["train"][unit] += sum(counts[unit] for counts in variants.values())
-            known = {**facts, "hash": digest, "splits": sizes, **facts_of(spool, splits, often, settings.seed)}
+            told = facts_of(spool, words, splits, often, settings.seed)
+            known = {**facts, "hash": digest, "splits": sizes, **told}
             if variants:
                 known["augmented"] = variants
-            kept_sketches.keep(folder, spool, sketches, often)
+            kept_sketches.keep(folder, spool, words, sketches, often)
             paths.atomic_write(folder / CARD, card_of(known))
             write_manifest(folder / MANIFEST, known, spool.turn_ids(often))
     return Dataset(folder)
@@ -166,24 +171,6 @@ def _facts(
     if augmentation.wanted:
         facts["augmentation"] = {**augmentation.model_dump(mode="json"), "models": reword.key if reword else ""}
     return facts
-
-
-def _pairs(conversations: Iterable[Any], thoughts: bool) -> Iterator[tuple[Conversation, dict[str, Any]]]:
-    """Yield each conversation with its training pair, {"messages": [...]}.
-
-    `thoughts`: whether answers begin with the thoughts of the model. After all valid conversations,
-    raises DataError if there are invalid ones.
-    """
-    taken: deque[Conversation] = deque()
-
-    def taking() -> Iterator[Conversation]:
-        for conversation in conversations:
-            taken.append(conversation)
-            yield conversation
-
-    for pair in TrainingDataFormatter(DatasetFormat.CHATML).stream(taking(), thoughts):
-        yield taken.pop(), pair
-        taken.clear()  # invalid conversations before this one, for which an error is raised at the end
 
 
 def tokenize_dataset(
@@ -245,14 +232,16 @@ def doubts_of(conversations: Sequence[Conversation], dataset: Dataset, rows: Pat
     lost = sum(
         counts["turns"] - facts["splits"][split]["turns"] for split, counts in dataset.manifest["splits"].items()
     )
-    turns = sum(len(conversation.learned) for conversation in conversations)
+    sizes = Counter[str]()
+    for conversation in conversations:
+        sizes[conversation.turns[0].session_id] += len(conversation.learned)
+    turns = sizes.total()
     if too_long:
         found.append(
             f"longer than {facts['max_length']} tokens: {too_long} of {counted(len(conversations), 'conversation')}. "
             f"What does not fit is not learned: {lost} of {counted(turns, 'turn')}. {_BEGIN_ANEW}, or raise "
             "data_preparation.max_length"
         )
-    sizes = Counter(conversation.turns[0].session_id for conversation in conversations for _ in conversation.learned)
     session, most = sizes.most_common(1)[0]
     if most >= _MANY and 2 * most > turns:
         found.append(
@@ -287,8 +276,7 @@ def delete_datasets_of(turn_ids: Collection[str]) -> list[Path]:
 
 
 def _split(spool: Spool, sketches: Sketches, settings: DataPreparation) -> list[str]:
-    """Return the split of each conversation; add its sketch to `sketches`."""
-    kept_sketches.sketch_all(spool, sketches)
+    """Return the split of each conversation."""
     # Both parts of a conversation that the cleaning cut in two must be in the same split: sessions are groups, too.
     groups = join_groups(grouped(spool.texts(), sketches).tolist(), spool.session_numbers())
     pinned, ids = spool.pinned(), spool.ids()
@@ -329,59 +317,44 @@ def _mixed(spool: Spool, splits: Sequence[str], mix: Mix, seed: int) -> list[int
 def _tokenize_split(
     source: Path, conversations: ConversationTokenizer, target: Path, earlier: EarlierRows
 ) -> dict[str, int]:
-    counts = Counter(
-        dict.fromkeys(("conversations", "turns", "rows", "tokens", "trained_tokens", "cut", "dropped", "split"), 0)
-    )
-    index = Index()
+    """Write the token rows of a split and their index; return the numbers for the manifest."""
+    index = bytearray()
 
     def lines() -> Iterator[bytes]:
         with source.open("rb") as file:
-            for record, kept in _rows_of(file, conversations, earlier):
-                made = kept.counts
-                counts["conversations"] += 1
-                counts["turns"] += made.turns
-                counts["rows"] += made.rows
-                counts["tokens"] += made.tokens
-                counts["trained_tokens"] += made.trained
-                counts["cut"] += 0 < made.turns < record.count(_ANSWER) - record.count(_ONLY_CONTEXT)
-                counts["dropped"] += not made.rows
-                counts["split"] += made.rows > 1
-                index.add(record, kept)
-                yield kept.lines
+            for rows, entries in _rows_of(file, conversations, earlier):
+                index.extend(entries.tobytes())
+                yield rows
 
     paths.atomic_write(target, lines())
-    index.write(target)
-    return dict(counts)
-
-
-# This sequence begins every answer in a record's JSON. It cannot occur within a text, where quotes are escaped.
-_ANSWER = b'{"role": "assistant", '
-_ONLY_CONTEXT = b', "weight": 0}'  # and this ends one that is only context
+    write_index(target, index)
+    return counts_of(np.frombuffer(index, ENTRY))
 
 
 def _rows_of(
     records: Iterator[bytes], conversations: ConversationTokenizer, earlier: EarlierRows
-) -> Iterator[tuple[bytes, Kept]]:
-    """Yield each record, a line of JSON, with its token rows, which are taken from `earlier` or else made anew."""
+) -> Iterator[tuple[bytes, Entries]]:
+    """Yield the token rows of all records (lines of JSON) in order, as they are stored, with their index.
+
+    They are taken from `earlier`, those of many records at once, or else made anew.
+    """
     while batch := list(islice(records, _AT_ONCE)):
-        found = earlier.get(batch)
-        new = [json.loads(record) for record, kept in zip(batch, found, strict=True) if kept is None]
+        hashes = hashes_of(batch)
+        places = earlier.find(hashes)
+        new = [json.loads(batch[number]) for number in np.flatnonzero(places < 0).tolist()]
         said = [(each["id"], [Message.model_validate(message) for message in each["messages"]]) for each in new]
-        made = iter(conversations.rows_of(said))
-        for record, kept in zip(batch, found, strict=True):
-            yield record, kept or _stored(next(made))
+        made = zip(new, conversations.rows_of(said), strict=True)
+        for begin, end in stretches(places):
+            if places[begin] >= 0:
+                yield earlier.read(int(places[begin]), end - begin)
+            else:
+                record, rows = next(made)
+                lines = [json.dumps(row.record(), ensure_ascii=False).encode() + b"\n" for row in rows]
+                answers = trained_answers(record["messages"])
+                yield b"".join(lines), entries_of(hashes[begin], answers, rows, list(map(len, lines)))
 
 
 _AT_ONCE = 100  # conversations that are tokenized at once
-
-
-def _stored(rows: Sequence[TokenRow]) -> Kept:
-    """Return the token rows of a conversation as they are stored."""
-    lines = b"".join(json.dumps(row.record(), ensure_ascii=False).encode() + b"\n" for row in rows)
-    return Kept(
-        lines,
-        Counts(len(rows), sum(row.turns for row in rows), sum(map(len, rows)), sum(sum(row.trained) for row in rows)),
-    )
 
 
 def check_key(key: str, what: str) -> None:

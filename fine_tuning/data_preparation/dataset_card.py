@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fine_tuning.data_preparation.kept_sketches import Words
 from fine_tuning.data_preparation.mixing import with_task
 from fine_tuning.data_preparation.spool import Spool
 from fine_tuning.data_preparation.topics import topics_of
@@ -17,11 +18,12 @@ _SAMPLE = 500  # conversations whose topics are counted
 _MOST_TOPICS = 10  # topics that are listed, the largest first
 
 
-def facts_of(spool: Spool, splits: Sequence[str], often: Sequence[int], seed: int) -> dict[str, object]:
+def facts_of(spool: Spool, words: Words, splits: Sequence[str], often: Sequence[int], seed: int) -> dict[str, object]:
     """Return facts about the conversations of a dataset, for its manifest and its card.
 
     Args:
         spool: All conversations.
+        words: The number of words of each conversation.
         splits: The name of each conversation's split.
         often: How often each conversation is in its split; not all are 0.
         seed: The seed of the clustering by topic.
@@ -29,12 +31,16 @@ def facts_of(spool: Spool, splits: Sequence[str], often: Sequence[int], seed: in
     here = [number for number, count in enumerate(often) if count]
     sampled = here[:: -(-len(here) // _SAMPLE)]
     sizes = np.bincount(topics_of([spool.text(number) for number in sampled], seed))
-    words = np.array(spool.words())[here]
+    lengths = words[here]
     return {
         "sources": _counts(spool.sources(), splits, often),
         "tasks": _counts(_tasks(spool), splits, often),
         "licences": {source: sorted(licences) for source, licences in sorted(spool.licences().items())},
-        "words": {"median": int(np.median(words)), "p90": int(np.quantile(words, 0.9)), "longest": int(words.max())},
+        "words": {
+            "median": int(np.median(lengths)),
+            "p90": int(np.quantile(lengths, 0.9)),
+            "longest": int(lengths.max()),
+        },
         "topics": {
             "conversations": len(sampled),
             "largest": [int(size) for size in sorted(sizes, reverse=True)[:_MOST_TOPICS] if size],

@@ -4,7 +4,7 @@ A training pair is one conversation in one of the formats ChatML, Alpaca and ins
 (data_collection/pair_formats.py).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 
 from fine_tuning.config import DatasetFormat
 from fine_tuning.conversation import Conversation, parse_conversations
@@ -27,11 +27,7 @@ class TrainingDataFormatter:
         Raises DataError, which names every conversation that cannot become a pair (for example
         because an answer is empty).
         """
-        return list(self.stream(parse_conversations(conversations), thoughts))
-
-    def stream(self, conversations: Iterable[Conversation], thoughts: bool = False) -> Iterator[dict[str, object]]:
-        """Yield the pairs of `create_training_pairs` one by one. Its DataError is raised after all valid pairs."""
-        return map(FORMATS[self.format].of, examples_of(conversations, thoughts))
+        return [FORMATS[self.format].of(pair) for _, pair in examples_of(parse_conversations(conversations), thoughts)]
 
     def validate(self, pairs: Sequence[object]) -> None:
         """Check pairs of this format. Raises DataError, which names every fault and the index of its pair."""

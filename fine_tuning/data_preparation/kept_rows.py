@@ -1,84 +1,40 @@
 """Reuse the token rows of an earlier dataset for conversations that are also in the new one.
 
-This saves the time to render and tokenize them again. Beside the rows of each split is an index,
-`<split>.index`. It holds for each conversation of the split, in order, the hash of its record, the
-size of its rows in bytes, and the numbers of its rows, turns and tokens. Rows without an index are not reused.
+This saves the time to render and tokenize them again. They are found by the indices beside the
+files of rows (fine_tuning/row_index.py). Rows without an index are not reused.
 """
 
 from collections.abc import Mapping, Sequence
-from hashlib import blake2b
 from pathlib import Path
-from struct import Struct
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from fine_tuning import paths
+from fine_tuning.data_preparation.by_hash import Hashes, Places, Table
 from fine_tuning.errors import ByoaiError
-
-_ENTRY = np.dtype(
-    [
-        ("key", "<u8"),
-        ("check", "<u8"),
-        ("size", "<u8"),
-        *((name, "<u4") for name in ("rows", "turns", "tokens", "trained")),
-    ]
-)
-_PACKED = Struct("<QQQ4L")  # the same layout, to write single entries
-
-
-class Counts(NamedTuple):
-    """The numbers of rows, turns and tokens of one conversation."""
-
-    rows: int
-    turns: int  # trained turns
-    tokens: int
-    trained: int  # trained tokens
-
-
-class Kept(NamedTuple):
-    """The token rows of one conversation as they are stored, and their counts."""
-
-    lines: bytes  # JSON, one row per line
-    counts: Counts
-
-
-class Index:
-    """Builds the index of a split, with one entry for each conversation.
-
-    An entry holds a hash of the conversation's record, the size of its token rows in bytes, and
-    their `Counts`.
-    """
-
-    def __init__(self) -> None:
-        self._entries = bytearray()
-
-    def add(self, record: bytes, kept: Kept) -> None:
-        """Add an entry for the next conversation: its record, as a line of JSON, and its rows."""
-        self._entries += _PACKED.pack(*_hash(record), len(kept.lines), *kept.counts)
-
-    def write(self, rows: Path) -> None:
-        """Write the index beside the split's file of token rows, `rows`."""
-        paths.atomic_write(rows.with_suffix(".index"), bytes(self._entries))
+from fine_tuning.row_index import ENTRY, Entries, read_index
 
 
 class EarlierRows:
-    """The token rows of an earlier dataset. `get` finds those that were made from a given record.
+    """The token rows of an earlier dataset, found by the hashes of its records.
 
     Use it in a `with` statement, which closes the files.
     """
 
-    def __init__(self, files: list[Path]) -> None:
-        found = [np.frombuffer(file.with_suffix(".index").read_bytes(), _ENTRY) for file in files]
-        self._files = [file.open("rb") for file in files]
-        # each with one item more, which stands for "none" in a search
-        self._file = np.repeat(np.arange(len(files) + 1), [*map(len, found), 1])
-        self._starts = np.concatenate(
-            [*(np.cumsum(each["size"]) - each["size"] for each in found), np.zeros(1, np.uint64)]
-        )
-        self._entries = np.concatenate([*found, np.zeros(1, _ENTRY)])
-        order = np.argsort(self._entries["key"][:-1], kind="stable")
-        self._keys, self._order = self._entries["key"][order], np.append(order, len(order))
+    def __init__(self, files: Sequence[Path]) -> None:
+        """Open files of token rows. A file without an index that fits it has none."""
+        found = [(file, index) for file in files if (index := read_index(file)) is not None]
+        self._files = [file.open("rb") for file, _ in found]
+        # around the entries of each file one without a record, so that no stretch of places crosses to the next file
+        gap = np.zeros(1, ENTRY)
+        self._entries = np.concatenate([gap, *(part for _, index in found for part in (index, gap))])
+        self._begins = np.flatnonzero(self._entries["part"] == 0)  # of the records
+        sizes = (index["size"].astype(np.int64) for _, index in found)
+        offsets = (part for size in sizes for part in (np.cumsum(size) - size, gap["size"]))
+        self._offsets = np.concatenate([gap["size"], *offsets])  # of the entries' rows in their file
+        self._file = np.repeat(np.arange(len(found) + 1), [1, *(len(index) + 1 for _, index in found)]) - 1
+        self._table = Table(self._entries["record"][self._begins])
 
     def __enter__(self) -> "EarlierRows":
         return self
@@ -87,26 +43,16 @@ class EarlierRows:
         for file in self._files:
             file.close()
 
-    def get(self, records: Sequence[bytes]) -> list[Kept | None]:
-        """Return the earlier rows of the conversation with each of these records (a line of JSON each).
+    def find(self, hashes: Hashes) -> Places:
+        """Return the places of the records with these hashes; -1 for a record that has no earlier rows."""
+        return self._table.find(hashes)
 
-        None stands for a conversation that has no earlier rows.
-        """
-        hashes = [_hash(record) for record in records]
-        at = np.searchsorted(self._keys, np.array([key for key, _ in hashes], np.uint64))
-        places = self._order[at]
-        found = (self._entries[places].tolist(), self._file[places].tolist(), self._starts[places].tolist())
-        return [
-            self._read(file, start, entry) if entry[:2] == hash else None
-            for hash, entry, file, start in zip(hashes, *found, strict=True)
-        ]
-
-    def _read(self, file: int, start: int, entry: tuple[int, ...]) -> Kept | None:
-        """Return the rows that `entry` describes; None if the file ends before them."""
-        _, _, size, *counts = entry
-        self._files[file].seek(start)
-        lines = self._files[file].read(size)
-        return Kept(lines, Counts(*counts)) if len(lines) == size else None
+    def read(self, place: int, count: int) -> tuple[bytes, Entries]:
+        """Return the rows, as they are stored, and the entries of `count` records, the first of which is at `place`."""
+        first, last = self._begins[[place, place + count]].tolist()
+        file = self._files[self._file[first]]
+        file.seek(int(self._offsets[first]))
+        return file.read(int(self._entries["size"][first:last].sum())), self._entries[first:last]
 
 
 def earlier_rows(facts: Mapping[str, object], splits: tuple[str, ...]) -> EarlierRows:
@@ -130,8 +76,3 @@ def _same(manifest: Path, facts: Mapping[str, Any]) -> bool:
     except ByoaiError:  # a deletion of turns removed the manifest meanwhile
         return False
     return all(known.get(name) == fact for name, fact in facts.items() if name != "dataset")
-
-
-def _hash(record: bytes) -> tuple[int, int]:
-    digest = blake2b(record, digest_size=16).digest()
-    return int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little")

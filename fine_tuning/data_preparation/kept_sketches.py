@@ -1,13 +1,12 @@
 """Keep the sketches of a dataset's conversations beside it, so that the next dataset sketches only new texts.
 
-data/datasets/<hash>/texts.sketches   the hash of the code that made them; the hash of each conversation's
-                                      text; for each conversation `_KEPT`
+data/datasets/<hash>/texts.sketches   the hash of the code that made them; the hash of what is said in each
+                                      conversation; for each conversation `_KEPT`
 
 They are deleted with the dataset. Sketches of other code, or damaged ones, are made again.
 """
 
 import os
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from functools import cache
@@ -19,17 +18,21 @@ import numpy as np
 import numpy.typing as npt
 
 from fine_tuning import paths
-from fine_tuning.data_collection.cleaning.sketches import BATCH, SKETCH, Sketched, Sketches, sketch
+from fine_tuning.data_collection.cleaning.sketches import BATCH, SKETCH, Sketches, sketch
 from fine_tuning.data_collection.cleaning.turn_decisions import rules
+from fine_tuning.data_preparation.by_hash import HASH, Hashes, Table, hashes_in, stretches
 from fine_tuning.data_preparation.spool import Spool
 
 FILE = "texts.sketches"
-_HASH = 16  # bytes
-_KEPT = np.dtype([("check", "<u4"), ("sketch", SKETCH)])  # "check": the CRC-32 of the text's hash and the sketch
+_KEPT = np.dtype([("check", "<u8"), ("words", "<u8"), ("sketch", SKETCH)])
+_FACTORS = np.random.default_rng(0).integers(0, 2**63, 1 + _KEPT.itemsize // 8, np.uint64) * 2 + 1
+
+_Kept = npt.NDArray[np.void]  # an array of _KEPT
+Words = npt.NDArray[np.uint64]  # the number of words of each conversation's text
 
 
 class EarlierSketches:
-    """The sketches of an earlier dataset, found by the hashes of their texts.
+    """The sketches of an earlier dataset, found by the hashes of what is said (`Spool.hashes`).
 
     Use it in a `with` statement, which closes the file.
     """
@@ -37,18 +40,15 @@ class EarlierSketches:
     def __init__(self, file: Path | None) -> None:
         """Open the file of sketches; None, or a file of other code or of a wrong size, has none."""
         self._open, self._start = ExitStack(), 0
-        hashes = np.empty((0, 2), np.uint64)
+        hashes = hashes_in(b"")
         if file:
             with suppress(FileNotFoundError):  # a deletion of turns removed the dataset meanwhile
                 self._file = self._open.enter_context(file.open("rb"))
-                count, rest = divmod(os.fstat(self._file.fileno()).st_size - _HASH, _HASH + _KEPT.itemsize)
-                if self._file.read(_HASH) == _made_by() and not rest:
-                    hashes = np.frombuffer(self._file.read(count * _HASH), np.uint64).reshape(-1, 2)
+                count, rest = divmod(os.fstat(self._file.fileno()).st_size - HASH, HASH + _KEPT.itemsize)
+                if self._file.read(HASH) == _made_by() and not rest:
+                    hashes = hashes_in(self._file.read(count * HASH))
                     self._start = self._file.tell()
-        order = np.argsort(hashes[:, 0], kind="stable")
-        # with one item more, which stands for "none" in a search
-        self._hashes = np.concatenate([hashes[order], np.zeros((1, 2), np.uint64)])
-        self._sorted, self._places = hashes[order, 0], order
+        self._table = Table(hashes)
 
     def __enter__(self) -> "EarlierSketches":
         return self
@@ -56,65 +56,62 @@ class EarlierSketches:
     def __exit__(self, *_: object) -> None:
         self._open.close()
 
-    def fill(self, hashes: npt.NDArray[np.uint64], made: Sketched) -> list[int]:
-        """Write the sketches of the texts with these hashes into `made`; return the indices of those that are not here.
-
-        `hashes` has two numbers for each text (`Spool.text_hashes`).
-        """
-        at = np.searchsorted(self._sorted, hashes[:, 0])
-        there = (self._hashes[at] == hashes).all(axis=1)
-        there[at == len(self._sorted)] = False
-        for index in np.flatnonzero(there).tolist():
-            self._file.seek(self._start + int(self._places[at[index]]) * _KEPT.itemsize)
-            kept = self._file.read(_KEPT.itemsize)
-            if int.from_bytes(kept[:4], "little") == zlib.crc32(kept[4:], zlib.crc32(hashes[index].tobytes())):
-                made[index] = np.frombuffer(kept, _KEPT)["sketch"][0]
-            else:
-                there[index] = False
-        missing: list[int] = np.flatnonzero(~there).tolist()
-        return missing
+    def get(self, hashes: Hashes) -> tuple[_Kept, list[int]]:
+        """Return what is kept for each of these hashes, and the indices of those for which nothing is kept."""
+        places, kept = self._table.find(hashes), np.empty(len(hashes), _KEPT)
+        for begin, end in stretches(places):
+            if places[begin] >= 0:
+                self._file.seek(self._start + int(places[begin]) * _KEPT.itemsize)
+                kept[begin:end] = np.frombuffer(self._file.read((end - begin) * _KEPT.itemsize), _KEPT)
+        missing: list[int] = np.flatnonzero((places < 0) | (kept["check"] != _checks(hashes, kept))).tolist()
+        return kept, missing
 
 
-def sketch_all(spool: Spool, sketches: Sketches) -> None:
-    """Add the sketches of all conversations of the spool; they are taken from the newest dataset, or else made."""
-    texts, all_hashes = spool.texts(), spool.text_hashes
+def sketch_all(spool: Spool, sketches: Sketches) -> Words:
+    """Add the sketches of all conversations of the spool, and return their numbers of words.
+
+    They are taken from the newest dataset, or else made.
+    """
+    words = np.empty(len(spool), np.uint64)
     with EarlierSketches(_newest()) as earlier:
         for first in range(0, len(spool), BATCH):
-            hashes = all_hashes[first : first + BATCH]
-            made = np.empty(len(hashes), SKETCH)
-            missing = earlier.fill(hashes, made)
-            made[missing] = sketch([texts[first + index] for index in missing])
-            sketches.add(made)
+            kept, missing = earlier.get(spool.hashes[first : first + BATCH])
+            texts = [spool.text(first + index) for index in missing]
+            kept["sketch"][missing] = sketch(texts)
+            kept["words"][missing] = [len(text.split()) for text in texts]
+            sketches.add(kept["sketch"])
+            words[first : first + BATCH] = kept["words"]
+    return words
 
 
-def keep(folder: Path, spool: Spool, sketches: Sketches, often: Sequence[int]) -> None:
-    """Write the sketches into the folder of the spool's dataset.
+def keep(folder: Path, spool: Spool, words: Words, sketches: Sketches, often: Sequence[int]) -> None:
+    """Write the sketches, and the numbers of words, into the folder of the spool's dataset.
 
     Conversations that are not in the dataset (often[i] is 0) are left out, because their deletion
     from the log does not delete the dataset.
     """
-    chosen, all_hashes = np.array(often) > 0, spool.text_hashes
+    chosen = np.array(often) > 0
 
     def pieces() -> Iterator[bytes]:
         yield _made_by()
-        yield all_hashes[chosen].tobytes()
+        yield spool.hashes[chosen].tobytes()
         first = 0
         for batch in sketches.batches():
-            here = chosen[first : first + len(batch)]
-            hashes, mine = all_hashes[first : first + len(batch)][here].tobytes(), batch[here]
-            written, size = memoryview(mine.tobytes()), SKETCH.itemsize
-            kept = np.empty(len(mine), _KEPT)
-            kept["sketch"] = mine
-            kept["check"] = [
-                zlib.crc32(
-                    written[size * each : size * (each + 1)], zlib.crc32(hashes[_HASH * each : _HASH * (each + 1)])
-                )
-                for each in range(len(mine))
-            ]
+            here = np.arange(first, first + len(batch))[chosen[first : first + len(batch)]]
+            kept = np.empty(len(here), _KEPT)
+            kept["sketch"], kept["words"] = batch[here - first], words[here]
+            kept["check"] = _checks(spool.hashes[here], kept)
             yield kept.tobytes()
             first += len(batch)
 
     paths.atomic_write(folder / FILE, pieces())
+
+
+def _checks(hashes: Hashes, kept: _Kept) -> npt.NDArray[np.uint64]:
+    """Return a checksum of each hash and what is kept for it, which changes with each bit of them."""
+    numbers = np.concatenate([hashes, kept.view(np.uint64).reshape(len(kept), -1)[:, 1:]], axis=1)
+    found: npt.NDArray[np.uint64] = (numbers * _FACTORS).sum(axis=1, dtype=np.uint64)
+    return found
 
 
 def _newest() -> Path | None:
@@ -129,4 +126,4 @@ def _newest() -> Path | None:
 @cache
 def _made_by() -> bytes:
     """Return a hash that identifies the code and the library that make sketches."""
-    return blake2b(repr([rules(), version("rensa")]).encode(), digest_size=_HASH).digest()
+    return blake2b(repr([rules(), version("rensa")]).encode(), digest_size=HASH).digest()

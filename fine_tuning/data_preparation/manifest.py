@@ -6,7 +6,6 @@ Its list of turns is far longer than the rest. The form is that of `paths.write_
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import takewhile
-from json.encoder import encode_basestring
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +15,23 @@ from fine_tuning.errors import ByoaiError
 _TURNS = '  "turn_ids": '
 
 
-def write_manifest(path: Path, facts: Mapping[str, object], turn_ids: Iterable[str]) -> None:
-    """Write a manifest atomically: the facts, and the ids of the turns as "turn_ids"."""
+def write_manifest(path: Path, facts: Mapping[str, object], turn_ids: Iterable[bytes]) -> None:
+    """Write a manifest atomically: the facts, and the ids of the turns as "turn_ids".
+
+    The ids are given as JSON strings, one or several at once with a line end between them.
+    """
     before, _, after = json.dumps({**facts, "turn_ids": []}, ensure_ascii=False, indent=2, sort_keys=True).partition(
         f"\n{_TURNS}[]"
     )
 
     def pieces() -> Iterator[bytes]:
         yield f"{before}\n{_TURNS}[".encode()
-        mark = "\n"
-        for id in turn_ids:
-            yield f"{mark}    {encode_basestring(id)}".encode()
-            mark = ",\n"
-        yield f"{'' if mark == chr(10) else chr(10) + '  '}]{after}\n".encode()
+        mark = begin = b"\n    "
+        for ids in turn_ids:
+            yield mark + ids.replace(b"\n", b",\n    ")
+            mark = b",\n    "
+        yield b"]" if mark == begin else b"\n  ]"
+        yield f"{after}\n".encode()
 
     paths.atomic_write(path, pieces())
 

@@ -7,7 +7,7 @@ groups allow, and the assignment changes little when the log grows.
 import hashlib
 from collections import Counter
 from collections.abc import Hashable, Sequence
-from itertools import groupby
+from itertools import chain, groupby, islice
 
 SPLITS = ("train", "validation", "test")
 
@@ -30,7 +30,8 @@ def assign_splits(ids: Sequence[str], groups: Sequence[int], ratios: Sequence[fl
     members: dict[int, list[int]] = {}
     for item, group in enumerate(groups):
         members.setdefault(group, []).append(item)
-    ordered = sorted(members.values(), key=lambda items: (-len(items), min(_mix(seed, ids[item]) for item in items)))
+    keys = [_mix(seed, id) for id in ids]
+    ordered = sorted(members.values(), key=lambda items: (-len(items), min([keys[item] for item in items])))
     lacking = {split: ratio * len(ids) for split, ratio in zip(SPLITS, ratios, strict=True)}
     chosen: dict[str, list[list[int]]] = {split: [] for split in SPLITS}
     for size, alike in groupby(ordered, key=len):
@@ -40,14 +41,16 @@ def assign_splits(ids: Sequence[str], groups: Sequence[int], ratios: Sequence[fl
             split = max(SPLITS, key=lacking.__getitem__)  # at a tie: train before validation before test
             dealt[split] += 1
             lacking[split] -= size
+        left = iter(of_size)
         for split in reversed(SPLITS):
-            chosen[split] += [of_size.pop(0) for _ in range(dealt[split])]
+            chosen[split] += islice(left, dealt[split])
     if ordered and not chosen["train"]:
         chosen["train"].append(max((chosen[split] for split in SPLITS), key=len).pop())
-    return [
-        split
-        for _, split in sorted((item, split) for split, taken in chosen.items() for items in taken for item in items)
-    ]
+    found = [""] * len(ids)
+    for split, taken in chosen.items():
+        for item in chain.from_iterable(taken):
+            found[item] = split
+    return found
 
 
 def join_groups(*labels: Sequence[Hashable]) -> list[int]:

@@ -1,19 +1,19 @@
 """Store conversations in a temporary file while a dataset is built.
 
-They are read several times, and may be too many for the memory, in which only about sixty bytes per
-conversation are kept. The file has no name, so nothing of it remains however the program ends.
+They are read several times, and may be too many for the memory, in which only about a hundred bytes
+per conversation are kept. The file has no name, so nothing of it remains however the program ends.
 """
 
 import hashlib
 import json
+import os
 import sys
 import tempfile
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from hashlib import blake2b
-from itertools import islice
+from itertools import accumulate
 from json.encoder import encode_basestring
 from typing import Any, overload
 
@@ -21,7 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fine_tuning import paths
-from fine_tuning.conversation import Conversation
+from fine_tuning.conversation import Conversation, Turn
+from fine_tuning.data_collection.pair_formats import Example
+from fine_tuning.data_preparation.by_hash import Hashes, hash_of_bytes, hashes_in
 from fine_tuning.data_preparation.mixing import licence_of, source_of, task_of
 from fine_tuning.data_preparation.split import SPLITS
 from fine_tuning.thoughts import split_thoughts
@@ -36,12 +38,11 @@ class Spool:
     """
 
     def __init__(self) -> None:
-        self._starts = array("q")  # offset of each line in the file, in bytes
+        self._ends = array("q", [0])  # offsets in the file at which the fields of each conversation end
         self._turns = array("q")  # number of turns that are learned
-        self._ids = array("Q")  # hashes
-        self._sessions = array("Q")  # hashes
-        self._words = array("q")  # number of words
-        self._texts = bytearray()  # hashes
+        self._ids = array("q")  # hashes
+        self._sessions = array("q")  # hashes
+        self._pairs = bytearray()  # hashes
         self._sources: list[str] = []
         self._tasks: list[str] = []
         self._licences: dict[str, set[str]] = {}  # by source
@@ -51,39 +52,38 @@ class Spool:
     def __enter__(self) -> "Spool":
         # private texts must not leave the data folder, and the dataset needs as much space there anyway
         paths.home().mkdir(parents=True, exist_ok=True)
-        self._file = tempfile.TemporaryFile(dir=paths.home())
+        self._file = tempfile.TemporaryFile(dir=paths.home(), buffering=_BUFFERED)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return len(self._turns)
 
-    def add(self, conversation: Conversation, pair: Record) -> None:
-        """Add a conversation and its training pair, {"messages": [...]}."""
+    def add(self, conversation: Conversation, example: Example) -> None:
+        """Add a conversation and its training pair."""
         turns = conversation.turns
         first = turns[0]
-        source, task, pinned = source_of(first), task_of(first), _pinned(conversation)
-        self._starts.append(self._file.tell())
-        self._turns.append(len(conversation.learned))
-        self._ids.append(_hash(conversation.id))
-        self._sessions.append(_hash(first.session_id))
+        source, task, pinned = source_of(first), task_of(first), _pinned(turns)
+        self._turns.append(len(turns) - len(example.context))
+        self._ids.append(hash(conversation.id))
+        self._sessions.append(hash(first.session_id))
         self._sources.append(sys.intern(source))
         self._tasks.append(sys.intern(task))
-        for licence in filter(None, map(licence_of, turns)):
+        for licence in filter(None, [licence_of(turn) for turn in turns if "source" in turn.metadata]):
             self._licences.setdefault(source, set()).add(licence)
         self._pinned.append(pinned)
-        text = text_in(pair)
-        self._texts += blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-        self._words.append(len(text.split()))
-        # JSON escapes tabs and line ends within texts, so these can separate fields and lines
-        ids = ", ".join([encode_basestring(turn.id) for turn in turns])
-        line = f"{encode_basestring(conversation.id)}\t[{ids}]\t{_written(pair)}\n".encode("utf-8", "surrogatepass")
+        id, turn_ids = encode_basestring(conversation.id), [encode_basestring(turn.id) for turn in turns]
+        pair = _written(example).encode()
+        self._pairs += hash_of_bytes(pair)
         origin = "\t".join(map(encode_basestring, (first.session_id, source, task)))
-        self._digest.update(f"{pinned}\t{origin}\t".encode("utf-8", "surrogatepass"))
-        self._digest.update(line)
-        self._file.write(line)
+        self._digest.update(f"{pinned}\t{origin}\t{id}\t[{', '.join(turn_ids)}]\t".encode())
+        self._digest.update(pair)
+        # JSON escapes line ends within texts, so these can separate the ids
+        fields = (id.encode(), "\n".join(turn_ids).encode(), pair)
+        self._file.writelines(fields)
+        self._ends.extend(accumulate(map(len, fields), initial=self._ends.pop()))
 
     @property
     def digest(self) -> str:
@@ -92,8 +92,8 @@ class Spool:
 
     def records(self, often: Sequence[int]) -> Iterator[bytes]:
         """Yield the dataset's records as lines of JSON; record i is yielded often[i] times."""
-        for number, line in self._lines(often):
-            record = self._record(number, line)
+        for number, id, _, pair in self._stored(often):
+            record = self._record(number, id, pair)
             for _ in range(often[number]):
                 yield record
 
@@ -102,20 +102,22 @@ class Spool:
 
         Conversation i is repeated often[i] times; if this is 0, it is left out.
         """
-        for number, line in self._lines(often):
-            yield _read(self._record(number, line)), _read(line[_TURNS]), often[number]
+        for number, id, turn_ids, pair in self._stored(often):
+            yield json.loads(self._record(number, id, pair)), _listed(turn_ids), often[number]
 
-    def _record(self, number: int, line: Sequence[bytes]) -> bytes:
-        id = line[_ID] if self._counts[number] == 1 else _written(self._id(number, _read(line[_ID]))).encode()
-        return b'{"id": %s, %s' % (id, line[_PAIR].removeprefix(b"{"))  # with the line end
+    def _record(self, number: int, id: bytes, pair: bytes) -> bytes:
+        if number in self._repeated:
+            id = encode_basestring(self._id(number, json.loads(id))).encode()
+        return b'{"id": %s, %s' % (id, pair[1:])
 
     def ids(self) -> list[str]:
         """Return the id of each conversation's record (see `_id`)."""
-        return [self._id(number, _read(line[_ID])) for number, line in self._lines()]
+        ids = (id for _, id, _, _ in self._stored())
+        return [self._id(number, id) for number, id in enumerate(_listed(b"\n".join(ids)))]
 
     def session_numbers(self) -> list[int]:
         """Return a number for each conversation, which is the same for all conversations of one session."""
-        found: list[int] = np.unique(np.frombuffer(self._sessions, np.uint64), return_inverse=True)[1].tolist()
+        found: list[int] = np.unique(np.frombuffer(self._sessions, np.int64), return_inverse=True)[1].tolist()
         return found
 
     def pinned(self) -> list[str]:
@@ -134,18 +136,17 @@ class Spool:
         """Return the licences of each source that names one."""
         return self._licences
 
-    def words(self) -> Sequence[int]:
-        """Return the number of words of each conversation."""
-        return self._words
+    def turn_ids(self, chosen: Sequence[int]) -> Iterator[bytes]:
+        """Yield the ids of the turns of each conversation i for which chosen[i] is not 0.
 
-    def turn_ids(self, chosen: Sequence[int] | None = None) -> Iterator[str]:
-        """Yield the ids of all turns, or only of the conversations i for which chosen[i] is not 0."""
-        return (id for _, line in self._lines(chosen) for id in _read(line[_TURNS]))
+        They are JSON strings with a line end between them.
+        """
+        return (turn_ids for _, _, turn_ids, _ in self._stored(chosen))
 
     @property
-    def text_hashes(self) -> npt.NDArray[np.uint64]:
-        """A hash of each conversation's text (see `text_in`), as two numbers."""
-        return np.frombuffer(self._texts, np.uint64).reshape(-1, 2)
+    def hashes(self) -> Hashes:
+        """A hash of what was said in each conversation, without any id."""
+        return hashes_in(self._pairs)
 
     def texts(self) -> "Texts":
         """Return the texts of all conversations (see `text_in`) as a sequence that reads them on access."""
@@ -153,12 +154,12 @@ class Spool:
 
     def said(self) -> Iterator[str]:
         """Yield the text of each conversation (see `text_in`), in order."""
-        return (text_in(_read(line[_PAIR])) for _, line in self._lines())
+        return (text_in(json.loads(pair)) for _, _, _, pair in self._stored())
 
     def text(self, number: int) -> str:
         """Return the text of the conversation with this number (see `text_in`)."""
-        self._file.seek(self._starts[number])
-        return text_in(_read(self._file.readline().split(b"\t")[_PAIR]))
+        _, begin, end = self._ends[3 * number + 1 : 3 * number + 4]
+        return text_in(json.loads(self._read(begin, end)))
 
     def sizes(self, splits: Sequence[str], often: Sequence[int]) -> dict[str, dict[str, int]]:
         """Return the numbers of conversations and learned turns of each split, repeats included.
@@ -171,54 +172,71 @@ class Spool:
             turns[split] += count * size
         return {split: {"conversations": conversations[split], "turns": turns[split]} for split in SPLITS}
 
-    def _lines(self, chosen: Sequence[int] | None = None) -> Iterator[tuple[int, list[bytes]]]:
-        place = 0
-        for number in range(len(self)):
-            if number % _AT_ONCE == 0:
-                self._file.seek(place)  # another reader may have moved the position meanwhile
-                lines = list(islice(self._file, _AT_ONCE))
-            line = lines[number % _AT_ONCE]
-            place += len(line)
-            if chosen is None or chosen[number]:
-                yield number, line.split(b"\t")
+    def _stored(self, chosen: Sequence[int] | None = None) -> Iterator[tuple[int, bytes, bytes, bytes]]:
+        """Yield the number and the fields of each conversation: its id, the ids of its turns, its pair; all as JSON."""
+        for first in range(0, len(self), _AT_ONCE):
+            ends = self._ends[3 * first : 3 * (first + _AT_ONCE) + 1]
+            stored = self._read(ends[0], ends[-1])
+            a, *others = np.subtract(ends, ends[0]).tolist()
+            for number, (b, c, d) in enumerate(zip(*[iter(others)] * 3, strict=True), first):
+                if chosen is None or chosen[number]:
+                    yield number, stored[a:b], stored[b:c], stored[c:d]
+                a = d
+
+    def _read(self, begin: int, end: int) -> bytes:
+        self._file.flush()
+        return os.pread(self._file.fileno(), end - begin, begin)
 
     def _id(self, number: int, id: str) -> str:
         """Return the id of a conversation's record, which is unique: `x` for the first with the id `x`, then `x/2`.
 
         Several conversations have the same id if the cleaning cut one into parts.
         """
-        count = int(self._counts[number])
-        return id if count == 1 else f"{id}/{count}"
+        return f"{id}/{self._repeated[number]}" if number in self._repeated else id
 
     @cached_property
-    def _counts(self) -> npt.NDArray[np.int32]:
-        """The number of each conversation among those with the same id: 1 for the first of them, and so on."""
-        ids = np.frombuffer(self._ids, np.uint64)
+    def _repeated(self) -> Mapping[int, int]:
+        """By the number of each conversation that has the id of an earlier one: how many have it up to there."""
+        ids: npt.NDArray[np.int64] = np.frombuffer(self._ids, np.int64)
         order = np.argsort(ids, kind="stable")
         places = np.arange(len(ids))
         begins = np.concatenate([[True], ids[order][1:] != ids[order][:-1]])
-        counts = np.empty(len(ids), np.int32)
-        counts[order] = places - np.maximum.accumulate(np.where(begins, places, 0)) + 1
-        return counts
+        counts = places - np.maximum.accumulate(np.where(begins, places, 0)) + 1
+        return dict(zip(order[~begins].tolist(), counts[~begins].tolist(), strict=True))
 
 
-_written = json.JSONEncoder(ensure_ascii=False).encode  # as json.dumps, which makes an encoder for each value
+_EXCHANGE = '{"role": "user", "content": %s}, {"role": "assistant", "content": %s}'
 
 
-def _read(field: bytes) -> Any:
-    return json.loads(field.decode("utf-8", "surrogatepass"))
+def _written(example: Example) -> str:
+    """Return the JSON of a conversation's training pair in ChatML, with a line end.
+
+    It is that of `FORMATS[CHATML].of`, in a third of the time.
+    """
+    said = [
+        _EXCHANGE % (encode_basestring(asked), encode_basestring(answered)) for asked, answered in example.exchanges
+    ]
+    for place in example.context:
+        said[place] = f'{said[place][:-1]}, "weight": 0}}'
+    if example.system:
+        said.insert(0, f'{{"role": "system", "content": {encode_basestring(example.system)}}}')
+    return f'{{"messages": [{", ".join(said)}]}}\n'
 
 
-def _pinned(conversation: Conversation) -> int:
-    """Return the index in SPLITS of the split that all turns of a conversation name in their metadata.
+def _listed(strings: bytes) -> list[str]:
+    """Return the strings that are given in JSON, with a line end between them."""
+    found: list[str] = json.loads(b"[%s]" % strings.replace(b"\n", b","))
+    return found
+
+
+def _pinned(turns: Sequence[Turn]) -> int:
+    """Return the index in SPLITS of the split that all turns name in their metadata.
 
     Return -1 if they name none, or different ones.
     """
-    named = {
-        turn.metadata.get("split") if isinstance(turn.metadata.get("split"), str) else "" for turn in conversation.turns
-    }
-    split = named.pop() if len(named) == 1 else ""
-    return SPLITS.index(split) if split in SPLITS else -1
+    split = turns[0].metadata.get("split")
+    known = split in SPLITS and all(turn.metadata.get("split") == split for turn in turns)
+    return SPLITS.index(split) if known else -1
 
 
 def text_of(conversation: Conversation) -> str:
@@ -260,9 +278,5 @@ class Texts(Sequence[str]):
         return self._spool.text(range(len(self))[at])
 
 
-def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest())
-
-
-_ID, _TURNS, _PAIR = range(3)  # fields of a line, each decoded only where it is needed
-_AT_ONCE = 500  # lines that are read from the file at once
+_AT_ONCE = 500  # conversations that are read from the file at once
+_BUFFERED = 1 << 20  # bytes that are written to the file at once

@@ -33,26 +33,25 @@ def topics_of(texts: Sequence[str], seed: int = 0) -> list[int]:
     count = min(max(round(len(texts) / 12), _LEAST), _MOST, len(texts))
     if count < _LEAST:
         return [0] * len(texts)
-    known = _counts([texts[number] for number in range(0, len(texts), -(-len(texts) // _SAMPLE))])
+    step = -(-len(texts) // _SAMPLE)
+    known = _counts([texts[number] for number in range(0, len(texts), step)])
     share = known.mean(axis=0, dtype=np.float64).clip(1e-9, 1 - 1e-9)  # share of the texts that contain each word
     # The entropy of whether a text contains the word: high for a word in many texts, but not in nearly all.
     telling = (-share * np.log(share) - (1 - share) * np.log(1 - share)).astype(np.float32)
     vectors = _unit(known * telling)
     centres = _centres(vectors, count, seed)
     topics = _joined(vectors, centres)
-    batches = (texts[first : first + _BATCH] for first in range(0, len(texts), _BATCH))
-    return [
-        topics[cluster]
-        for batch in batches
-        for cluster in (_unit(_counts(batch) * telling) @ centres.T).argmax(axis=1).tolist()
-    ]
+    places = (slice(first, first + _BATCH) for first in range(0, len(texts), _BATCH))
+    batches = (vectors[each] if step == 1 else _unit(_counts(texts[each]) * telling) for each in places)
+    return [topics[cluster] for batch in batches for cluster in (batch @ centres.T).argmax(axis=1).tolist()]
 
 
 def _counts(texts: Sequence[str]) -> Vectors:
     """Return for each text a vector of zeros and ones, with a one at the hash of each of its words."""
     found = np.zeros((len(texts), _WIDTH), np.float32)
     for row, text in zip(found, texts, strict=True):
-        row[[zlib.crc32(word.encode("utf-8", "surrogatepass")) % _WIDTH for word in _WORD.findall(text.casefold())]] = 1
+        words = set(_WORD.findall(text.casefold()))
+        row[[zlib.crc32(word.encode("utf-8", "surrogatepass")) % _WIDTH for word in words]] = 1
     return found
 
 

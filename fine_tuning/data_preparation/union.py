@@ -9,6 +9,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from json.encoder import encode_basestring
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def unite(datasets: Sequence[Path], turn_ids: Iterable[str]) -> Dataset:
             "dropped": dict(sorted(dropped.items())),
             "splits": {split: _size(records) for split, records in kept.items()},
         }
-        write_manifest(folder / MANIFEST, manifest, learned)
+        write_manifest(folder / MANIFEST, manifest, (encode_basestring(id).encode() for id in learned))
     return Dataset(folder)
 
 

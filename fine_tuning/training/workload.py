@@ -2,15 +2,17 @@
 
 import json
 import random
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
+
+import numpy as np
 
 from fine_tuning import paths
 from fine_tuning.config.training import Training
 from fine_tuning.errors import TrainingError
+from fine_tuning.row_index import read_index
 from fine_tuning.training.batch_sizes import chats_in_a_batch, chunk_size
 from fine_tuning.training.prefix_tree import divide, tree_branches
 
@@ -19,20 +21,23 @@ _SAMPLED_BATCHES = 100  # maximum number of batches whose size is counted; more 
 
 
 class StoredIds(Sequence[int]):
-    """The first `size` token ids of a JSON list, which is parsed only when an id is read.
+    """The first `size` token ids of a row in a file of token rows, which is read only when an id is.
 
-    An estimate reads the ids of some hundred rows only. Not parsing the other rows saves time and
+    An estimate reads the ids of some hundred rows only. Not reading the others saves time and
     memory.
     """
 
-    def __init__(self, text: str, size: int) -> None:
-        self._text, self._size = text, size
+    __slots__ = ("_file", "_place", "_size")
+
+    def __init__(self, file: Path, place: tuple[int, int], size: int) -> None:
+        """Set the file, the offset and the length of the row's line in bytes, and the number of ids."""
+        self._file, self._place, self._size = file, place, size
 
     def __len__(self) -> int:
         return self._size
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self._parsed())
+        return iter(self._read())
 
     @overload
     def __getitem__(self, at: int) -> int: ...
@@ -41,14 +46,13 @@ class StoredIds(Sequence[int]):
     def __getitem__(self, at: slice) -> Sequence[int]: ...
 
     def __getitem__(self, at: int | slice) -> int | Sequence[int]:
-        return self._parsed()[at]
+        return self._read()[at]
 
-    def _parsed(self) -> tuple[int, ...]:
-        return tuple(json.loads(self._text)[: self._size])
-
-
-# a token row as `TokenRow.record` is written
-_WRITTEN = re.compile(r'\{"id": "(?:[^"\\]|\\.)*", "input_ids": (\[[0-9, ]+\]), "trained": \[([01](?:, [01])*+)\]\}')
+    def _read(self) -> tuple[int, ...]:
+        begin, length = self._place
+        with self._file.open("rb") as file:
+            file.seek(begin)
+            return tuple(json.loads(file.read(length))["input_ids"][: self._size])
 
 
 @dataclass(frozen=True)
@@ -101,27 +105,23 @@ class Workload:
 def computed_rows(path: Path, replayed: bool = False) -> list[ComputedRow]:
     """Return the token rows of a JSONL file, without the tokens that are not computed.
 
-    `replayed`: mark all of them as replay rows. Raises TrainingError for a bad line.
+    Rows that have an index are not read. `replayed`: mark all of them as replay rows. Raises
+    TrainingError for a bad line.
     """
 
-    def row(line: str) -> ComputedRow:
-        if written := _WRITTEN.fullmatch(line):
-            ids, flags = written.groups()
-            size, targets = _counts(flags.encode()[::3], b"1")
-            return ComputedRow(StoredIds(ids, min(size, ids.count(",") + 1)), targets, replayed)
-        record = json.loads(line)
-        size, targets = _counts(bytes(map(bool, record["trained"])), b"\x01")
-        return ComputedRow(tuple(record["input_ids"][:size]), targets, replayed)
+    def row(record: Any) -> ComputedRow:
+        targets = [place for place, trained in enumerate(record["trained"]) if trained and place > 0]
+        return ComputedRow(record["input_ids"][: max(targets, default=1)], len(targets), replayed)
 
-    return paths.read_jsonl(path, row, "a token row", TrainingError, load=str)
-
-
-def _counts(flags: bytes, trained: bytes) -> tuple[int, int]:
-    """Return how many tokens of a row are computed, and how many count in the loss; the first never does.
-
-    `flags`: a byte for each token, which is `trained` if the token is trained.
-    """
-    return max(flags.rfind(trained, 1), 1), flags.count(trained, 1)
+    if (index := read_index(path)) is None:
+        return paths.read_jsonl(path, row, "a token row", TrainingError)
+    rows = index[index["size"] > 0]
+    ends = rows["size"].cumsum(dtype=np.int64)
+    places = zip((ends - rows["size"]).tolist(), rows["size"].tolist(), strict=True)
+    return [
+        ComputedRow(StoredIds(path, place, computed), trained, replayed)
+        for place, computed, trained in zip(places, rows["computed"].tolist(), rows["trained"].tolist(), strict=True)
+    ]
 
 
 def workload(rows: Sequence[ComputedRow], settings: Training, max_length: int | None = None) -> Workload:

@@ -22,6 +22,8 @@ from fine_tuning.data_preparation.kept_rows import EarlierRows
 from fine_tuning.data_preparation.manifest import read_facts, read_turn_ids, write_manifest
 from fine_tuning.data_preparation.split import SPLITS
 from fine_tuning.errors import ByoaiError, DataError, NoConversations, TooLittleData
+from fine_tuning.row_index import counts_of, read_index
+from fine_tuning.training.workload import computed_rows
 
 SETTINGS = DataPreparation()
 # Thirty exchanges that have next to no words in common.
@@ -375,7 +377,8 @@ def test_whatever_is_another_makes_another_dataset(home: Path) -> None:
 def test_a_manifests_turns_are_read_without_its_facts_and_its_facts_without_them(home: Path, ids: list[str]) -> None:
     facts = {"hash": "x", "dropped": {"turn_ids": 1}, "version": VERSION}
     file = home / "manifest.json"
-    write_manifest(file, facts, iter(ids))
+    quoted = (json.dumps(id, ensure_ascii=False).encode() for id in ids)
+    write_manifest(file, facts, quoted)
     assert paths.read_json(file) == {**facts, "turn_ids": ids}
     assert list(read_turn_ids(file)) == ids
     assert read_facts(file)["hash"] == "x" and (not ids or "turn_ids" not in read_facts(file))
@@ -384,6 +387,12 @@ def test_a_manifests_turns_are_read_without_its_facts_and_its_facts_without_them
         file.write_text(json.dumps({**facts, "turn_ids": ids}, **form), encoding="utf-8")  # type: ignore[arg-type]
         assert list(read_turn_ids(file)) == ids
         assert read_facts(file)["hash"] == "x"
+
+
+def test_several_ids_of_a_manifest_may_be_given_at_once(home: Path) -> None:
+    for given in ([b'"a"\n"b"', b'"c"'], [b'"a"', b'"b"', b'"c"']):
+        write_manifest(home / "manifest.json", {"hash": "x"}, given)
+        assert list(read_turn_ids(home / "manifest.json")) == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("content", ["", "{", '{\n  "turn_ids": [\n    "a\n'])
@@ -479,6 +488,45 @@ def test_rows_are_made_anew_for_all_that_differs(
     made_of = tokenize_dataset(build_dataset(given, SETTINGS).path, served.render, served.vocabulary, length, key)
     assert set(made) == expected | {"more"}
     assert {record["id"] for split in SPLITS for record in records(made_of, split)} == {each.id for each in given}
+
+
+def test_rows_that_moved_to_another_split_are_copied_as_they_are(
+    home: Path, all_served: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served, given = all_served["think"], chats(60)
+    given[7] = conversation("c7", ("word " * 300, "Too long."))
+    tokenize_dataset(build_dataset(given, SETTINGS).path, served.render, served.vocabulary, 256, "k")
+    moved = build_dataset(given[::-1], DataPreparation(seed=1, train_ratio=0.4, validation_ratio=0.3, test_ratio=0.3))
+    made = rendered(served, monkeypatch)
+    copied = tokenize_dataset(moved.path, served.render, served.vocabulary, 256, "k")
+    assert made == []
+    content = {file.name: file.read_bytes() for file in copied.iterdir()}
+    shutil.rmtree(copied)
+    monkeypatch.setattr(dataset_builder, "earlier_rows", lambda facts, splits: EarlierRows([]))
+    anew = tokenize_dataset(moved.path, served.render, served.vocabulary, 256, "k")
+    assert {file.name: file.read_bytes() for file in anew.iterdir()} == content
+
+
+def test_the_index_tells_of_rows_what_the_rows_tell(home: Path, all_served: Any) -> None:
+    served, long = all_served["think"], " ".join(THINGS * 2)
+    given = [
+        *chats(30),
+        conversation("cut", ("harbour", "ruobrah salt wind"), ("moon", long)),
+        conversation("dropped", (long, "telescope")),
+        conversation("split", ("why", "<think>hm</think>because"), ("how", "like this")),
+    ]
+    dataset = build_dataset(given, DataPreparation(teach_thoughts=True))
+    rows = tokenize_dataset(dataset.path, served.render, served.vocabulary, 60, "k")
+    for split in SPLITS:
+        file = rows / f"{split}.jsonl"
+        index = read_index(file)
+        assert index is not None and counts_of(index) == paths.read_json(rows / "manifest.json")["splits"][split]
+        known = computed_rows(file)
+        file.with_suffix(".index").unlink()
+        read = computed_rows(file)
+        assert [(list(row.ids), len(row.ids), row.targets) for row in known] == [
+            (list(row.ids), len(row.ids), row.targets) for row in read
+        ]
 
 
 def test_a_record_that_speaks_of_roles_is_counted_right(home: Path, all_served: Any) -> None:
