@@ -75,13 +75,13 @@ class Spool:
             self._licences.setdefault(source, set()).add(licence)
         self._pinned.append(pinned)
         id, turn_ids = encode_basestring(conversation.id), [encode_basestring(turn.id) for turn in turns]
-        pair = _written(example).encode()
+        pair = _encoded(_written(example))
         self._pairs += hash_of_bytes(pair)
         origin = "\t".join(map(encode_basestring, (first.session_id, source, task)))
-        self._digest.update(f"{pinned}\t{origin}\t{id}\t[{', '.join(turn_ids)}]\t".encode())
+        self._digest.update(_encoded(f"{pinned}\t{origin}\t{id}\t[{', '.join(turn_ids)}]\t"))
         self._digest.update(pair)
         # JSON escapes line ends within texts, so these can separate the ids
-        fields = (id.encode(), "\n".join(turn_ids).encode(), pair)
+        fields = (_encoded(id), _encoded("\n".join(turn_ids)), pair)
         self._file.writelines(fields)
         self._ends.extend(accumulate(map(len, fields), initial=self._ends.pop()))
 
@@ -107,7 +107,7 @@ class Spool:
 
     def _record(self, number: int, id: bytes, pair: bytes) -> bytes:
         if number in self._repeated:
-            id = encode_basestring(self._id(number, json.loads(id))).encode()
+            id = _encoded(encode_basestring(self._id(number, json.loads(id))))
         return b'{"id": %s, %s' % (id, pair[1:])
 
     def ids(self) -> list[str]:
@@ -184,8 +184,10 @@ class Spool:
                 a = d
 
     def _read(self, begin: int, end: int) -> bytes:
-        self._file.flush()
-        return os.pread(self._file.fileno(), end - begin, begin)
+        self._file.seek(begin)
+        found: bytes = self._file.read(end - begin)
+        self._file.seek(0, os.SEEK_END)
+        return found
 
     def _id(self, number: int, id: str) -> str:
         """Return the id of a conversation's record, which is unique: `x` for the first with the id `x`, then `x/2`.
@@ -221,6 +223,11 @@ def _written(example: Example) -> str:
     if example.system:
         said.insert(0, f'{{"role": "system", "content": {encode_basestring(example.system)}}}')
     return f'{{"messages": [{", ".join(said)}]}}\n'
+
+
+def _encoded(text: str) -> bytes:
+    """Return a text in UTF-8; what stands in the metadata of turns may have unpaired surrogates."""
+    return text.encode("utf-8", "surrogatepass")
 
 
 def _listed(strings: bytes) -> list[str]:
