@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
-from itertools import chain
 from operator import attrgetter
 
 from fine_tuning.branches import chosen_path, system_of
@@ -282,10 +281,11 @@ def _may_hold_several(conversation: Conversation, decisions: Sequence[Decision],
     kinds = [find.kind for each in finds for find in each]
     if len(set(kinds)) < len(kinds):
         return True
-    if not kinds:
-        return False
-    texts = chain(*(exchange_of(turn).texts for turn in conversation.turns), (part.told for part in parts))
-    return any("[" in text for text in texts if text)
+    return bool(kinds) and (
+        any("[" in turn.user_message or "[" in turn.bot_response for turn in conversation.turns)
+        or any("[" in part.told for part in parts if part.told)
+        or any("[" in text for turn in conversation.turns for text in exchange_of(turn)[2:4] if text)
+    )
 
 
 @dataclass
@@ -321,7 +321,8 @@ class _Part:
 
     def count(self, scrubbed: Counter[str]) -> None:
         """Add the private details in the kept turns to `scrubbed`, by kind."""
-        for counts in (self.system.counts if self.system else {}, *(clean.found for clean in self.turns)):
+        found = [clean.found for clean in self.turns if clean.found]
+        for counts in [self.system.counts, *found] if self.system else found:
             for kind, count in counts.items():
                 scrubbed[str(kind)] += count
 

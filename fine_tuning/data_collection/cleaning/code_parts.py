@@ -274,10 +274,11 @@ def _shape(line: str) -> tuple[str, int] | None:
         return _PIPES
     if "\t" in line:
         return "tabs", line.count("\t")
-    cells = [cell for cell in re.split(r"[\s,;\[\](){}]+", line) if cell]
-    numbers = [cell for cell in cells if _NUMBER.match(cell)]
-    if len(cells) >= 2 and 4 * len(numbers) >= 3 * len(cells) and any(map(_HAS_DIGIT, numbers)):
-        return "numbers", len(cells)
+    if _HAS_DIGIT(line):
+        cells = [cell for cell in re.split(r"[\s,;\[\](){}]+", line) if cell]
+        numbers = [cell for cell in cells if _NUMBER.match(cell)]
+        if len(cells) >= 2 and 4 * len(numbers) >= 3 * len(cells) and any(map(_HAS_DIGIT, numbers)):
+            return "numbers", len(cells)
     for mark in ",;":
         if line.count(mark) >= 2 and not re.search(rf"{mark}(?:\s|$)|^{mark}", line):
             return "commas", line.count(mark)

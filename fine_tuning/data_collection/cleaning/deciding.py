@@ -32,7 +32,7 @@ class Decider:
     def __init__(self, settings: CleanSettings, kept: KeptDecisions | None = None) -> None:
         """Set the rules for a turn, and where decisions are stored; None: all are made anew."""
         self._settings, self._kept = settings, kept
-        self._hash = blake2b(json.dumps([rules(), asdict(settings)]).encode(), digest_size=16)
+        self._key = blake2b(json.dumps([rules(), asdict(settings)]).encode(), digest_size=16).digest()
 
     def decided(self, conversations: Iterable[Conversation]) -> Iterator[tuple[Conversation, list[Decision]]]:
         """Yield each conversation with the decisions on its turns.
@@ -84,12 +84,9 @@ class Decider:
 
     def _hashes(self, turns: Iterable[Exchange]) -> list[bytes]:
         """Return a hash of each turn, which changes with its exchange, the settings, and the rules."""
-        found = []
-        for said in turns:
-            each = self._hash.copy()
-            each.update(repr(tuple(said)).encode())  # repr of a named tuple takes four times as long
-            found.append(each.digest())
-        return found
+        key = self._key
+        # repr of a named tuple takes four times as long
+        return [blake2b(repr(tuple(said)).encode(), digest_size=16, key=key).digest() for said in turns]
 
     def _made(self, turns: Sequence[Exchange], all_cores: AllCores) -> "_Made":
         """Begin to decide on turns, and return a function that returns the decisions.
