@@ -105,11 +105,10 @@ class DataCleaner:
         drops, fit = [*(found.drops or ()), *found.duplicates], found.fit or {}
         if self._newest_wins and conflicts:
             losers = [turn.id for conflict in conflicts for turn in conflict.losers]
-            cleaned = list(cut_out(cleaned, set(losers)))
+            before, cleaned = _ids_in(cleaned), list(cut_out(cleaned, set(losers)))
             drops += [(id, str(Reason.CONFLICT)) for id in losers]
-            found.scrubbed -= Counter(
-                str(kind) for id in losers for kind, count in fit[id].found.items() for _ in range(count)
-            )
+            for id in before - _ids_in(cleaned):  # and what was only context for them
+                found.scrubbed -= Counter({str(kind): count for kind, count in fit[id].found.items()})
         return Cleaned(
             cleaned, dict(Counter(reason for _, reason in drops)), drops, dict(found.scrubbed), fit, conflicts
         )
@@ -255,6 +254,10 @@ class DataCleaner:
 
 _UNFIT = attrgetter("unfit")
 _OF_PARTS = frozenset({"system", "incomplete", "rating", "weight"})  # metadata that decide what `_parts` yields
+
+
+def _ids_in(conversations: Iterable[Conversation]) -> set[str]:
+    return {turn.id for conversation in conversations for turn in conversation.turns}
 
 
 def _carried_out(

@@ -131,6 +131,19 @@ def test_private_details_of_a_loser_are_not_counted() -> None:
     assert clean(old, new).scrubbed == {} and clean(old, new, newest_wins=False).scrubbed == {"email": 1}
 
 
+def test_private_details_in_what_was_context_for_a_dropped_answer_are_not_counted() -> None:
+    said = [
+        [
+            turn("Whom do I write to?", "Write to jo@example.com.", name, weight=0),
+            turn("When is lunch served?", answer, name),
+        ]
+        for name, answer in (("old", "At noon, in the hall."), ("new", "At one, in the garden."))
+    ]
+    cleaned = clean(*said[0], *said[1])
+    assert [each.id for each in cleaned.conversations] == ["new"]
+    assert cleaned.scrubbed == {"email": 1}
+
+
 def test_the_newest_is_the_one_that_was_said_last_also_when_it_was_imported_first() -> None:
     said = {"user_message": "When is lunch?", "metadata": {}}
     new = Turn(id="new", session_id="a", timestamp="2026-05-01T00:00:00", bot_response="At one.", **said)
