@@ -150,7 +150,7 @@ def held_elsewhere(config: FineTuningConfig, case: Case) -> list[Path]:
         return uploaded
     damaged = [log.path for log in logs if log.has_damaged(wanted)]
     database = [paths.state_db()] if _told_in_database(wanted) else []
-    skipped = [place for place in _without_sayings(config, logs) if place != DataExporter().folder]
+    skipped = _without_sayings(config, logs)
     return [
         *damaged,
         *database,
@@ -229,10 +229,27 @@ def _erase(config: FineTuningConfig, watch: Watch, case: Case) -> tuple[Path, ..
     from it.
     """
     exporter, logs, wanted = DataExporter(), _logs(config), pattern(case.texts)
+    with exporting():  # an export that has read the log is finished first, and the next one waits
+        formats = exporter.exported()
+        _erase_copies(config, watch, case, logs, wanted)
+        with watch.stage("Removing it from the log"):
+            gone = sum(log.forget(case.turns, wanted) for log in logs)
+            watch.note(counted(gone, "turn"))
+        again = ConversationLogger(config.log_path).conversations() if formats else []
+        exported = exporter.export(again, formats).values() if formats else ()
+    told = {log.path for log in logs for text in case.texts if log.find(text)}
+    skipped = [*_without_sayings(config, logs), *exported]
+    return tuple(sorted(told | set(search(paths.home(), wanted, skipped)))) if wanted else ()
+
+
+def _erase_copies(
+    config: FineTuningConfig, watch: Watch, case: Case, logs: Collection[ConversationLogger], wanted: Pattern | None
+) -> None:
+    """Remove the turns and their texts from the data folder, except from the log."""
     with watch.stage("Removing it from datasets, runs and exports"):
         datasets = delete_datasets_of(case.turns)
         runs = _clean_runs(config, case)
-        formats, exports = exporter.exported(), exporter.remove()
+        exports = DataExporter().remove()
         uploaded = uploads_holding(case.texts, _imports_of(logs, case))
         for upload in uploaded:
             uploads.remove(upload.id)
@@ -243,16 +260,6 @@ def _erase(config: FineTuningConfig, watch: Watch, case: Case) -> tuple[Path, ..
         )
         if wanted:
             _redact_all(config, wanted, logs)
-    with watch.stage("Removing it from the log"):
-        gone = sum(log.forget(case.turns, wanted) for log in logs)
-        watch.note(counted(gone, "turn"))
-    with exporting():
-        formats += [format for format in exporter.exported() if format not in formats]
-        exporter.remove()  # again: an export may have read the log before it was cleaned
-        if formats:
-            exporter.export(ConversationLogger(config.log_path).conversations(), formats)
-    told = {log.path for log in logs for text in case.texts if log.find(text)}
-    return tuple(sorted(told | set(search(paths.home(), wanted, _without_sayings(config, logs))))) if wanted else ()
 
 
 def _imports_of(logs: Collection[ConversationLogger], case: Case) -> set[str]:
@@ -316,13 +323,12 @@ def _redact_column(text: str, wanted: Pattern) -> str:
 def _without_sayings(config: FineTuningConfig, logs: Collection[ConversationLogger]) -> list[Path]:
     """Return the files and folders of the data folder that need not be searched for texts.
 
-    They contain no texts of chats, or are searched in another way (logs, uploads, state.db), or are
-    rewritten without the turns anyway (exports).
+    They contain no texts of chats, or are searched in another way (logs, uploads, state.db).
     """
     database = paths.state_db()
     of_database = [database.with_name(database.name + ending) for ending in ("", "-wal", "-shm")]
     of_runs = [file for run in config.runs_dir.glob("*") for file in Run(run).serving()]
-    own = [paths.engine_dir(), paths.uploads_dir(), paths.tracking_dir(), DataExporter().folder]
+    own = [paths.engine_dir(), paths.uploads_dir(), paths.tracking_dir()]
     return [*own, *of_database, *of_runs, *(log.path for log in logs)]
 
 

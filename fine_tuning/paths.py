@@ -14,7 +14,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -204,6 +204,7 @@ def atomic_write(path: Path, content: str | bytes | Iterable[bytes]) -> None:
 
 
 _PATIENCE = 10.0  # seconds to wait for a file that another program changes
+_TRIES = 20  # to open a file that is replaced each time; some file systems do not number their files reliably
 
 
 @contextmanager
@@ -276,8 +277,8 @@ def append_limited(file: Path, content: bytes, limit: int, older: Path) -> None:
         return stamp(file)[1] + len(content) > limit and stamp(file)[1] > 0
 
     if is_full():
-        with replacing(file):
-            if is_full():  # else another thread or process has just renamed it
+        with suppress(FileNotFoundError), replacing(file):
+            if is_full():  # else another thread or process has just renamed it, as also if there is no such file
                 file.replace(older)
     with appending(file) as target, os.fdopen(target, "ab", closefd=False) as opened:
         opened.write(content)
@@ -290,13 +291,10 @@ def appending(file: Path) -> Iterator[int]:
     If the file is just being replaced (`replacing`), wait until it is done, for at most ten seconds, so that
     nothing is written to the old one.
     """
-    while True:
-        target = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    with locked(file) if os.name == "nt" else nullcontext():
+        target = _open_locked(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, alone=False)
         try:
-            _lock(target, alone=False)
-            if os.name == "nt" or os.fstat(target).st_ino == stamp(file)[0]:
-                yield target
-                return
+            yield target
         finally:
             os.close(target)
 
@@ -308,24 +306,41 @@ def replacing(file: Path) -> Iterator[None]:
     Raises FileNotFoundError if there is no such file, and Busy if another program keeps it for more than ten
     seconds.
     """
-    if os.name == "nt":  # which replaces no open file
+    if os.name == "nt":  # Windows cannot replace an open file
         with locked(file):
             yield
         return
-    handle = os.open(file, os.O_RDONLY)
+    handle = _open_locked(file, os.O_RDONLY, alone=True)
     try:
-        if not _lock(handle, alone=True):
-            raise Busy(f"{file} is being changed by another program: try again")
         yield
     finally:
         os.close(handle)
 
 
+def _open_locked(file: Path, flags: int, *, alone: bool) -> int:
+    """Open and lock a file (`_lock`); if it was replaced before it was locked, the file in its place.
+
+    Raises Busy if it cannot be locked alone.
+    """
+    for left in reversed(range(_TRIES)):
+        handle = os.open(file, flags, 0o600)
+        try:
+            if not _lock(handle, alone=alone) and alone:
+                raise Busy(f"{file} is being changed by another program: try again")
+            if left == 0 or os.name == "nt" or os.fstat(handle).st_ino == stamp(file)[0]:
+                return handle
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)
+    raise AssertionError("the last try returns or raises")
+
+
 def _lock(handle: int, *, alone: bool) -> bool:
     """Lock an open file until it is closed, and return whether that was possible within ten seconds.
 
-    Without `alone`, others may hold such a lock, too. Nothing is locked on Windows, and on file systems
-    without locks.
+    Any number of programs may hold the lock at once, unless it is `alone`. Nothing is locked on Windows, and
+    on file systems without locks.
     """
     if os.name == "nt":
         return True

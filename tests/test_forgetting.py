@@ -10,7 +10,6 @@ import multiprocessing
 import os
 import shutil
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
@@ -165,12 +164,34 @@ def test_an_export_that_read_the_log_before_keeps_nothing(engine: Engine, home: 
         with exporting():
             said = log.conversations()
             forgetting_it = pool.submit(forget, CONFIG, engine, Watch(), case, teach_again=False)
-            while log.find("Zorbexine"):
-                time.sleep(0.01)
             wait([forgetting_it], timeout=1)
             DataExporter().export(said, ["jsonl", "sharegpt.csv"])
+            DataExporter(home / "mine").export(said, ["jsonl"])
         assert forgetting_it.result().left == ()
     assert holding(home) == [] and (home / "exports" / "conversations.jsonl").exists()
+
+
+def test_nothing_is_removed_while_an_export_takes_long(
+    engine: Engine, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, _ = fill(engine, home)
+    case = examine(CONFIG, engine, matching=SECRET.lower())
+    monkeypatch.setattr(paths, "_PATIENCE", 0.1)
+    with exporting(), ThreadPoolExecutor() as pool, pytest.raises(Busy, match="try again"):
+        pool.submit(forget, CONFIG, engine, Watch(), case, teach_again=False).result()
+    assert log.find("Zorbexine")
+    forget(CONFIG, engine, Watch(), examine(CONFIG, engine, matching=SECRET.lower()), teach_again=False)
+    assert holding(home) == []
+
+
+def test_copies_of_exports_are_redacted(engine: Engine, home: Path) -> None:
+    log, _ = fill(engine, home)
+    DataExporter().export(log.conversations(), ["jsonl"])
+    (home / "exports" / "mine.jsonl").write_bytes((home / "exports" / "conversations.jsonl").read_bytes())
+    assert (
+        forget(CONFIG, engine, Watch(), examine(CONFIG, engine, matching=SECRET.lower()), teach_again=False).left == ()
+    )
+    assert holding(home) == [] and (home / "exports" / "mine.jsonl").exists()
 
 
 @pytest.mark.parametrize("brackets", [400, 5000])

@@ -1,3 +1,4 @@
+import fcntl
 import os
 import shutil
 import time
@@ -74,3 +75,42 @@ def test_of_two_that_find_a_file_of_messages_full_one_renames_it(tmp_path):
         other.result()
     assert older.read_bytes() == b"x" * 90
     assert file.read_bytes() == b"ours other's other's "
+
+
+def test_a_message_is_written_although_another_has_just_renamed_the_full_file(tmp_path, monkeypatch):
+    file, older = tmp_path / "log.txt", tmp_path / "log.1.txt"
+    paths.append_limited(file, b"x" * 90, 100, older)
+    replacing = paths.replacing
+
+    def late(path):
+        file.rename(older)
+        return replacing(path)
+
+    monkeypatch.setattr(paths, "replacing", late)
+    paths.append_limited(file, b"mine " * 4, 100, older)
+    assert (older.read_bytes(), file.read_bytes()) == (b"x" * 90, b"mine " * 4)
+
+
+def test_who_waited_for_a_file_replaces_the_one_that_is_there_now(tmp_path):
+    file = tmp_path / "events.jsonl"
+    file.write_bytes(b"old\n")
+    with ThreadPoolExecutor() as pool:
+        with paths.appending(file) as first:
+            replacer = pool.submit(_append_while_replacing, file)
+            time.sleep(0.2)  # it waits for the file that is replaced here
+            os.write(first, b"first\n")
+            paths.atomic_write(file, file.read_bytes())
+        assert replacer.result() is False
+
+
+def _append_while_replacing(file):
+    """Return whether another could lock the file while it is being replaced."""
+    with paths.replacing(file):
+        handle = os.open(file, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        finally:
+            os.close(handle)
+        return True

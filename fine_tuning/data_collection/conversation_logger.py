@@ -328,7 +328,8 @@ class ConversationLogger:
     def export(self, format: str, path: str | Path) -> Path:
         """Write the conversations, without excluded turns, to `path` in a format of data_export.py.
 
-        Raises DataError for an unknown format.
+        Raises DataError for an unknown format, and Busy if other programs export or forget for more than ten
+        seconds.
         """
         with exporting():
             return write_export(self.conversations(), format, Path(path))

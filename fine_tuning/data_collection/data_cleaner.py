@@ -172,7 +172,7 @@ class DataCleaner:
         """Return the only part of a conversation that is learned as it was recorded, apart from its private details.
 
         Return [] for any other conversation, which `_parts` divides: one with a system prompt, a rating, an
-        answer that is not learned, or the like. Most chats have nothing of it, and take half the time so.
+        answer that is not learned, or the like. Most chats qualify, and this takes half the time of `_parts`.
         """
         turns = conversation.turns
         if (

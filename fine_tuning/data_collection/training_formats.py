@@ -107,6 +107,10 @@ def _examples(conversation: Conversation) -> Iterator[Example]:
         for is_refused, group in groupby(stretch.turns, refused):
             if not is_refused:
                 turns = [*group]
+                while turns and only_context(turns[-1]):  # context for nothing
+                    turns.pop()
+                if not turns:
+                    continue
                 context = frozenset(index for index, turn in enumerate(turns) if only_context(turn))
                 exchanges = [(turn.user_message, turn.bot_response) for turn in turns]
                 yield Example(exchanges, stretch.system, context=context)

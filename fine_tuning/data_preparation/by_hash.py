@@ -44,9 +44,9 @@ class Table:
 
 
 def stretches(places: Places) -> Iterator[tuple[int, int]]:
-    """Yield (begin, end) of each stretch of `places` in which a place is the next after the one before.
+    """Yield (begin, end) of each run of consecutive places, which can be read at once.
 
-    What is at these places can be read at once. A place of -1 is a stretch of its own.
+    A place of -1 is a run of its own.
     """
     begins = np.flatnonzero((np.diff(places, prepend=places[:1]) != 1) | (places == 0))
     return zip(begins.tolist(), [*begins[1:].tolist(), len(places)], strict=False)

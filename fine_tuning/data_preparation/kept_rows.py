@@ -5,6 +5,7 @@ files of rows (fine_tuning/row_index.py). Rows without an index are not reused.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,10 @@ class EarlierRows:
     """
 
     def __init__(self, files: Sequence[Path]) -> None:
-        """Open files of token rows. A file without an index that fits it has none."""
+        """Open files of token rows. A file whose index is missing or does not fit counts as empty."""
         found = [(file, index) for file in files if (index := read_index(file)) is not None]
         self._files = [file.open("rb") for file, _ in found]
-        # around the entries of each file one without a record, so that no stretch of places crosses to the next file
+        # an entry without a record before and after those of each file, so that no stretch of places spans two files
         gap = np.zeros(1, ENTRY)
         self._entries = np.concatenate([gap, *(part for _, index in found for part in (index, gap))])
         self._begins = np.flatnonzero(self._entries["part"] == 0)  # of the records
@@ -62,11 +63,15 @@ def earlier_rows(facts: Mapping[str, object], splits: tuple[str, ...]) -> Earlie
     the earlier manifest must have the same values, except for "dataset". `splits` are the names of
     the splits.
     """
-    folders = [manifest.parent for manifest in paths.datasets_dir().glob("*/rows-*/manifest.json")]
-    for folder in sorted(folders, key=lambda each: each.stat().st_mtime_ns, reverse=True):
+    found: list[tuple[int, Path]] = []
+    for manifest in paths.datasets_dir().glob("*/rows-*/manifest.json"):
+        with suppress(OSError):  # a deletion of turns removed the dataset meanwhile
+            found.append((manifest.parent.stat().st_mtime_ns, manifest.parent))
+    for _, folder in sorted(found, reverse=True):
         files = [folder / f"{split}.jsonl" for split in splits]
         if all(file.with_suffix(".index").exists() for file in files) and _same(folder / "manifest.json", facts):
-            return EarlierRows(files)
+            with suppress(OSError):
+                return EarlierRows(files)
     return EarlierRows([])
 
 

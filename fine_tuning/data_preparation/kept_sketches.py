@@ -21,7 +21,8 @@ from fine_tuning import paths
 from fine_tuning.data_collection.cleaning.sketches import BATCH, SKETCH, Sketches, sketch
 from fine_tuning.data_collection.cleaning.turn_decisions import rules
 from fine_tuning.data_preparation.by_hash import HASH, Hashes, Table, hashes_in, stretches
-from fine_tuning.data_preparation.spool import Spool
+from fine_tuning.data_preparation.spool import Spool, text_in
+from fine_tuning.thoughts import split_thoughts
 
 FILE = "texts.sketches"
 _KEPT = np.dtype([("check", "<u8"), ("words", "<u8"), ("sketch", SKETCH)])
@@ -109,7 +110,7 @@ def keep(folder: Path, spool: Spool, words: Words, sketches: Sketches, often: Se
 
 def _checks(hashes: Hashes, kept: _Kept) -> npt.NDArray[np.uint64]:
     """Return a checksum of each hash and what is kept for it, which changes with each bit of them."""
-    numbers = np.concatenate([hashes, kept.view(np.uint64).reshape(len(kept), -1)[:, 1:]], axis=1)
+    numbers = np.concatenate([hashes, kept.view(np.uint64).reshape(-1, _KEPT.itemsize // 8)[:, 1:]], axis=1)
     found: npt.NDArray[np.uint64] = (numbers * _FACTORS).sum(axis=1, dtype=np.uint64)
     return found
 
@@ -125,5 +126,6 @@ def _newest() -> Path | None:
 
 @cache
 def _made_by() -> bytes:
-    """Return a hash that identifies the code and the library that make sketches."""
-    return blake2b(repr([rules(), version("rensa")]).encode(), digest_size=HASH).digest()
+    """Return a hash that identifies the code and the library that make sketches of what is said."""
+    code = [Path(function.__code__.co_filename).read_bytes() for function in (text_in, split_thoughts)]
+    return blake2b(repr([rules(), version("rensa"), _KEPT.descr, code]).encode(), digest_size=HASH).digest()

@@ -94,7 +94,7 @@ def read_turns(source: Path, format: DatasetFormat) -> list[Turn]:
     turns: list[Turn] = []
     said_in = ((_system(record), *_exchanges(record)) for record in read_records(source, format))
     for system, *said in without_beginnings(said_in, tuple):
-        # without marks and a system prompt the ids are those of versions that did not read them
+        # records without marks and a system prompt keep the ids that earlier releases gave them
         content: list[object] = [(asked, answered, *([0] if context else [])) for asked, answered, context in said]
         content += [{"system": system}] if system else []
         session = "dataset-" + hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
@@ -179,8 +179,11 @@ def _record(place: str, record: object) -> Record:
             try:
                 said = after_history(own, [question, answer])
             except BadRecord as error:
-                raise DataError(f"{place}: expected {error}. Correct the record, or leave the field out") from error
-            return {"messages": [_plain(each) for each in said]}
+                raise DataError(
+                    f"{place}: expected {error}, in its system prompt or its history. Correct the record, or leave the "
+                    "field out"
+                ) from error
+            return {"messages": [_plain(each) for each in said if each.role in ("system", "user", "assistant")]}
     for name in _SINGLE:
         if isinstance(fields.get(name), str):
             return {"text": fields[name]}

@@ -6,7 +6,6 @@ per conversation are kept. The file has no name, so nothing of it remains howeve
 
 import hashlib
 import json
-import os
 import sys
 import tempfile
 from array import array
@@ -52,7 +51,7 @@ class Spool:
     def __enter__(self) -> "Spool":
         # private texts must not leave the data folder, and the dataset needs as much space there anyway
         paths.home().mkdir(parents=True, exist_ok=True)
-        self._file = tempfile.TemporaryFile(dir=paths.home(), buffering=_BUFFERED)
+        self._file = tempfile.TemporaryFile(dir=paths.home())
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -186,7 +185,6 @@ class Spool:
     def _read(self, begin: int, end: int) -> bytes:
         self._file.seek(begin)
         found: bytes = self._file.read(end - begin)
-        self._file.seek(0, os.SEEK_END)
         return found
 
     def _id(self, number: int, id: str) -> str:
@@ -198,7 +196,7 @@ class Spool:
 
     @cached_property
     def _repeated(self) -> Mapping[int, int]:
-        """By the number of each conversation that has the id of an earlier one: how many have it up to there."""
+        """By its number, for each conversation whose id occurred before: its place among those with this id."""
         ids: npt.NDArray[np.int64] = np.frombuffer(self._ids, np.int64)
         order = np.argsort(ids, kind="stable")
         places = np.arange(len(ids))
@@ -286,4 +284,3 @@ class Texts(Sequence[str]):
 
 
 _AT_ONCE = 500  # conversations that are read from the file at once
-_BUFFERED = 1 << 20  # bytes that are written to the file at once

@@ -261,7 +261,7 @@ class Registry:
     def turns_of(self, name: str, number: int, *, with_context: bool = False) -> set[str]:
         """Return the ids of the turns that a version learned; an empty set for an unknown version.
 
-        `with_context`: and of those whose answers it only read.
+        `with_context`: include turns whose answers it only read.
         """
         with state.connect(self._path) as connection:
             rows = connection.execute(
@@ -287,7 +287,7 @@ class Registry:
     def versions_of_turns(self, turn_ids: Iterable[str], *, with_context: bool = False) -> tuple[Version, ...]:
         """Return the versions that learned any of the turns, ordered by name and number.
 
-        `with_context`: and those that only read an answer of them.
+        `with_context`: include versions that only read an answer of them.
         """
         among = "turn_id IN (SELECT value FROM json_each(?)) AND context <= ?"
         learned = f"SELECT version_id FROM version_turns WHERE {among}"

@@ -121,8 +121,8 @@ class StepReporter:
             validation_loss=trainer.validated() if validates else None,
             validation_accuracy=trainer.validation_accuracy if validates else None,
         )
-        with paths.appending(self.file) as file:
-            os.write(file, f"{json.dumps(asdict(self.last))}\n".encode())
+        with paths.appending(self.file) as file, os.fdopen(file, "ab", closefd=False) as target:
+            target.write(f"{json.dumps(asdict(self.last))}\n".encode())
         self.watch.tell(self.last)
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from fine_tuning.config import DataPreparation
 from fine_tuning.config.mix import Mix
 from fine_tuning.conversation import Conversation, Turn
+from fine_tuning.data_collection.cleaning import sketches
 from fine_tuning.data_collection.cleaning.kept_decisions import KeptDecisions
 from fine_tuning.data_collection.cleaning.turn_decisions import CleanSettings
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
@@ -114,6 +115,19 @@ def test_sketches_go_with_their_turns(home: Path, sketched: list[str]) -> None:
     assert len(sketched) == 5  # the new one, and those that are not in the dataset, so that it may outlive them
     assert dataset.path in delete_datasets_of([told(1)[0].turns[0].id])
     assert not list(home.glob("datasets/*/texts.sketches"))
+
+
+def test_a_source_that_is_left_out_may_fill_whole_batches(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (kept_sketches, sketches):
+        monkeypatch.setattr(module, "BATCH", 2)
+    other = [
+        each.model_copy(
+            update={"turns": tuple(turn.model_copy(update={"metadata": {"source": "other"}}) for turn in each.turns)}
+        )
+        for each in told(6, 1)
+    ]
+    dataset = build_dataset([*told(5), *other, *told(5, 2)], SETTINGS, mix=Mix(shares={"other": 0}))
+    assert sum(counts["conversations"] for counts in dataset.manifest["splits"].values()) == 10
 
 
 # From earlier work, and from nothing

@@ -219,3 +219,29 @@ def test_formats_that_cannot_be_and_nothing_that_is_left_are_refused(home: Path,
         prepare(raw, "csv", "jsonl", [{"type": "filter", "condition": "length > 1000"}])
     with pytest.raises(ByoaiError):
         prepare(tmp_path / "none", "csv")
+
+
+@pytest.mark.parametrize(
+    "earlier",
+    [
+        [["Which door is red?", "The first."]],
+        [{"question": "Which door is red?", "answer": "The first."}],
+        [{"role": "user", "content": "Which door is red?"}, {"role": "assistant", "content": "The first."}],
+        [
+            {"role": "user", "content": "Which door is red?"},
+            {"role": "tool", "content": "door 1"},
+            {"role": "assistant", "content": "The first."},
+        ],
+    ],
+)
+def test_what_was_said_before_an_answer_is_read_in_any_form(tmp_path: Path, earlier: list[object]) -> None:
+    record = {"instruction": ASKED, "output": ANSWERED, "history": earlier}
+    file = written(tmp_path, json.dumps(record) + "\n", "own.jsonl")
+    before = [{"role": "user", "content": "Which door is red?"}, {"role": "assistant", "content": "The first."}]
+    assert list(read_records(file, DatasetFormat.JSONL)) == [{"messages": [*before, *PAIR]}]
+
+
+def test_a_history_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    record = {"instruction": ASKED, "output": ANSWERED, "history": ["Which door is red?"]}
+    with pytest.raises(DataError, match="history"):
+        list(read_records(written(tmp_path, json.dumps(record) + "\n", "own.jsonl"), DatasetFormat.JSONL))

@@ -37,7 +37,7 @@ class Decider:
     def decided(self, conversations: Iterable[Conversation]) -> Iterator[tuple[Conversation, list[Decision]]]:
         """Yield each conversation with the decisions on its turns.
 
-        Decisions are made in large batches, those of the next batch in the children while this one is used.
+        Decisions are made in large batches. While one batch is used, child processes decide on the next.
         """
         before: list[Conversation] = []
         decided: Callable[[], list[Decision]] = list

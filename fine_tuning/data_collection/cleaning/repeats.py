@@ -39,7 +39,7 @@ def fingerprint(asked: Wording, answered: Wording, *, is_context: bool = False) 
     They are the hashes of the answer's words, of the question's words, and of the question's sketch:
     its words without articles and polite words, and of long words only the first letter. Only questions
     with the same sketch are compared with each other. An answer that is only context has another hash
-    than the same answer elsewhere, so that it is learned where it may be.
+    than the same answer elsewhere, so that this one is still learned.
     """
     answer = (*answered.words, _CONTEXT) if is_context else answered.words
     return b"".join(map(_hash, (answer, asked.words, _sketched(topic(asked)))))
@@ -65,7 +65,7 @@ class RepeatedTurns:
     def __init__(self) -> None:
         # by the turn before, the answer and the question's sketch: number of the last such turn
         self._similar = NumberTable()
-        # numbers of turns by their exact words, of those only whose key in `_similar` several turns have
+        # by their exact words, the numbers of turns that share their key in `_similar` with another
         self._exact = NumberTable()
         # `_ENTRY` and text of each question, of the last ones only: the others are in a file
         self._recent = bytearray()
@@ -92,7 +92,7 @@ class RepeatedTurns:
         return found
 
     def _number(self, question: str, said: bytes, before: int) -> tuple[int, bool]:
-        self._look_after(before)
+        self._index_successor(before)
         # most turns are like no other, and few share a sketch, so the time grows only linearly with the turns
         similar = _similar(before, said)
         last = self._similar.first(similar, self._end)
@@ -104,7 +104,7 @@ class RepeatedTurns:
             self._exact.put(_exact(before, said), self._end)
         return self._store(last, before, said, question), False
 
-    def _look_after(self, number: int) -> None:
+    def _index_successor(self, number: int) -> None:
         """Add the turn that was stored after this one to those that are looked up."""
         if number == NOTHING_BEFORE:
             return

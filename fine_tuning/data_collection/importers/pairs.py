@@ -62,7 +62,10 @@ def _before(record: JsonObject) -> Iterator[Said]:
         yield Said("system", system)
     history = record.get("history") or record.get("chat_history") or record.get("conversation_history")
     for earlier in history if isinstance(history, list) else ():
-        if isinstance(earlier, dict):
+        if isinstance(earlier, dict) and {"question", "answer"} <= earlier.keys():
+            yield Said("user", text_of(earlier["question"], "a question"))
+            yield Said("assistant", text_of(earlier["answer"], "an answer"))
+        elif isinstance(earlier, dict):
             yield said_of(earlier)
         elif isinstance(earlier, list | tuple) and len(earlier) == 2:
             yield Said("user", text_of(earlier[0], "a question"))

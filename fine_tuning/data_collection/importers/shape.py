@@ -146,7 +146,7 @@ def each(
 
 
 def _said(chat: Chat | Fault) -> Sequence[object]:
-    """Return what a chat must repeat from its beginning to continue another one; () for none that can be continued."""
+    """Return the content by which a chat is compared with the next one; () if it is kept in any case."""
     return () if isinstance(chat, Fault) or chat.id else (chat.facts, chat.section, *chat.said)
 
 

@@ -7,7 +7,8 @@ from typing import Any, BinaryIO, NamedTuple
 from fine_tuning.conversation import Turn, approved, only_context
 from fine_tuning.data_collection.log.lines import decode, texts_of
 
-CONTEXT = 2  # in the column `partial`: the answer is only context; 1: it was stopped or cut; 0: neither, or approved
+# a value of the column `partial`: the answer is only context; 1: it was stopped or cut; 0: complete, or approved
+CONTEXT = 2
 
 # columns of log_turns that later events change
 STATE = ("answered", "rating", "excluded", "edited", "state_hash", "partial")
@@ -37,7 +38,7 @@ class Batch:
         self.end = start  # offset after the lines that were read, without an incomplete one
 
     def take(self, line: bytes) -> None:
-        """Add the next line, which only at the end of the log may lack its line end."""
+        """Add the next line. Only the last line of the log may lack a line end."""
         ended = line.endswith(b"\n")
         place = (self.end, len(line) - ended)
         try:

@@ -197,7 +197,7 @@ class _Entry:
         """
         turns = self._numbered("log_turns", batch.turns)
         rows = [(key, self.log, self.change, *turn.values) for key, turn in turns.items()]
-        entered = self._insert("log_turns", ("key", "log", "changed", *TURN), rows)
+        entered = self._insert("log_turns", ("key", "log", "changed", *TURN), rows, "OR IGNORE")
         if entered < len(turns):
             among = self.database.execute("SELECT key FROM log_turns WHERE key >= ?", (min(turns),))
             turns = {key: turns[key] for (key,) in among}
@@ -213,13 +213,15 @@ class _Entry:
         self.touched.update(event.values[EVENT.index("turn")] for event in batch.events)
 
     def _numbered(self, table: str, parsed: Sequence[Parsed]) -> dict[int, Parsed]:
-        """Return these new rows by the keys that they get."""
+        """Give each new row the next free key; return the rows by key."""
         return dict(enumerate(parsed, number(self.database, f"SELECT ifnull(max(key), 0) + 1 FROM {table}")))
 
-    def _insert(self, table: str, columns: Sequence[str], rows: Sequence[tuple[object, ...]]) -> int:
-        """Insert rows, except those whose key or id is there already; return how many were inserted."""
+    def _insert(
+        self, table: str, columns: Sequence[str], rows: Sequence[tuple[object, ...]], conflict: str = ""
+    ) -> int:
+        """Insert rows, and return how many were inserted. `conflict`: "OR IGNORE" leaves out those that are there."""
         places = ", ".join("?" * len(columns))
-        insert = f"INSERT OR IGNORE INTO {table} ({', '.join(columns)}) VALUES ({places})"
+        insert = f"INSERT {conflict} INTO {table} ({', '.join(columns)}) VALUES ({places})"
         return self.database.executemany(insert, rows).rowcount if rows else 0
 
     def settle(self, content: BinaryIO) -> None:

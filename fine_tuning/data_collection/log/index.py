@@ -146,7 +146,7 @@ class LogIndex:
 
     def sessions_of_import(self, id: str) -> list[str]:
         """Return the ids of the sessions that contain turns of an import."""
-        # +: by the index on imports, and not by the one on all sessions
+        # the unary + keeps SQLite from using the index on sessions
         query = "SELECT DISTINCT +session FROM log_turns WHERE log = ? AND imported = ?"
         return self.ask(lambda database, log: [row[0] for row in database.execute(query, (log["id"], id))])
 
