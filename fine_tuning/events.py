@@ -16,8 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from fine_tuning import paths
-from fine_tuning.errors import Cancelled
+from fine_tuning.errors import Busy, Cancelled
 from fine_tuning.json_values import parse_json
 from fine_tuning.units import counted
 
@@ -212,6 +211,8 @@ class _Recorder:
 
     def _write(self, event: Event) -> bool:
         """Append `event` as a line; return whether it was written completely."""
+        from fine_tuning import paths  # imported here, since it would slow down every start
+
         record = {
             "n": self._count + 1,
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -222,8 +223,8 @@ class _Recorder:
             # Opened for each event, because a redaction may have replaced the file meanwhile.
             with paths.appending(self._file) as handle:
                 written = os.write(handle, line.encode())
-        except OSError as error:
-            self._why = error.strerror or str(error)
+        except (OSError, Busy) as error:
+            self._why = getattr(error, "strerror", None) or str(error)
             return False
         self._torn = self._torn or 0 < written < len(line)
         if written < len(line):

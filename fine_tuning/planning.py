@@ -346,7 +346,7 @@ def _seen(config: FineTuningConfig, registry: Registry) -> tuple[Mapping[str, st
         if version.run and inputs.exists():
             known, mark = _read_seen(inputs, inputs.stat().st_mtime_ns)
         else:
-            known = dict.fromkeys(registry.turns_of(version.name, version.number, with_context=True), "")
+            known = dict.fromkeys(registry.turns_of(version.name, version.number), "")
         seen = seen.new_child(known)
     return seen, mark
 
