@@ -353,8 +353,10 @@ class ConversationLogger:
         if not self._export_every:
             return
         try:
-            with exporting():
-                DataExporter().export_when_due(self.conversations(), self._export_every)
+            # counted by the index, since reading the log for each turn would take longer the more was ever said
+            if DataExporter().is_due(self.index.count(), self._export_every):
+                with exporting():
+                    DataExporter().export_when_due(self.conversations(), self._export_every)
         except (ByoaiError, OSError) as error:  # for example because `forget` removes the exports at this moment
             _logger.warning("the turn was logged, but the export that was due failed: %s", error)
 

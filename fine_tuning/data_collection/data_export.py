@@ -54,17 +54,19 @@ class DataExporter:
         parsed = parse_conversations(conversations)
         return {format: write_export(parsed, format, self.folder / _known(format).file) for format in map(str, formats)}
 
-    def export_when_due(self, conversations: Sequence[Conversation], every: int) -> bool:
-        """Write every format if there are at least `every` more turns than in the last export, or fewer turns.
-
-        Return whether an export was due.
-        """
-        mark, turns = self.folder / _MARK, sum(len(conversation.turns) for conversation in conversations)
+    def is_due(self, turns: int, every: int) -> bool:
+        """Return whether these are at least `every` more turns than in the last export, or fewer turns."""
+        mark = self.folder / _MARK
         before = int(paths.read_json(mark)) if mark.exists() else 0
-        if before <= turns < before + every:
+        return not before <= turns < before + every
+
+    def export_when_due(self, conversations: Sequence[Conversation], every: int) -> bool:
+        """Write every format if an export is due (`is_due`); return whether it was."""
+        turns = sum(len(conversation.turns) for conversation in conversations)
+        if not self.is_due(turns, every):
             return False
         self.export_all_formats(conversations)
-        paths.write_json(mark, turns)
+        paths.write_json(self.folder / _MARK, turns)
         return True
 
     def exported(self) -> list[str]:

@@ -314,6 +314,20 @@ def test_an_automatic_export_is_due_every_so_many_turns_and_after_a_deletion(hom
     assert list((home / "exports").iterdir()) == []
 
 
+def test_the_log_is_read_only_for_the_turn_with_which_an_export_is_due(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, read = ConversationLogger(export_every=5), list[int]()
+    conversations = log.conversations
+    monkeypatch.setattr(log, "conversations", lambda: read.append(log.index.count()) or conversations())
+    for number in range(12):
+        turn = log.log_conversation(f"Question {number}", f"Answer {number}")
+        if number == 7:
+            log.exclude(turn.id)
+    assert read == [5, 10]
+    assert len(lines(home / "exports" / "conversations.jsonl")) == 10
+
+
 def test_a_turn_is_logged_also_when_its_export_fails(home: Path, caplog: pytest.LogCaptureFixture) -> None:
     (home / "exports").touch()  # a file where the folder should be
     log = ConversationLogger(export_every=1)
