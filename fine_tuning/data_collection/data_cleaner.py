@@ -13,7 +13,7 @@ from operator import attrgetter
 from fine_tuning.branches import chosen_path, system_of
 from fine_tuning.conversation import Conversation, Turn, approved, only_context, parse_conversations
 from fine_tuning.data_collection.cleaning.clean_turns import SAID, CleanTurn, carried_out, exchange_of
-from fine_tuning.data_collection.cleaning.conflicts import Conflict, cut_out, find_conflicts
+from fine_tuning.data_collection.cleaning.conflicts import Asked, Conflict, cut_out, find_conflicts
 from fine_tuning.data_collection.cleaning.deciding import Decider
 from fine_tuning.data_collection.cleaning.kept_decisions import KeptDecisions
 from fine_tuning.data_collection.cleaning.plain_text import normalise
@@ -53,7 +53,7 @@ class Found:
     drops: list[tuple[str, str]] | None = None
     duplicates: list[tuple[str, str]] = field(default_factory=list)
     fit: dict[str, CleanTurn] | None = None
-    asked: list[tuple[Turn, int, bytes]] | None = None  # the kept turns, each as the fields of `conflicts.Asked`
+    asked: list[Asked] | None = None  # the kept turns
 
     def drop(self, turn: Turn, reason: Reason) -> None:
         self.dropped[str(reason)] += 1

@@ -15,21 +15,8 @@ from fine_tuning.data_collection.importers.importing import import_files
 from fine_tuning.data_preparation.raw_data import read_turns
 from fine_tuning.errors import NoConversations
 from fine_tuning.planning import sift
+from tests.test_only_context import WORDS
 
-WORDS = (
-    "anchor",
-    "basket",
-    "candle",
-    "drawer",
-    "engine",
-    "feather",
-    "garden",
-    "hammer",
-    "island",
-    "jacket",
-    "kettle",
-    "ladder",
-)
 FOR_TRAINING = ("chatml", "sharegpt", "alpaca", "instruction")
 KINDS = ("jsonl", "csv", "parquet")
 FILES = [*(name for name in LOG_FORMATS if name != "markdown"), *(in_file(f, k) for f in FOR_TRAINING for k in KINDS)]
@@ -48,7 +35,7 @@ def fill(log: ConversationLogger, said: list[list[tuple[str, str]]]) -> None:
     for chat in said:
         log.new_session()
         for how, system in chat:
-            first, second = WORDS[number % 12], WORDS[-1 - number]
+            first, second = WORDS[number], WORDS[-1 - number]
             facts: dict[str, object] = {"system": system} if system else {}
             facts |= {"incomplete": "stopped"} if "stopped" in how else {"weight": 0} if "context" in how else {}
             answer = f"Behind {second} {number}, {first[::-1]} {second * 2} {first}."

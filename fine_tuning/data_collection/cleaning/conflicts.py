@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from itertools import groupby
-from typing import NamedTuple
 
 from fine_tuning.conversation import Conversation, Turn, approved, only_context
 from fine_tuning.data_collection.cleaning.repeats import ANSWER, TOPIC
@@ -19,12 +18,9 @@ from fine_tuning.data_collection.placeholders import PLACEHOLDER
 _CROWD = 64  # recent questions with which a question is compared: more are one template, filled in with different names
 
 
-class Asked(NamedTuple):
-    """A turn that may be learned, and the values that are compared to find turns with the same question."""
-
-    turn: Turn
-    after: int  # the number that `RepeatedTurns` gave the turn before it; NOTHING_BEFORE if there is none
-    said: bytes  # its `repeats.fingerprint`
+Asked = tuple[Turn, int, bytes]
+"""A turn that may be learned, and what is compared to find turns with the same question: the number that
+`RepeatedTurns` gave the turn before it (NOTHING_BEFORE if there is none), and its `repeats.fingerprint`."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +40,8 @@ class Conflict:
         return [turn for turn in self.turns if turn is not self.stands and not turn.metadata.get("included")]
 
 
-def find_conflicts(asked: Sequence[tuple[Turn, int, bytes]]) -> list[Conflict]:
-    """Return the conflicts among these turns, each given as the fields of Asked, ordered by their first turns.
+def find_conflicts(asked: Sequence[Asked]) -> list[Conflict]:
+    """Return the conflicts among these turns, ordered by their first turns.
 
     The time grows linearly with the number of turns.
     """
@@ -55,7 +51,7 @@ def find_conflicts(asked: Sequence[tuple[Turn, int, bytes]]) -> list[Conflict]:
     for key, each in zip(keys, asked, strict=True) if several else ():
         # two questions with the same placeholder may be about different private details
         if key in several and ("[" not in (question := each[0].user_message) or not PLACEHOLDER.search(question)):
-            topics.setdefault(key, []).append(Asked(*each))
+            topics.setdefault(key, []).append(each)
     found = [conflict for topic in topics.values() if len(topic) > 1 for conflict in _within(topic)]
     return [conflict for conflict in found if conflict.losers]
 
@@ -80,13 +76,13 @@ def cut_out(conversations: Iterable[Conversation], losers: Set[str]) -> Iterator
 
 def _within(topic: list[Asked]) -> Iterator[Conflict]:
     """Yield the conflicts among turns whose questions have the same sketch (see `repeats.fingerprint`)."""
-    if len({each.said[ANSWER] for each in topic}) == 1:
+    if len({said[ANSWER] for *_, said in topic}) == 1:
         return
     groups: list[list[Asked]] = []
     known: dict[tuple[str, ...], int] = {}  # words of a question: its group
     recent: list[tuple[tuple[str, ...], tuple[bool, ...], int]] = []
     for each in topic:
-        words, names = gist(wording(each.turn.user_message))
+        words, names = gist(wording(each[0].user_message))
         if (group := known.get(words)) is None:
             alike = (number for other, named, number in recent[-_CROWD:] if same_gist(words, names, other, named))
             if (group := next(alike, None)) is None:
@@ -96,5 +92,5 @@ def _within(topic: list[Asked]) -> Iterator[Conflict]:
             recent.append((words, names, group))
         groups[group].append(each)
     for members in groups:
-        if len({each.said[ANSWER] for each in members}) > 1:
-            yield Conflict(tuple(each.turn for each in sorted(members, key=lambda each: each.turn.timestamp)))
+        if len({said[ANSWER] for *_, said in members}) > 1:
+            yield Conflict(tuple(sorted((turn for turn, *_ in members), key=lambda turn: turn.timestamp)))

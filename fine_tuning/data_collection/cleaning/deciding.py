@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
-from functools import partial
 from hashlib import blake2b
 from itertools import chain, islice
 
@@ -55,32 +54,27 @@ class Decider:
         It is the stored one if that was made from the same texts and rules, else a new one, which is stored.
         """
         exchanges = list(map(exchange_of, turns))
-        if self._kept is None:
+        store = self._kept
+        if store is None:
             made = self._made(exchanges, all_cores)
             return lambda: [decision for decision, _ in made()]
         made_from = self._hashes(exchanges)
-        known = self._kept.get([turn.id for turn in turns])
+        known = store.get([turn.id for turn in turns])
         kept = [known.get(turn.id, (b"", "")) for turn in turns]
         new = [number for number, made in enumerate(made_from) if kept[number][0] != made]
         begun = self._made([exchanges[number] for number in new], all_cores)
-        return partial(self._decisions, turns, made_from, kept, new, begun)
 
-    def _decisions(
-        self,
-        turns: Sequence[Turn],
-        made_from: Sequence[bytes],
-        kept: Sequence[tuple[bytes, str]],
-        new: Sequence[int],
-        made: "_Made",
-    ) -> list[Decision]:
-        if not new:
-            return [Decision.read(text) for _, text in kept]
-        decided = dict(zip(new, made(), strict=True))
-        if self._kept:
-            self._kept.put((turns[number].id, made_from[number], text) for number, (_, text) in decided.items())
-        return [
-            decided[number][0] if number in decided else Decision.read(text) for number, (_, text) in enumerate(kept)
-        ]
+        def decisions() -> list[Decision]:
+            if not new:
+                return [Decision.read(text) for _, text in kept]
+            decided = dict(zip(new, begun(), strict=True))
+            store.put((turns[number].id, made_from[number], text) for number, (_, text) in decided.items())
+            return [
+                decided[number][0] if number in decided else Decision.read(text)
+                for number, (_, text) in enumerate(kept)
+            ]
+
+        return decisions
 
     def _hashes(self, turns: Iterable[Exchange]) -> list[bytes]:
         """Return a hash of each turn, which changes with its exchange, the settings, and the rules."""
@@ -88,7 +82,7 @@ class Decider:
         # repr of a named tuple takes four times as long
         return [blake2b(repr(tuple(said)).encode(), digest_size=16, key=key).digest() for said in turns]
 
-    def _made(self, turns: Sequence[Exchange], all_cores: AllCores) -> "_Made":
+    def _made(self, turns: Sequence[Exchange], all_cores: AllCores) -> _Made:
         """Begin to decide on turns, and return a function that returns the decisions.
 
         Many turns are distributed over all cores.
